@@ -1,0 +1,55 @@
+# The four names that people and CI use. Every target sets itself up: a clone needs Python 3.11, git, make, gcc, cmake and a package registry.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup repro test test-fast check flow lock demo clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready .dvc/config  ## everything into .venv, from the hashed lock
+$(VENV)/.ready: requirements.lock requirements-uv.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Retune needs Python 3.11 ($(PYTHON) is not here; name yours: make setup PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Retune needs Python 3.11; name one: make setup PYTHON=..."; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements-uv.lock
+	$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode requirements.lock requirements-uv.lock
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --editable .
+	@touch $@
+
+.dvc/config:
+	@echo "this is no clone of Retune: .dvc/config is missing"; exit 1
+
+repro: setup  ## run what changed, then print what came of it
+	dvc repro
+	retune summary
+
+flow: setup  ## the same through Prefect, once, states shown
+	python -m flows.pipeline
+
+test: setup  ## every test
+	pytest
+
+test-fast: setup  ## the tests without torch and servers
+	pytest -m "not slow"
+
+check: setup  ## format, lint, types, keys
+	ruff format --check .
+	ruff check .
+	mypy
+
+lock: $(VENV)/.ready  ## pin the newest versions that pyproject.toml allows, then the stages' pin files
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header pyproject.toml --group dev --upgrade --output-file requirements.lock
+	python -m stages.environment.pins
+
+demo: setup  ## make the embedded demo's data again (the base model: data/demo/README.md)
+	python data/demo/dataset.py
+
+clean:  ## remove what runs have made here; the DVC cache and .venv stay
+	rm -rf .retune data/.[a-z]*.partial

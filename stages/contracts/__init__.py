@@ -1,0 +1,1 @@
+"""What crosses each arrow between stages: one small file per artifact."""

@@ -1,0 +1,210 @@
+"""From a stage function's signature to its command line.
+
+`run(standardize)` under `__main__` makes `python -m stages.standardize --raw data/raw --messages data/messages`:
+
+- each `Input` and `Output` parameter is a flag that takes a path; `params` is the section of params.yaml named like the function;
+  `runtime` (optional) is the section that bears no identity;
+- the inputs are hashed before the work and must be the same after it: DVC hashes them only when the command has ended,
+  so it would certify a file that was edited meanwhile;
+- the function writes to temporary names beside the outputs, which are renamed into place when all of it has succeeded;
+- `--record FILE` writes what made the outputs: sha256 of inputs, code and outputs, the params, the versions of the packages
+  that `--environment FILE` pins. It is an output of its own, so that a reason that changes nothing re-runs nothing but the audit;
+- wall time and memory go to `.retune/execution/STAGE.json`, which no stage reads.
+"""
+
+import argparse
+import ctypes
+import importlib.metadata
+import inspect
+import logging
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from stages.errors import Refusal, StageError
+from stages.files import execution_record, files_below, sha256_file, sha256_files, sha256_tree, write_json
+from stages.params import Params, Runtime, read_params, section_params
+
+Input = Annotated[Path, "input"]
+Output = Annotated[Path, "output"]
+
+log = logging.getLogger("retune")
+
+
+def run(stage: Callable[..., None]) -> None:
+    """Carry out one stage as a command; the exit code is 0, or 1 with the message of a StageError."""
+    started = time.time()
+    die_with_parent()
+    try:
+        carry_out(stage, started)
+    except StageError as error:
+        sys.stdout.flush()
+        print(f"{stage.__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def carry_out(stage: Callable[..., None], started: float) -> None:
+    """The stage's command: read the flags and params, hash the inputs, do the work, put the outputs in place, write the record."""
+    name = stage.__name__
+    hints = get_type_hints(stage, include_extras=True)
+    paths = {key: hint.__metadata__[0] for key, hint in hints.items() if getattr(hint, "__metadata__", None)}
+    flags = read_flags(stage, paths)
+    settings = read_settings(name, hints)
+    inputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "input"}
+    outputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "output"}
+    must_exist(name, inputs)
+    digests = {key: sha256_tree(sha256_files(path)) for key, path in inputs.items()}
+    marks = {key: change_mark(path) for key, path in inputs.items()}
+    temporary = {key: partial_path(path) for key, path in outputs.items()}
+    for path in temporary.values():
+        remove(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    refusal = work(stage, temporary, {**inputs, **temporary, **settings})
+
+    changed = [path for key, path in inputs.items() if change_mark(path) != marks[key]]
+    if any(sha256_tree(sha256_files(path)) != digests[key] for key, path in inputs.items() if path in changed):
+        for path in temporary.values():
+            remove(path)
+        raise StageError(
+            f"{', '.join(map(str, changed))} was changed while {name} was reading it, so the outputs would prove nothing. "
+            "They were thrown away; run it again."
+        )
+    for key, path in outputs.items():
+        remove(path)
+        temporary[key].rename(path)
+    if flags["record"]:
+        write_json(
+            Path(flags["record"]),
+            {
+                "stage": name,
+                "code": project_code(),
+                "environment": environment(Path(flags["environment"])) if flags["environment"] else {},
+                "params": settings["params"].model_dump(mode="json") if "params" in settings else {},
+                "inputs": {key: {"path": path.as_posix(), "sha256": digests[key]} for key, path in inputs.items()},
+                "outputs": {key: output_record(path) for key, path in outputs.items()},
+            },
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = time.time() - started
+    execution_record(name, {"started": started, "wall_seconds": seconds, "peak_resident_mib": peak // 1024})
+    if refusal:
+        raise refusal
+
+
+def read_settings(name: str, hints: Mapping[str, Any]) -> dict[str, Params]:
+    """What a stage's signature asks of params.yaml: `params` (its own section), `runtime`. Sets the log up, too."""
+    values = read_params(Path("params.yaml"))
+    runtime = section_params(Runtime, "runtime", values)
+    logging.basicConfig(level=runtime.log_level.upper(), format=f"{name}: %(message)s", stream=sys.stdout)
+    settings: dict[str, Params] = {"runtime": runtime} if "runtime" in hints else {}
+    if "params" in hints:
+        settings["params"] = section_params(hints["params"], name, values)
+    return settings
+
+
+def must_exist(name: str, inputs: Mapping[str, Path]) -> None:
+    """Every input of a stage, or a StageError that says what makes the missing one."""
+    for key, path in inputs.items():
+        if not path.exists():
+            raise StageError(f"--{key} {path} does not exist; `dvc repro {name}` makes what stands before this stage")
+
+
+def work(stage: Callable[..., None], temporary: Mapping[str, Path], arguments: Mapping[str, Any]) -> Refusal | None:
+    """Call the stage function; if it fails, nothing half-written stays. A Refusal is no failure: its outputs count."""
+    refusal = None
+    try:
+        try:
+            stage(**arguments)
+        except Refusal as no:
+            refusal = no
+        missing = [key for key, path in temporary.items() if not path.exists()]
+        if missing:
+            raise RuntimeError(f"{stage.__name__} ended without writing {', '.join(missing)}")  # noqa: TRY301 - cleaned up like any fault
+    except BaseException:
+        for path in temporary.values():
+            remove(path)
+        raise
+    return refusal
+
+
+def read_flags(stage: Callable[..., None], paths: Mapping[str, str]) -> dict[str, str]:
+    """The command line of a stage: one required flag for each path of its signature."""
+    parser = argparse.ArgumentParser(prog=f"python -m {stage.__module__}", description=inspect.getdoc(stage))
+    for key, kind in paths.items():
+        parser.add_argument(f"--{key}", required=True, metavar="PATH", help=kind)
+    parser.add_argument("--record", metavar="FILE", default="", help="write the record of what made the outputs")
+    parser.add_argument(
+        "--environment", metavar="FILE", default="", help="the pins whose installed versions go into the record"
+    )
+    return vars(parser.parse_args())
+
+
+def change_mark(path: Path) -> list[tuple[str, int, int, int]]:
+    """What moves when a file below `path` is written, added or removed: names, sizes, modification and change times."""
+    stats = [(file.as_posix(), file.stat()) for file in files_below(path)]
+    return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
+
+
+def partial_path(path: Path) -> Path:
+    """The temporary name beside `path`: on the same file system, so that the rename is atomic."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def output_record(path: Path) -> dict[str, Any]:
+    """{path, sha256 of the whole, sha256 of each file} of an output."""
+    digests = sha256_files(path)
+    return {"path": path.as_posix(), "sha256": sha256_tree(digests), "files": digests}
+
+
+def project_code() -> dict[str, str]:
+    """{path: sha256} of the project's own modules that this process has imported."""
+    root = Path.cwd()
+    modules = (Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None)))
+    own = {path.resolve() for path in modules if path.is_absolute() and path.is_relative_to(root / "stages")}
+    return {path.relative_to(root.resolve()).as_posix(): sha256_file(path) for path in sorted(own)}
+
+
+def environment(pins: Path) -> dict[str, str]:
+    """{package: installed version} for every package that a pin file names; a difference from the pin is said in the log."""
+    versions: dict[str, str] = {}
+    for line in pins.read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        package, pinned = line.split("==")
+        try:
+            versions[package] = importlib.metadata.version(package).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+        if versions[package] != pinned:
+            log.warning(
+                "%s is %s here and %s in %s: results may differ (`make setup` installs the pins)",
+                package,
+                versions[package],
+                pinned,
+                pins,
+            )
+    return versions
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when the one that started it (dvc) dies, so that no training goes on unseen."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() == 1:
+            log.debug("started without a parent: nothing to follow")

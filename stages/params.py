@@ -1,0 +1,114 @@
+"""Strict params: every key named, none forgotten, no default in the code; all errors at once, in words a person can act on."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.errors import StageError
+
+
+P = TypeVar("P", bound="Params")
+
+
+class Params(BaseModel):
+    """The base of every params section: strict types, no unknown key, frozen. Values live in params.yaml alone."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class Runtime(Params):
+    """How the work is done, not what comes out (rounding aside): in no cache key, so changing it runs nothing again."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    """Where the model stages run. `auto`: CUDA where there is one."""
+    workers: Annotated[int, Field(ge=1)] | None
+    """Processes of the data stages and threads of the quantizer. null: one for each core."""
+    micro_batch: Annotated[int, Field(ge=1)]
+    """Conversations in one forward pass of training. Smaller needs less memory; the optimizer's step stays `train.conversations_per_step`."""
+    gradient_checkpointing: Literal["unsloth", "on", "off"]
+    """Whether activations are computed again in the backward pass: less memory, more time. `unsloth` also moves them to the host's memory."""
+    evaluation_batch: Annotated[int, Field(ge=1)]
+    """Rows in one forward pass of `evaluate`."""
+    log_level: Literal["debug", "info", "warning"]
+    """How much the stages say."""
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """params.yaml (YAML 1.2, as DVC reads it: `2e-4` is a number) as plain values.
+
+    Raises StageError if it is missing or is no mapping of sections.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        msg = f"{path.name} is missing here. Run from the project's folder; `retune use demo` writes a new one."
+        raise StageError(msg) from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path.name} is not valid YAML: {error}"
+        raise StageError(msg) from error
+    if not isinstance(values, dict):
+        msg = f"{path.name} must hold one mapping for each stage. `retune use demo` writes a right one."
+        raise StageError(msg)
+    return values
+
+
+def section_problems(model: type[Params], section: str, values: object) -> list[str]:
+    """Every error of one section, each `section.key: what is wrong (found ...)`; empty when it is right."""
+    if not isinstance(values, dict):
+        return [f"{section}: must be a mapping of {', '.join(model.model_fields)}"]
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        return [problem(section, model, values, detail) for detail in error.errors(include_url=False)]
+    return []
+
+
+def section_params(model: type[P], section: str, values: dict[str, Any]) -> P:
+    """The validated section of params.yaml's values. Raises StageError with every error of it."""
+    if section not in values:
+        msg = f"params.yaml: the section `{section}` is missing"
+        raise StageError(msg)
+    problems = section_problems(model, section, values[section])
+    if problems:
+        raise StageError("params.yaml:\n  " + "\n  ".join(problems))
+    return model.model_validate(values[section])
+
+
+def problem(section: str, model: type[Params], values: object, detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    """One pydantic error in our words."""
+    keys = user_keys(detail["loc"], values)
+    where = ".".join([section, *keys])
+    if detail["type"] == "missing":
+        return f"{where}: missing (there are no defaults)"
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(keys[-1] if keys else "", model.model_fields, n=1)
+        return f"{where}: unknown key" + (
+            f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(model.model_fields)}"
+        )
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    found = "" if isinstance(detail["input"], dict) else f" (found {detail['input']!r})"
+    return (
+        f"{where}: should be {message}{found}"
+        if detail["msg"].startswith("Input should be ")
+        else f"{where}: {message}{found}"
+    )
+
+
+def user_keys(location: tuple[str | int, ...], values: object) -> list[str]:
+    """The part of pydantic's location that is in the user's file: the tag of a union's branch is not, a missing key (the last) is."""
+    keys: list[str] = []
+    for part in location:
+        inside = isinstance(values, (dict, list)) and (
+            part in values if isinstance(values, dict) else isinstance(part, int)
+        )
+        if inside:
+            values = values[part]  # type: ignore[index]
+        if inside or isinstance(values, dict):
+            keys.append(str(part))
+    return keys

@@ -1,0 +1,141 @@
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.project import ROOT
+
+RUNTIME = """
+runtime: {device: cpu, workers: 1, micro_batch: 2, gradient_checkpointing: 'off', evaluation_batch: 4, log_level: info}
+"""
+HEAD = """
+from pathlib import Path
+from typing import Annotated
+from pydantic import Field
+from stages.entry import Input, Output, run
+from stages.errors import Refusal, StageError
+from stages.params import Params, Runtime
+
+class CopyParams(Params):
+    times: Annotated[int, Field(ge=1)]
+    rate: float
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path):
+    """Write a stage's body, run it as a command in a project of its own, and give back how it ended."""
+    (tmp_path / "params.yaml").write_text("copy: {times: 2, rate: 2e-4}\n" + RUNTIME)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.txt").write_text("one")
+
+    def run(body: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        code = HEAD + textwrap.dedent(body) + "\nrun(copy)\n"
+        command = [sys.executable, "-c", code, "--source", "source", "--target", "target", *flags]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+COPY = """
+def copy(source: Input, target: Output, params: CopyParams) -> None:
+    '''Copy.'''
+    target.mkdir()
+    (target / "b.txt").write_text((source / "a.txt").read_text() * params.times)
+"""
+
+
+def test_run_puts_the_output_in_place_and_writes_the_record(stage, tmp_path: Path) -> None:
+    ended = stage(COPY, "--record", "records/copy.json")
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "target" / "b.txt").read_text() == "oneone"
+    record = json.loads((tmp_path / "records" / "copy.json").read_text())
+    assert record["params"] == {"times": 2, "rate": 2e-4}
+    assert record["inputs"]["source"]["path"] == "source"
+    assert list(record["outputs"]["target"]["files"]) == ["b.txt"]
+    times = json.loads((tmp_path / ".retune" / "execution" / "copy.json").read_text())
+    assert times["wall_seconds"] > 0
+
+
+def test_run_twice_writes_the_same_record(stage, tmp_path: Path) -> None:
+    stage(COPY, "--record", "records/copy.json")
+    first = (tmp_path / "records" / "copy.json").read_bytes()
+    stage(COPY, "--record", "records/copy.json")
+    assert (tmp_path / "records" / "copy.json").read_bytes() == first
+
+
+def test_run_replaces_an_older_output_whole(stage, tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "old.txt").write_text("old")
+    stage(COPY)
+    assert [file.name for file in (tmp_path / "target").iterdir()] == ["b.txt"]
+
+
+def test_run_stage_error_prints_its_message_alone_and_leaves_no_output(stage, tmp_path: Path) -> None:
+    ended = stage("""
+    def copy(source: Input, target: Output, params: CopyParams) -> None:
+        target.mkdir()
+        raise StageError("row 7 is broken; mend it")
+    """)
+    assert ended.returncode == 1
+    assert ended.stderr == "copy: row 7 is broken; mend it\n"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["params.yaml", "source"]
+
+
+def test_run_refusal_keeps_the_output_and_fails(stage, tmp_path: Path) -> None:
+    ended = stage("""
+    def copy(source: Input, target: Output, params: CopyParams) -> None:
+        target.write_text("no")
+        raise Refusal("no")
+    """)
+    assert ended.returncode == 1
+    assert (tmp_path / "target").read_text() == "no"
+
+
+@pytest.mark.parametrize("change", ["write_text('two')", "rename('source/c.txt')", "unlink()"])
+def test_run_input_changed_meanwhile_fails_and_certifies_nothing(stage, tmp_path: Path, change: str) -> None:
+    ended = stage(f"""
+    def copy(source: Input, target: Output, params: CopyParams) -> None:
+        target.write_text("x")
+        (source / "a.txt").{change}
+    """)
+    assert ended.returncode == 1
+    assert "was changed while copy was reading it" in ended.stderr
+    assert not (tmp_path / "target").exists()
+
+
+def test_run_input_touched_but_equal_is_no_change(stage) -> None:
+    ended = stage("""
+    def copy(source: Input, target: Output, params: CopyParams) -> None:
+        target.write_text("x")
+        (source / "a.txt").write_text("one")
+    """)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_run_missing_input_says_what_makes_it(stage, tmp_path: Path) -> None:
+    (tmp_path / "source" / "a.txt").unlink()
+    (tmp_path / "source").rmdir()
+    ended = stage(COPY)
+    assert ended.returncode == 1
+    assert "--source source does not exist; `dvc repro copy`" in ended.stderr
+
+
+def test_run_wrong_params_says_all_of_them(stage, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("copy: {times: 0, rate: fast, extra: 1}\n" + RUNTIME)
+    ended = stage(COPY)
+    assert ended.returncode == 1
+    assert "copy.times: should be greater than or equal to 1 (found 0)" in ended.stderr
+    assert "copy.rate: should be a valid number (found 'fast')" in ended.stderr
+    assert "copy.extra: unknown key" in ended.stderr
+    assert not (tmp_path / "target").exists()

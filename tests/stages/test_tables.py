@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stages.tables import ROWS_PER_GROUP, read_arrow, read_parquet, regrouped, write_arrow, write_parquet
+
+SCHEMA = pa.schema([("row", pa.int64()), ("ids", pa.list_(pa.int32()))])
+
+
+def table(rows: int) -> pa.Table:
+    return pa.table({"row": list(range(rows)), "ids": [[i, i + 1] for i in range(rows)]}, schema=SCHEMA)
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_arrow])
+@pytest.mark.parametrize("batch", [1_000, 3_333, 40_000])
+def test_write_any_batch_size_gives_the_same_bytes(tmp_path: Path, write, batch: int) -> None:
+    rows = table(25_000)
+    write(tmp_path / "whole", rows)
+    write(tmp_path / "batches", rows.to_batches(max_chunksize=batch), SCHEMA)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "batches").read_bytes()
+
+
+@pytest.mark.parametrize(("write", "read"), [(write_parquet, read_parquet), (write_arrow, read_arrow)])
+@pytest.mark.parametrize("rows", [0, 1, ROWS_PER_GROUP, ROWS_PER_GROUP + 1])
+def test_write_then_read_gives_the_rows(tmp_path: Path, write, read, rows: int) -> None:
+    write(tmp_path / "file", table(rows))
+    assert read(tmp_path / "file").equals(table(rows))
+
+
+def test_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "file", table(1))
+
+    def broken():
+        yield from table(3).to_batches()
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        write_parquet(tmp_path / "file", broken(), SCHEMA)
+    assert read_parquet(tmp_path / "file").num_rows == 1
+
+
+def test_arrow_is_what_datasets_memory_maps(tmp_path: Path) -> None:
+    with pa.OSFile(str(tmp_path / "x"), "wb"):
+        pass
+    write_arrow(tmp_path / "train.arrow", table(10))
+    with pa.memory_map(str(tmp_path / "train.arrow")) as source:
+        assert pa.ipc.open_stream(source).read_all().num_rows == 10
+
+
+@given(st.lists(st.integers(0, 3 * ROWS_PER_GROUP), max_size=5))
+def test_regrouped_keeps_all_rows_in_full_groups(sizes: list[int]) -> None:
+    schema = pa.schema([("row", pa.int64())])
+    batches = [pa.record_batch({"row": pa.array(range(size), pa.int64())}) for size in sizes]
+    groups = [group.num_rows for group in regrouped(batches, schema)]
+    assert sum(groups) == sum(sizes)
+    assert all(size == ROWS_PER_GROUP for size in groups[:-1])
+    assert all(groups)
