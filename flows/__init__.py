@@ -1,0 +1,1 @@
+"""The pipeline on a schedule: dvc.yaml's graph, carried out by Prefect."""

@@ -1,0 +1,46 @@
+"""`retune VERB`: what a person does beside `dvc repro`."""
+
+import importlib.metadata
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retune.accept import accept
+from retune.doctor import doctor
+from retune.use import use
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command()(use)
+app.command()(doctor)
+app.command()(accept)
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and end, if it was asked for."""
+    if asked:
+        try:
+            print(importlib.metadata.version("retune"))
+        except importlib.metadata.PackageNotFoundError:  # `python -m retune` in a checkout that is not installed
+            project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+            print(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+        raise typer.Exit
+
+
+@app.callback()
+def retune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Retune: fine-tuning as a pipeline of cached, versioned stages. `dvc repro` runs it."""
+
+
+def main() -> None:
+    """Carry out the command line."""
+    app(prog_name="retune")
+
+
+if __name__ == "__main__":
+    main()

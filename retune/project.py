@@ -1,0 +1,47 @@
+"""Where the project is, and what DVC says about it."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from flows.process import dvc_command, dvc_environment
+
+
+def project_root() -> Path:
+    """The folder with dvc.yaml, from here upwards. Ends the program with a message if there is none."""
+    here = Path.cwd()
+    found = next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
+    if found is None:
+        give_up("no dvc.yaml here or above: call retune in the project's folder")
+    return found
+
+
+def give_up(message: str) -> NoReturn:
+    """Print the message to stderr and end with exit code 1."""
+    typer.echo(f"retune: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def run_dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A DVC command's exit code and output."""
+    return subprocess.run(
+        dvc_command(*arguments), cwd=root, env=dvc_environment(), capture_output=True, text=True, check=False
+    )
+
+
+def dvc_status(root: Path, *stages: str) -> dict[str, list[Any]]:
+    """{stage: its changes} as `dvc status` has them, of all stages or of the named ones. Raises ValueError with DVC's words."""
+    result = run_dvc(root, "--wait-for-lock", "status", "--json", *stages)
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        raise ValueError(lines[-1].removeprefix("ERROR: ") if lines else f"dvc status ended with {result.returncode}")
+    found: dict[str, list[Any]] = json.loads(result.stdout[result.stdout.index("{") :])
+    return found
+
+
+def print_json(value: object) -> None:
+    """The value as the command's answer for a program."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,349 @@
+"""Whether two versions of a Python file do the same work: a proof by their syntax trees, or the reason why there is none.
+
+Harmless is what the interpreter does not see (comments, layout) or nobody computes with (docstrings, bare strings); and, for params
+that are new, what their present values switch off: `params.KEY` is replaced by its value in both versions, what is then decided
+(`if`, `and`, `or`, `not`, `x if c else y`, comparisons of literals) is carried out, and new functions that nobody calls any more are
+dropped. Where an author says that passing a value equals not passing it (`Field(json_schema_extra={"neutral": 0.0})`), a keyword
+or dict entry that is just `params.KEY` is dropped, too, as long as the value is that one. What is left must be equal.
+"""
+
+import ast
+import builtins
+import operator
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Key = tuple[str, ...]
+
+COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda left, right: left in right,
+    ast.NotIn: lambda left, right: left not in right,
+}
+# ways to read a params model without naming the key: with one of them a new key may show in the outputs whatever its value
+WHOLE = {"model_dump", "model_dump_json", "model_fields", "model_fields_set", "model_copy", "__dict__"}
+WHOLE_CALLS = {"getattr", "vars", "dict", "repr"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def code_difference(old: bytes, new: bytes, added: Mapping[Key, object]) -> str | None:
+    """None if both versions do the same work, else where they differ.
+
+    Args:
+        old: the file as it was when the outputs were made.
+        new: the file as it is.
+        added: params that are new since then, by their path in the section, with their values.
+    """
+    try:
+        before, after = ast.parse(old), ast.parse(new)
+    except SyntaxError as error:
+        return f"it is not Python: {error.msg}, line {error.lineno}"
+    neutral = {key for key in added if key[-1] in declared_neutral(after, added)}
+    if added:
+        before, after = simplified(before, added, neutral), simplified(after, added, neutral)
+        drop_new_fields(before, after, {key[-1] for key in added})
+        drop_unused(before, after)
+    if not any(reads_docstrings(tree) for tree in (before, after)):
+        before, after = without_strings(before), without_strings(after)
+    if ast.dump(before) == ast.dump(after):
+        return None
+    return difference_place(before, after)
+
+
+def whole_use(code: bytes) -> int | None:
+    """The line on which a file reads params as a whole (`model_dump`, `getattr` ...), or None."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute) and node.attr in WHOLE and is_params(node.value):
+            return node.lineno
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in WHOLE_CALLS
+            and any(map(is_params, node.args))
+        ):
+            return node.lineno
+        if isinstance(node, ast.FormattedValue) and ast.unparse(node.value) in {"params", "self.params"}:
+            return node.lineno
+    return None
+
+
+def is_params(node: ast.expr) -> bool:
+    """Whether an expression is `params`, `self.params` or `params.PART`."""
+    while isinstance(node, ast.Attribute):
+        if node.attr == "params":
+            return True
+        node = node.value
+    return isinstance(node, ast.Name) and node.id == "params"
+
+
+def without_strings(tree: ast.Module) -> ast.Module:
+    """The tree without docstrings and other strings that stand as statements; in place."""
+    for node in ast.walk(tree):
+        for field in ("body", "orelse", "finalbody"):
+            block = getattr(node, field, None)
+            if isinstance(block, list):
+                kept = [item for item in block if not (is_string(item) or isinstance(item, ast.Pass))]
+                # a body cannot be empty, so `pass` and a docstring are equally nothing
+                setattr(
+                    node, field, kept or ([ast.Pass()] if field == "body" and not isinstance(node, ast.Module) else [])
+                )
+    return tree
+
+
+def reads_docstrings(tree: ast.Module) -> bool:
+    """Whether the file computes with its docstrings."""
+    names = (getattr(node, "id", None) or getattr(node, "attr", None) for node in ast.walk(tree))
+    return any(name == "__doc__" for name in names)
+
+
+def is_string(node: ast.AST) -> bool:
+    """Whether a statement is a string and nothing else."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def simplified(tree: ast.Module, values: Mapping[Key, object], neutral: set[Key]) -> ast.Module:
+    """The tree with `params.KEY` replaced by its value, and what that decides carried out."""
+    outer = set(dir(builtins)).union(*(defined(node) for node in tree.body))
+    Simplify(values, neutral, outer).visit(tree)
+    return tree
+
+
+class Simplify(ast.NodeTransformer):
+    """Carries out what literals decide. Each rule keeps the meaning for every input."""
+
+    def __init__(self, values: Mapping[Key, object], neutral: set[Key], outer: set[str]) -> None:
+        """Take the keys to replace, those of them that may be dropped where they are passed on by keyword, and the names of the module."""
+        self.values = values
+        self.neutral = neutral
+        self.outer = outer
+
+    def without_trace(self, *nodes: ast.AST) -> bool:
+        """Whether code that is never reached may go: even there, a `yield` makes a generator and an assignment hides an outer name."""
+        for node in (item for top in nodes for item in ast.walk(top)):
+            if isinstance(node, ast.Yield | ast.YieldFrom | ast.Await | ast.Global | ast.Nonlocal | ast.NamedExpr):
+                return False
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in self.outer:
+                return False
+            if (
+                isinstance(node, ast.stmt)
+                and not isinstance(node, ast.Assign | ast.AnnAssign)
+                and defined(node) & self.outer
+            ):
+                return False
+        return True
+
+    def key(self, node: ast.expr | None) -> Key | None:
+        """The key that `params.A.B` reads, if it is one to replace."""
+        parts: list[str] = []
+        while isinstance(node, ast.Attribute):
+            parts.insert(0, node.attr)
+            node = node.value
+        found = tuple(parts)
+        return found if isinstance(node, ast.Name) and node.id == "params" and found in self.values else None
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        """`params.KEY` is its value."""
+        key = self.key(node)
+        if key is not None and isinstance(node.ctx, ast.Load):
+            return ast.parse(repr(self.values[key]), mode="eval").body
+        self.generic_visit(node)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        """A keyword that passes on a neutral value is not there."""
+        node.keywords = [
+            keyword for keyword in node.keywords if not (keyword.arg and self.key(keyword.value) in self.neutral)
+        ]
+        self.generic_visit(node)
+        return node
+
+    def visit_Dict(self, node: ast.Dict) -> ast.expr:
+        """Neither is a dict's entry."""
+        pairs = [
+            (key, value)
+            for key, value in zip(node.keys, node.values, strict=True)
+            if not (key and self.key(value) in self.neutral)
+        ]
+        node.keys, node.values = [key for key, _ in pairs], [value for _, value in pairs]
+        self.generic_visit(node)
+        return node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        """A comparison of two literals is a truth."""
+        self.generic_visit(node)
+        if len(node.ops) != 1:
+            return node
+        left, right, kind = literal(node.left), literal(node.comparators[0]), node.ops[0]
+        if left is None or right is None:
+            return node
+        if isinstance(kind, ast.Is | ast.IsNot):
+            if not any(value is None or isinstance(value, bool) for value in (left[0], right[0])):
+                return node  # the identity of other literals is an accident
+            return ast.Constant((left[0] is right[0]) == isinstance(kind, ast.Is))
+        try:
+            return ast.Constant(bool(COMPARISONS[type(kind)](left[0], right[0])))
+        except TypeError:
+            return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        """`not` of a literal."""
+        self.generic_visit(node)
+        value = literal(node.operand)
+        return ast.Constant(not value[0]) if isinstance(node.op, ast.Not) and value else node
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        """A literal in `and` or `or` either says nothing or ends the chain."""
+        self.generic_visit(node)
+        kept: list[ast.expr] = []
+        for number, item in enumerate(node.values):
+            value = literal(item)
+            if value is None:
+                kept.append(item)
+            elif bool(value[0]) != isinstance(node.op, ast.And) and self.without_trace(*node.values[number + 1 :]):
+                kept.append(item)
+                break
+            elif bool(value[0]) != isinstance(node.op, ast.And):
+                return node
+            elif number == len(node.values) - 1:
+                kept.append(item)
+        node.values = kept
+        return kept[0] if len(kept) == 1 else node
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        """The branch that a literal takes."""
+        self.generic_visit(node)
+        value = literal(node.test)
+        if value is None:
+            return node
+        taken, left = (node.body, node.orelse) if value[0] else (node.orelse, node.body)
+        return taken if self.without_trace(left) else node
+
+    def visit_If(self, node: ast.If) -> ast.stmt | list[ast.stmt]:
+        """The block that a literal takes; with none, nothing."""
+        self.generic_visit(node)
+        value = literal(node.test)
+        if value is None:
+            return node
+        taken, left = (node.body, node.orelse) if value[0] else (node.orelse, node.body)
+        return (taken or ast.Pass()) if self.without_trace(*left) else node
+
+
+def literal(node: ast.expr) -> tuple[Any] | None:
+    """The value of a literal, in a tuple, since None is one; None if it is no literal."""
+    try:
+        return (ast.literal_eval(node),)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def declared_neutral(tree: ast.Module, added: Mapping[Key, object]) -> set[str]:
+    """The new params whose values are those that their fields declare as neutral: `Field(json_schema_extra={"neutral": VALUE})`."""
+    found = set()
+    values = {key[-1]: value for key, value in added.items()}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in values:
+            for part in ast.walk(node.annotation):
+                extra = (
+                    literal(part.value) if isinstance(part, ast.keyword) and part.arg == "json_schema_extra" else None
+                )
+                value = values[node.target.id]
+                if extra and isinstance(extra[0], dict) and "neutral" in extra[0]:
+                    declared = extra[0]["neutral"]
+                    if type(declared) is type(value) and declared == value:
+                        found.add(node.target.id)
+    return found
+
+
+def drop_new_fields(before: ast.Module, after: ast.Module, names: set[str]) -> None:
+    """Take the fields of new params out of the params models of `after`; in place. A field alone computes nothing."""
+    old = {node.name: fields(node) for node in before.body if isinstance(node, ast.ClassDef)}
+    for node in after.body:
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Params") and node.name in old:
+            gone = names - old[node.name]
+            node.body = [
+                item
+                for item in node.body
+                if not (isinstance(item, ast.AnnAssign) and field_name(item) in gone and item.value is None)
+            ]
+
+
+def fields(node: ast.ClassDef) -> set[str]:
+    """The names of a class's annotated fields."""
+    return {field_name(item) for item in node.body if isinstance(item, ast.AnnAssign)}
+
+
+def field_name(node: ast.AnnAssign) -> str:
+    """The name that an annotation is for."""
+    return node.target.id if isinstance(node.target, ast.Name) else ""
+
+
+def drop_unused(before: ast.Module, after: ast.Module) -> None:
+    """Take out of `after` what is new in it, does nothing when the file is imported, and is used by nobody; in place."""
+    old = set().union(*(defined(node) for node in before.body))
+    modules = {node.module for node in before.body if isinstance(node, ast.ImportFrom)}
+    while True:
+        kept = [node for node in after.body if not unused(node, after, old, modules)]
+        if len(kept) == len(after.body):
+            return
+        after.body = kept
+
+
+def unused(node: ast.stmt, tree: ast.Module, old: set[str], modules: set[str | None]) -> bool:
+    """Whether a statement of `tree` makes only new names that no other statement reads. An import loses its unused new names; in place."""
+    others = (item for other in tree.body if other is not node for item in ast.walk(other))
+    taken = old | {item.id for item in others if isinstance(item, ast.Name)}
+    if isinstance(node, ast.ImportFrom) and (node.module in modules or is_standard(node.module)):
+        node.names = [alias for alias in node.names if (alias.asname or alias.name) in taken]
+        return not node.names
+    if isinstance(node, ast.Import) and all(is_standard(alias.name) for alias in node.names):
+        node.names = [alias for alias in node.names if (alias.asname or alias.name.split(".", 1)[0]) in taken]
+        return not node.names
+    return is_inert(node) and not defined(node) & taken
+
+
+def is_standard(module: str | None) -> bool:
+    """Whether importing a module is of no effect: one of Python's own."""
+    return module is not None and module.split(".", 1)[0] in sys.stdlib_module_names
+
+
+def is_inert(node: ast.stmt) -> bool:
+    """Whether a statement only makes a name: a plain function, or a literal's name."""
+    if isinstance(node, Function):
+        defaults = [*node.args.defaults, *(item for item in node.args.kw_defaults if item)]
+        return not node.decorator_list and all(literal(item) for item in defaults)
+    return (
+        isinstance(node, ast.Assign | ast.AnnAssign)
+        and node.value is not None
+        and literal(node.value) is not None
+        and bool(defined(node))
+    )
+
+
+def defined(node: ast.stmt) -> set[str]:
+    """The names that a top-level statement makes, where that is plain to see."""
+    if isinstance(node, Function | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def difference_place(before: ast.Module, after: ast.Module) -> str:
+    """Where two trees differ: a function or class that was there before, else the first line."""
+    old = {ast.dump(node) for node in before.body}
+    known = set().union(*(defined(node) for node in before.body))
+    changed = [node for node in after.body if ast.dump(node) not in old]
+    if changed:
+        node = next((node for node in changed if defined(node) & known), changed[0])
+        name = getattr(node, "name", None)
+        return (f"`{name}` (line {node.lineno})" if name else f"line {node.lineno}") + " is not the code that ran"
+    new = {ast.dump(node) for node in after.body}
+    gone = next((node for node in before.body if ast.dump(node) not in new), None)
+    return f"`{getattr(gone, 'name', 'a statement')}` is gone" if gone else "the order of its statements is another"

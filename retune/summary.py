@@ -1,0 +1,85 @@
+"""`retune summary`: what the last run made, in one short table."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DATA = Path("data")
+
+
+def summary(
+    as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object.")] = False,
+) -> None:
+    """Rows, tokens, loss and answers from base to tuned, files with their sizes, and where the report is."""
+    try:
+        found = read_summary(DATA)
+    except FileNotFoundError as error:
+        typer.echo(f"{error.filename} is not there yet: run `make repro` (or `dvc repro`) first.", err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in lines(found):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def read_summary(data: Path) -> dict[str, Any]:
+    """What the stages wrote about themselves. Raises FileNotFoundError naming the first file that is missing."""
+    rows, tokens = read(data / "messages/summary.json"), read(data / "tokens/summary.json")
+    metrics, verdict = read(data / "evaluation/metrics.json"), read(data / "audit/verdict.json")
+    files = [
+        *sorted(data.glob("gguf/*.gguf")),
+        data / "adapter/adapter_model.safetensors",
+        *sorted(data.glob("merged/*.safetensors")),
+    ]
+    return {
+        "rows": {key: rows[key] for key in ("raw", "train", "heldout", "rejected", "excluded")},
+        "rejected_by_template": sum(tokens["rejected"].values()),
+        "trained_tokens": tokens["splits"]["train"]["labelled_tokens"],
+        "loss": [metrics["base"]["loss"], metrics["tuned"]["loss"]],
+        "answers_right": [metrics["base"]["exact_match"], metrics["tuned"]["exact_match"]],
+        "files": {file.as_posix(): file.stat().st_size for file in files},
+        "passed": verdict["passed"],
+        "reasons": verdict["reasons"],
+        "report": (data / "report/index.html").as_posix(),
+    }
+
+
+def read(path: Path) -> Any:  # noqa: ANN401 - JSON
+    """The JSON in a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The table's rows: (name, value)."""
+    rows = found["rows"]
+    kept = rows["train"] + rows["heldout"] - found["rejected_by_template"]
+    aside = rows["rejected"] + found["rejected_by_template"]
+    excluded = f", {rows['excluded']} excluded" if rows["excluded"] else ""
+    told = [
+        ("rows", f"{rows['raw']:,} in, {kept:,} kept ({rows['heldout']:,} held out), {aside:,} rejected{excluded}"),
+        ("labelled tokens", f"{found['trained_tokens']:,} in the training rows"),
+        ("held-out loss", arrow(found["loss"], "{:.3f}")),
+        ("answers right", arrow(found["answers_right"], "{:.1%}")),
+    ]
+    told += [
+        ("file" if number == 0 else "", f"{name}  {size / 1e6:,.1f} MB")
+        for number, (name, size) in enumerate(found["files"].items())
+    ]
+    told.append(("verdict", "passed" if found["passed"] else "did not pass: " + "; ".join(found["reasons"])))
+    told.append(("report", found["report"]))
+    return told
+
+
+def arrow(values: list[float | None], form: str) -> str:
+    """`base -> tuned`; a dash where nothing was measured."""
+    return " -> ".join("–" if value is None else form.format(value) for value in values)  # noqa: RUF001 - a dash for people

@@ -1,0 +1,299 @@
+"""`retune use`: make a preset, with overrides, your own data or your own model, the params.yaml of the next run."""
+
+import contextlib
+import difflib
+import io
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from retune.project import dvc_status, give_up, print_json, project_root
+
+DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+# what fetch_model reads of a folder: pickled weights, checkpoints and logs stay where they are
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+def use(
+    preset: Annotated[
+        str | None, typer.Argument(help="A name in presets/, or a params file. None: keep params.yaml.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one param; the value is YAML."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Bring this .jsonl, .json, .parquet or .csv into data/custom/ and use it.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Bring this model folder into data/custom_base/ and use it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+) -> None:
+    """Check a preset and make it params.yaml. With no argument: list the presets.
+
+    Everything is checked before anything is written. The answer says which params changed and which stages will run.
+    """
+    root = project_root()
+    if preset is None and not overrides and data is None and model is None:
+        list_presets(root, as_json)
+        return
+    from stages.check import problems
+
+    parameters = root / "params.yaml"
+    source = find_preset(root, preset) if preset is not None else parameters
+    if not source.is_file():
+        give_up("there is no params.yaml yet: name a preset (`retune use` lists them)")
+    values, text = changed_params(
+        source.read_text(encoding="utf-8"), [*custom_overrides(root, data, model), *(overrides or [])]
+    )
+    before = parameters.read_text(encoding="utf-8") if parameters.is_file() else ""
+    with brought(root, data, model) as keep:
+        found = problems(values, root)
+        if found and as_json:
+            print_json({"problems": found})
+            raise typer.Exit(1)
+        if found:
+            give_up("nothing was written:\n  " + "\n  ".join(found))
+        write_params(parameters, text)
+        keep()
+    answer(root, differences(plain(before), values), as_json)
+
+
+def list_presets(root: Path, as_json: bool) -> None:
+    """Print each preset with the first line of its comment."""
+    presets = {path.stem: first_comment(path) for path in sorted((root / "presets").glob("*.yaml"))}
+    if as_json:
+        print_json({"presets": presets})
+        return
+    for name, comment in presets.items():
+        print(f"{name:32}  {comment}".rstrip())
+    print("\n`retune use NAME` makes one of them params.yaml.")
+
+
+def first_comment(path: Path) -> str:
+    """The first comment of a YAML file, one line."""
+    with path.open(encoding="utf-8") as file:
+        return next((line.lstrip("#").strip() for line in file if line.startswith("#")), "")
+
+
+def find_preset(root: Path, name: str) -> Path:
+    """The file of a preset. Ends the program, with near names, if there is none."""
+    found = next((path for path in (root / "presets" / f"{name}.yaml", Path(name)) if path.is_file()), None)
+    if found is None:
+        known = sorted(path.stem for path in (root / "presets").glob("*.yaml"))
+        near = difflib.get_close_matches(name, known, n=3)
+        give_up(
+            f"no preset {name}; " + (f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}")
+        )
+    return found
+
+
+def custom_overrides(root: Path, data: Path | None, model: Path | None) -> list[str]:
+    """The overrides that name what `--data` and `--model` bring. Ends the program if that cannot be used."""
+    found = []
+    if data is not None:
+        if not data.is_file():
+            give_up(f"--data {data}: no such file")
+        if data.suffix not in DATA_SUFFIXES:
+            give_up(f"--data {data}: a dataset is a file that ends in {', '.join(DATA_SUFFIXES)}")
+        quoted = data.name.replace("'", "''")
+        found += [
+            f"fetch_data.source='data/custom/{quoted}'",
+            "fetch_data.revision=null",
+            "fetch_data.config=null",
+            "fetch_data.split=null",
+        ]
+    if model is not None:
+        if not (model / "config.json").is_file() or not any(model.glob("*.safetensors")):
+            give_up(f"--model {model}: a model is a folder with config.json and *.safetensors")
+        if model.resolve() == (root / "data" / "custom_base").resolve():
+            give_up(
+                "--model: data/custom_base is where models are brought to; `--set fetch_model.source=custom` uses what is there"
+            )
+        found += ["fetch_model.source=custom", "fetch_model.revision=null"]
+    return found
+
+
+@contextlib.contextmanager
+def brought(root: Path, data: Path | None, model: Path | None) -> Iterator[Any]:
+    """Put the user's files where the stages read them; take them away again unless the block calls what it is given.
+
+    The copies are made in the scratch folder first, so what DVC looks at changes in one moment or not at all.
+    """
+    incoming = root / ".retune" / "incoming"
+    shutil.rmtree(incoming, ignore_errors=True)
+    (incoming / "new").mkdir(parents=True)
+    (incoming / "old").mkdir()
+    targets: list[tuple[Path, Path]] = []  # (the copy, where it goes)
+    if data is not None and data.resolve() != (root / "data" / "custom" / data.name).resolve():
+        targets.append((copy_file(data, incoming / "new" / "data"), root / "data" / "custom" / data.name))
+    if model is not None:
+        folder = root / "data" / "custom_base"
+        files = sorted({path for pattern in MODEL_FILES for path in model.glob(pattern) if path.is_file()})
+        targets += [(copy_file(path, incoming / "new" / "model" / path.name), folder / path.name) for path in files]
+    moved: list[tuple[Path, Path]] = []
+    kept: list[bool] = []
+    try:
+        if model is not None:  # a file of the model before would be taken for one of this
+            for path in sorted((root / "data" / "custom_base").glob("[!.]*")):
+                move(path, incoming / "old" / "model" / path.name, moved)
+        for copy, target in targets:
+            if target.exists():
+                move(target, incoming / "old" / "data" / target.name, moved)
+            move(copy, target, moved)
+        yield lambda: kept.append(True)
+    finally:
+        if not kept:
+            for origin, target in reversed(moved):
+                target.replace(origin)
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
+def copy_file(source: Path, target: Path) -> Path:
+    """Copy the bytes of a file, through a link too."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return target
+
+
+def move(origin: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
+    """Move within the file system, and note it, so that it can be undone."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    origin.replace(target)
+    moved.append((origin, target))
+
+
+def changed_params(text: str, overrides: list[str]) -> tuple[dict[str, Any], str]:
+    """(values, text) of a params file with overrides; the text keeps its comments, and is as it was if there are none.
+
+    Ends the program if the text is not YAML or an override names no key.
+    """
+    if not overrides:
+        return plain(text), text
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.representer import RoundTripRepresenter
+    from ruamel.yaml.util import load_yaml_guess_indent
+
+    class NullIsNull(RoundTripRepresenter):
+        """Writes null as `null`: an empty value looks forgotten."""
+
+    NullIsNull.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    plain(text)  # for its message
+    yaml = YAML()
+    yaml.Representer = NullIsNull
+    yaml.width, yaml.preserve_quotes = 4096, True
+    tree, indent, block = load_yaml_guess_indent(text, yaml=yaml)
+    yaml.indent(mapping=2, sequence=indent or 2, offset=block or 0)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            give_up(f"--set {override}: write it as section.key=value")
+        try:
+            set_value(tree, key, YAML().load(value))
+        except YAMLError:
+            give_up(f"--set {override}: the value is not YAML")
+    out = io.StringIO()
+    yaml.dump(tree, out)
+    return plain(out.getvalue()), out.getvalue()
+
+
+def set_value(tree: Any, key: str, value: object) -> None:  # noqa: ANN401 - YAML as it comes
+    """Set the param named `section.key` (or deeper). Ends the program, with near names, if there is none."""
+    *parents, last = key.split(".")
+    place = tree
+    for part in parents:
+        place = place.get(part) if isinstance(place, Mapping) else None
+    if not parents or not isinstance(place, Mapping) or last not in place:
+        known = list(leaves(tree))
+        near = difflib.get_close_matches(key, known, n=3) or [name for name in known if name.endswith(f".{last}")][:3]
+        give_up(f"--set {key}: no such param" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    place[last] = value  # type: ignore[index]
+
+
+def plain(text: str) -> dict[str, Any]:
+    """The values of a params file. Ends the program if it is not one."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="safe", pure=True).load(text) or {}
+    except YAMLError as error:
+        give_up(f"not valid YAML: {error}")
+    if not isinstance(values, dict):
+        give_up("a params file is a mapping of sections")
+    return values
+
+
+def leaves(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """{section.key: value}, however deep; lists are values."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= leaves(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """{section.key: [old, new]} of what differs; [old] alone or [null, new] where a key went or came."""
+    before, after = leaves(old), leaves(new)
+    names = [*after, *(name for name in before if name not in after)]
+    return {
+        name: [before.get(name), after.get(name)]
+        for name in names
+        if before.get(name) != after.get(name) or (name in before) != (name in after)
+    }
+
+
+def write_params(path: Path, text: str) -> None:
+    """Write params.yaml by a temporary name and a rename."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.replace(path)
+
+
+def answer(root: Path, changed: dict[str, list[Any]], as_json: bool) -> None:
+    """Say what changed in params.yaml, and what the next `dvc repro` will do."""
+    try:
+        stages = dvc_status(root)
+        note = None
+    except ValueError as error:
+        stages, note = {}, f"what will run is unknown: {error}"
+    runs, then = after(root, set(stages)) if stages else ([], [])
+    if as_json:
+        print_json({"changed": changed, "runs": runs, "then": then, "note": note})
+        return
+    print("params.yaml: " + (f"{len(changed)} changed" if changed else "as it was"))
+    for name, (old, new) in changed.items():
+        print(f"  {name}: {show(old)} -> {show(new)}")
+    if note:
+        print(note)
+    elif runs:
+        print(f"`dvc repro` will run {', '.join(runs)}")
+        if then:
+            print(f"and, where these give other outputs, {', '.join(then)}")
+    else:
+        print("`dvc repro` has nothing to do")
+
+
+def after(root: Path, changed: set[str]) -> tuple[list[str], list[str]]:
+    """(the changed stages, the stages behind them), in the order of the pipeline."""
+    from flows.dag import downstream, read_dag
+
+    reached = downstream(read_dag(root), changed)
+    return [stage for stage in reached if stage in changed], [stage for stage in reached if stage not in changed]
+
+
+def show(value: object) -> str:
+    """A value as YAML writes it, near enough for a line."""
+    return (
+        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    )

@@ -1,0 +1,96 @@
+"""Check every param before any work is done and before any output is touched.
+
+Reads  params.yaml, all of it.
+Writes data/checked.json, whose content never changes: all other stages depend on it, so they wait for this stage and do not
+       run again because of it.
+
+    python -m stages.check --parameters params.yaml --checked data/checked.json
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stages.audit import AuditParams
+from stages.entry import Input, Output, run
+from stages.errors import StageError
+from stages.evaluate import EvaluateParams
+from stages.fetch_data import FetchDataParams
+from stages.fetch_model import FetchModelParams
+from stages.files import write_json
+from stages.gate import GateParams
+from stages.gguf import GgufParams
+from stages.merge import MergeParams
+from stages.params import Params, Runtime, read_params, section_problems
+from stages.report import ReportParams
+from stages.standardize import StandardizeParams
+from stages.template import TemplateParams
+from stages.train import TrainParams
+
+SECTIONS: Mapping[str, type[Params]] = {
+    "fetch_model": FetchModelParams,
+    "fetch_data": FetchDataParams,
+    "standardize": StandardizeParams,
+    "template": TemplateParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "merge": MergeParams,
+    "gguf": GgufParams,
+    "audit": AuditParams,
+    "report": ReportParams,
+    "gate": GateParams,
+    "runtime": Runtime,
+}
+
+
+def check(parameters: Input, checked: Output) -> None:
+    """Say every error of params.yaml at once, or write that there is none."""
+    found = problems(read_params(parameters), Path.cwd())
+    if found:
+        raise StageError(
+            "params.yaml is not right; nothing was run and no output was touched:\n  " + "\n  ".join(found)
+        )
+    write_json(checked, {"params": "right"})
+
+
+def problems(params: Mapping[str, Any], root: Path) -> list[str]:
+    """Every error of all sections, in the order of the stages; empty when the pipeline can start.
+
+    `root` is the project's folder, where the files that params name must exist.
+    """
+    found = [unknown_section(section) for section in params if section not in SECTIONS]
+    for section, model in SECTIONS.items():
+        if section not in params:
+            found.append(f"{section}: this section is missing")
+        else:
+            found += section_problems(model, section, params[section])
+    return found or missing_files(params, root)
+
+
+def unknown_section(section: str) -> str:
+    """The message for a section that no stage has."""
+    near = difflib.get_close_matches(section, SECTIONS, n=1)
+    return f"{section}: unknown section" + (
+        f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(SECTIONS)}"
+    )
+
+
+def missing_files(params: Mapping[str, Any], root: Path) -> list[str]:
+    """The files that right params name and that are not there."""
+    found = []
+    data, model = params["fetch_data"]["source"], params["fetch_model"]["source"]
+    if data.startswith("data/") and not (root / data).is_file():
+        found.append(f"fetch_data.source: {data} is not there; `retune use --data FILE` brings a file to data/custom/")
+    if model == "custom" and not (root / "data/custom_base/config.json").is_file():
+        found.append(
+            "fetch_model.source: data/custom_base/ holds no model; `retune use --model FOLDER` brings one there"
+        )
+    template = params["template"]["chat_template"]
+    if template.endswith(".jinja") and not (root / "data/custom" / template).is_file():
+        found.append(f"template.chat_template: data/custom/{template} is not there")
+    return found
+
+
+if __name__ == "__main__":
+    run(check)

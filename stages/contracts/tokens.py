@@ -1,0 +1,75 @@
+"""data/tokens: dialogues as ids and labels, and the tokenizer of all later stages. Written by `template`, read by every model stage."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from stages.tables import read_arrow
+
+TRAIN = "train.arrow"
+HELDOUT = "heldout.arrow"
+REJECTED = "rejected.parquet"
+SUMMARY = "summary.json"
+"""What `stages.template.template` says in its docstring; the counts of a split add up to those of data/messages."""
+TOKENIZER = "tokenizer"
+"""A folder that AutoTokenizer loads, with the chat template that was used, its date pinned."""
+
+NOT_TRAINED = -100
+"""The label of a token that bears no loss."""
+
+SPLITS = {"train": TRAIN, "heldout": HELDOUT}
+
+IDS = pa.list_(pa.field("item", pa.int32(), nullable=False))
+SCHEMA = pa.schema(
+    [
+        pa.field("row_id", pa.string(), nullable=False),
+        pa.field("input_ids", IDS, nullable=False),
+        pa.field("labels", IDS, nullable=False),
+    ]
+)
+"""`labels` is as long as `input_ids`: the id itself where it is trained, else NOT_TRAINED; not shifted.
+
+The two .arrow files are Arrow IPC in the stream format: `datasets.Dataset.from_file` memory-maps that one and refuses the other.
+"""
+
+REJECTED_SCHEMA = pa.schema(
+    [
+        pa.field("row_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("rule", pa.string(), nullable=False),
+    ]
+)
+
+
+def read_tokens(path: Path) -> pa.Table:
+    """train.arrow or heldout.arrow, memory-mapped. Raises ValueError if its columns are not SCHEMA's."""
+    table = read_arrow(path)
+    if not table.schema.equals(SCHEMA):
+        msg = f"{path.name} has the columns {table.schema.names}, not those of data/tokens; run `dvc repro template`"
+        raise ValueError(msg)
+    return table
+
+
+def answers(input_ids: Sequence[int], labels: Sequence[int]) -> list[tuple[int, int]]:
+    """The trained spans of a row: (prompt_end, answer_end) each, so that the prompt is input_ids[:prompt_end] and the
+    answer with its end-of-turn token input_ids[prompt_end:answer_end]. Raises ValueError if a label is no id of its own.
+    """
+    if len(input_ids) != len(labels):
+        msg = f"{len(labels)} labels for {len(input_ids)} ids"
+        raise ValueError(msg)
+    spans: list[tuple[int, int]] = []
+    start: int | None = None
+    for index, (token, label) in enumerate(zip(input_ids, labels, strict=True)):
+        if label == NOT_TRAINED:
+            if start is not None:
+                spans.append((start, index))
+            start = None
+        elif label != token:
+            msg = f"label {index} is {label}, but the id there is {token}"
+            raise ValueError(msg)
+        elif start is None:
+            start = index
+    if start is not None:
+        spans.append((start, len(labels)))
+    return spans

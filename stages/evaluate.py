@@ -1,0 +1,419 @@
+"""Measure base against tuned on held-out rows: loss, perplexity, token accuracy, and greedy answers side by side.
+
+Reads  data/base, data/adapter (and how its base was loaded: NF4 or not, which dtype), data/tokens (heldout.arrow, the tokenizer).
+Writes data/evaluation/metrics.json, data/evaluation/answers.parquet.
+
+    python -m stages.evaluate --base data/base --adapter data/adapter --tokens data/tokens \\
+        --metrics data/evaluation/metrics.json --answers data/evaluation/answers.parquet
+
+An answer is what the model says greedily after the dialogue so far, with the reference answers of earlier turns. It costs one
+forward pass of the whole dialogue: as long as the model's first choices are the reference's tokens, that pass has said them
+already. Generation goes on from the first token that differs, on the keys and values of that pass.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from stages.contracts import adapter as adapter_files
+from stages.contracts import evaluation as contract
+from stages.contracts import tokens as token_files
+from stages.entry import Input, Output, run
+from stages.errors import StageError
+from stages.files import execution_record, read_json, sha256_file, write_json
+from stages.model import base_digests, batches, check_not_merged, device, load_base, prepare_process
+from stages.params import Params, Runtime
+from stages.tables import write_parquet
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import DynamicCache
+
+log = logging.getLogger("retune")
+
+HEAD_POSITIONS = 512
+"""Positions whose logits are in memory at once."""
+
+
+class EvaluateParams(Params):
+    """What is measured on the held-out rows."""
+
+    rows: Annotated[int, Field(ge=1)] | None
+    """Held-out rows measured, the first of them. null: all."""
+    answer_rows: Annotated[int, Field(ge=0)]
+    """Of these, the first that are also answered: each assistant's turn by base and by tuned. Effect: time; examples in the report."""
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    """Tokens of an answer at most. A longer reference cannot be matched."""
+    exact_match: bool
+    """Whether an answer is right when it equals the reference, as with tasks that have one answer. false: exact_match is null."""
+
+
+@dataclass
+class Measured:
+    """One model's measures, by row."""
+
+    loss: list[float]
+    """Sum of the negative log-likelihoods of the row's labelled tokens, nats."""
+    correct: list[int]
+    """Labelled tokens that are the first choice."""
+    answers: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    """{(row, turn): ids of the answer, with its end of turn}"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A turn whose answer is not what the forward pass has said: generation goes on from `said`."""
+
+    row: int
+    turn: int
+    place: int
+    """The row's place in its batch."""
+    prompt: int
+    """Tokens before the answer."""
+    said: list[int]
+    """What the model has said so far; its last token is not in the cache."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When an answer ends."""
+
+    ids: frozenset[int]
+    """Any of these ends it."""
+    sequence: list[int]
+    """So does this run of ids: the end of turn, where no token of its own stands for it."""
+    longest: int
+    """So does this many tokens."""
+
+    def after(self, said: Sequence[int]) -> bool:
+        """Whether an answer ends here."""
+        return len(said) >= self.longest or said[-1] in self.ids or list(said[-len(self.sequence) :]) == self.sequence
+
+
+def evaluate(
+    base: Input, adapter: Input, tokens: Input, metrics: Output, answers: Output, params: EvaluateParams, runtime: Runtime
+) -> None:
+    """Measure both models on one load of the base, the adapter switched off for the base's turn.
+
+    Without a held-out row there is nothing to measure: all numbers are null, and the audit judges that.
+
+    Raises:
+        StageError: an adapter that was trained on another base, or that is merged into this one already.
+    """
+    training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
+    check_not_merged(base, sha256_file(adapter / adapter_files.WEIGHTS))
+    if training["base"] != base_digests(base):
+        raise StageError(f"{adapter} was trained on another base than {base}: run `dvc repro train`, or fetch that base")
+    rows = token_files.read_tokens(tokens / token_files.HELDOUT).slice(0, params.rows)
+    if rows.num_rows == 0:
+        log.warning("no row is held out, so nothing can be measured (standardize.heldout_fraction)")
+        write_results(rows, [], Measured([], []), Measured([], []), tokens, metrics, answers, params)
+        return
+    prepare_process(base, runtime)
+    place = device(runtime)
+    model = load_tuned(base, adapter, training, place)
+    spans = [token_files.answers(row["input_ids"], row["labels"]) for row in rows.select(["input_ids", "labels"]).to_pylist()]
+    stop = stop_rule(tokens, base, params)
+    measured = {
+        name: measure(model, rows, spans, params.answer_rows, stop, place, runtime.evaluation_batch, adapter_on=name == "tuned")
+        for name in ("base", "tuned")
+    }
+    write_results(rows, spans, measured["base"], measured["tuned"], tokens, metrics, answers, params)
+    execution_record("evaluate", {"device": place, "rows": rows.num_rows, "answers": len(measured["tuned"].answers)})
+
+
+def load_tuned(base: Path, adapter: Path, training: adapter_files.Training, place: str) -> "PeftModel":
+    """The base as it was loaded for training, with the adapter on it."""
+    from peft import PeftModel
+
+    plain = load_base(
+        base, load_in_4bit=training["load_in_4bit"], dtype=training["dtype"], place=place, rows=training["embedding_rows"]
+    )
+    tuned = PeftModel.from_pretrained(plain, adapter)
+    tuned.eval()
+    check_head(tuned, place)
+    return tuned
+
+
+def stop_rule(tokens: Path, base: Path, params: EvaluateParams) -> Stop:
+    """Answers end at the tokenizer's end of turn, at any end that the base's generation settings name, or at max_new_tokens."""
+    summary = read_json(tokens / token_files.SUMMARY)
+    end: list[int] = summary["end_of_turn"]["ids"]
+    ids = {end[0]} if len(end) == 1 else set()
+    for name in ("generation_config.json", "config.json"):
+        found = read_json(base / name).get("eos_token_id") if (base / name).exists() else None
+        ids |= set(found if isinstance(found, list) else [found]) - {None}
+    return Stop(ids=frozenset(ids), sequence=end, longest=params.max_new_tokens)
+
+
+def measure(
+    model: "PeftModel",
+    rows: pa.Table,
+    spans: Sequence[Sequence[tuple[int, int]]],
+    answer_rows: int,
+    stop: Stop,
+    place: str,
+    batch_rows: int,
+    *,
+    adapter_on: bool,
+) -> Measured:
+    """One model's measures of all rows, and its answers for the first `answer_rows`, whatever the batch size (rounding aside)."""
+    import torch
+
+    lengths = [len(ids) for ids in rows["input_ids"].to_pylist()]
+    found = Measured(loss=[0.0] * rows.num_rows, correct=[0] * rows.num_rows)
+    with torch.inference_mode(), nullcontext() if adapter_on else model.disable_adapter():
+        for numbers in batches(lengths, batch_rows):
+            ids = [rows["input_ids"][number].as_py() for number in numbers]
+            hidden, cache = forward(model, ids, place, keep=any(number < answer_rows for number in numbers))
+            questions: list[Question] = []
+            for at, number in enumerate(numbers):
+                choices = score_row(model, hidden[at], ids[at], spans[number], found, number)
+                if number < answer_rows:
+                    questions += open_questions(number, at, ids[at], spans[number], choices, stop, found)
+            questions.sort(key=lambda question: (question.prompt + len(question.said), question.row, question.turn))
+            for start in range(0, len(questions), batch_rows):
+                for question, said in generate(model, cache, questions[start : start + batch_rows], stop, place):
+                    found.answers[question.row, question.turn] = said
+    return found
+
+
+def forward(
+    model: "PeftModel", rows: Sequence[Sequence[int]], place: str, *, keep: bool
+) -> "tuple[torch.Tensor, DynamicCache | None]":
+    """Hidden states (rows x longest x width) of right-padded rows, and with `keep` their keys and values."""
+    import torch
+    from transformers import DynamicCache
+
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)] = torch.tensor(row)
+        mask[at, : len(row)] = 1
+    cache = DynamicCache() if keep else None
+    found = backbone(model)(
+        input_ids=ids.to(place), attention_mask=mask.to(place), past_key_values=cache, use_cache=keep
+    )
+    return found.last_hidden_state, cache
+
+
+def backbone(model: "PeftModel") -> Any:  # noqa: ANN401 - transformers' own base class
+    """The model below its output head, adapters in place."""
+    return model.get_base_model().base_model
+
+
+def head(model: "PeftModel", hidden: "torch.Tensor") -> "torch.Tensor":
+    """fp32 logits (positions x vocabulary) of hidden states."""
+    layer = model.get_base_model().get_output_embeddings()
+    found: torch.Tensor = layer(hidden.to(layer.weight.dtype)).float()
+    return found
+
+
+def check_head(model: "PeftModel", place: str) -> None:
+    """Raise StageError if this architecture does more to its logits than its output head does: `head` would be wrong there."""
+    import torch
+
+    with torch.inference_mode():
+        ids = torch.tensor([[1, 2, 3]], device=place)
+        whole = model(input_ids=ids).logits[0].float()
+        ours = head(model, backbone(model)(input_ids=ids).last_hidden_state[0])
+    if not torch.allclose(whole, ours, rtol=1e-2, atol=1e-2):
+        kind = type(model.get_base_model()).__name__
+        raise StageError(f"{kind} changes its logits after the output head, which `evaluate` does not know how to do")
+
+
+def score_row(
+    model: "PeftModel",
+    hidden: "torch.Tensor",
+    ids: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    found: Measured,
+    number: int,
+) -> list[int]:
+    """Add one row's loss and first choices to `found`; the first choices themselves, for each labelled token in order.
+
+    A token at position 0 has nothing before it that predicts it: it is not counted, and its choice is -1.
+    """
+    import torch
+
+    places = [position for start, stop in spans for position in range(start, stop)]
+    counted = [position for position in places if position > 0]
+    choices: list[int] = [-1] * (len(places) - len(counted))
+    losses: list[float] = []
+    for start in range(0, len(counted), HEAD_POSITIONS):
+        chunk = torch.tensor(counted[start : start + HEAD_POSITIONS], device=hidden.device)
+        wanted = torch.tensor([ids[position] for position in counted[start : start + HEAD_POSITIONS]], device=hidden.device)
+        logits = head(model, hidden[chunk - 1])
+        losses.append(float(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().sum()))
+        first = logits.argmax(-1)
+        found.correct[number] += int((first == wanted).sum())
+        choices += first.tolist()
+    found.loss[number] = math.fsum(losses)
+    return choices
+
+
+def open_questions(
+    row: int,
+    place: int,
+    ids: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    choices: Sequence[int],
+    stop: Stop,
+    found: Measured,
+) -> Iterator[Question]:
+    """The turns whose answer must be generated; the others' answers, said by the forward pass already, go into `found`."""
+    first = 0
+    for turn, (start, end) in enumerate(spans):
+        reference, chosen = list(ids[start:end]), list(choices[first : first + end - start])
+        first += end - start
+        said = agreed(reference, chosen)
+        ended = next((count for count in range(1, len(said) + 1) if stop.after(said[:count])), None)
+        if ended is not None:
+            found.answers[row, turn] = said[:ended]
+        else:
+            yield Question(row=row, turn=turn, place=place, prompt=start, said=said)
+
+
+def agreed(reference: Sequence[int], chosen: Sequence[int]) -> list[int]:
+    """The first choices up to and with the first that is not the reference's: all that greedy decoding is known to say."""
+    for count, (wanted, got) in enumerate(zip(reference, chosen, strict=True)):
+        if wanted != got:
+            return list(chosen[: count + 1])
+    return list(chosen)
+
+
+def generate(
+    model: "PeftModel", cache: "DynamicCache | None", questions: Sequence[Question], stop: Stop, place: str
+) -> Iterator[tuple[Question, list[int]]]:
+    """Greedy answers of several questions at once, each from its own part of the batch's keys and values, padded on the left."""
+    import torch
+
+    if cache is None:
+        return
+    kept = [question.prompt + len(question.said) - 1 for question in questions]
+    past, mask = left_padded(cache, [question.place for question in questions], kept, place)
+    said = [list(question.said) for question in questions]
+    positions = torch.tensor(kept, device=place)
+    running = [True] * len(questions)
+    while any(running):
+        mask = torch.cat([mask, torch.ones(len(questions), 1, dtype=mask.dtype, device=place)], dim=1)
+        found = backbone(model)(
+            input_ids=torch.tensor([[answer[-1]] for answer in said], device=place),
+            attention_mask=mask,
+            position_ids=positions[:, None],
+            past_key_values=past,
+            use_cache=True,
+        )
+        positions = positions + 1
+        for at, token in enumerate(head(model, found.last_hidden_state[:, -1]).argmax(-1).tolist()):
+            if running[at]:
+                said[at].append(token)
+                running[at] = not stop.after(said[at])
+    yield from zip(questions, said, strict=True)
+
+
+def left_padded(
+    cache: "DynamicCache", places: Sequence[int], kept: Sequence[int], place: str
+) -> "tuple[DynamicCache, torch.Tensor]":
+    """A cache of the first `kept` keys and values of the rows `places`, aligned at their ends, and the mask of what is there."""
+    import torch
+    from transformers import DynamicCache
+
+    longest = max(kept)
+    past = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        aligned = []
+        for states in (layer.keys, layer.values):
+            block = states.new_zeros(len(places), states.shape[1], longest, states.shape[3])
+            for at, (row, count) in enumerate(zip(places, kept, strict=True)):
+                block[at, :, longest - count :] = states[row, :, :count]
+            aligned.append(block)
+        past.update(*aligned, number)
+    mask = torch.zeros(len(places), longest, dtype=torch.long, device=place)
+    for at, count in enumerate(kept):
+        mask[at, longest - count :] = 1
+    return past, mask
+
+
+def write_results(
+    rows: pa.Table,
+    spans: Sequence[Sequence[tuple[int, int]]],
+    base: Measured,
+    tuned: Measured,
+    tokens: Path,
+    metrics: Path,
+    answers: Path,
+    params: EvaluateParams,
+) -> None:
+    """metrics.json and answers.parquet, in the order of the rows."""
+    table = answer_table(rows, spans, base, tuned, tokens, exact_match=params.exact_match)
+    count = sum(end - max(start, 1) for row in spans for start, end in row)
+    found = contract.Metrics(
+        base=scores(base, count, table["base_match"]),
+        tuned=scores(tuned, count, table["tuned_match"]),
+        rows=rows.num_rows,
+        tokens=count,
+        answers=table.num_rows,
+    )
+    write_json(metrics, found)
+    write_parquet(answers, table)
+    for name, one in (("base", found["base"]), ("tuned", found["tuned"])):
+        log.info("%s: %s", name, "  ".join(f"{key} {value:.4f}" for key, value in one.items() if isinstance(value, float)))
+
+
+def scores(measured: Measured, count: int, matches: pa.ChunkedArray) -> contract.Scores:
+    """One model's numbers from its sums; null where nothing was counted."""
+    checked = [match for match in matches.to_pylist() if match is not None]
+    loss = math.fsum(measured.loss) / count if count else None
+    return contract.Scores(
+        loss=loss,
+        perplexity=None if loss is None else math.exp(min(loss, 700.0)),
+        token_accuracy=sum(measured.correct) / count if count else None,
+        exact_match=sum(checked) / len(checked) if checked else None,
+    )
+
+
+def answer_table(
+    rows: pa.Table, spans: Sequence[Sequence[tuple[int, int]]], base: Measured, tuned: Measured, tokens: Path, *, exact_match: bool
+) -> pa.Table:
+    """ANSWERS_SCHEMA: each answered turn with its reference, decoded without control tokens."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokens / token_files.TOKENIZER / "tokenizer.json"))
+    end: list[int] = read_json(tokens / token_files.SUMMARY)["end_of_turn"]["ids"]
+
+    def text(ids: list[int]) -> str:
+        spoken = ids[: -len(end)] if ids[-len(end) :] == end else ids
+        return str(tokenizer.decode(spoken, skip_special_tokens=True)).strip()
+
+    found: list[dict[str, object]] = []
+    for row, turn in sorted(tuned.answers):
+        ids = rows["input_ids"][row].as_py()
+        start, stop = spans[row][turn]
+        reference, one, other = text(ids[start:stop]), text(base.answers[row, turn]), text(tuned.answers[row, turn])
+        found.append(
+            {
+                "row_id": rows["row_id"][row].as_py(),
+                "turn": turn,
+                "prompt_tokens": start,
+                "reference": reference,
+                "base_answer": one,
+                "tuned_answer": other,
+                "base_match": one == reference if exact_match else None,
+                "tuned_match": other == reference if exact_match else None,
+            }
+        )
+    return pa.Table.from_pylist(found, schema=contract.ANSWERS_SCHEMA)
+
+
+if __name__ == "__main__":
+    run(evaluate)

@@ -1,0 +1,37 @@
+"""Let the pipeline pass or stop it: the only stage that fails for quality, and the last, so that the report explaining it is there.
+
+Reads  data/audit (the verdict), data/report (so that it was made).
+Writes data/gate.json: whether the model passed and why not; what promotion looks at. It is written in both cases.
+
+    python -m stages.gate --audit data/audit --report data/report --gate data/gate.json
+"""
+
+from typing import Literal
+
+from stages.contracts.audit import VERDICT
+from stages.entry import Input, Output, run
+from stages.errors import Refusal
+from stages.files import read_json, write_json
+from stages.params import Params
+
+
+class GateParams(Params):
+    """What the gate does with a verdict that says no."""
+
+    on_refusal: Literal["stop", "warn"]
+    """`stop`: the pipeline fails. `warn`: it ends well, and gate.json still says that the model did not pass."""
+
+
+def gate(audit: Input, report: Input, gate: Output, params: GateParams) -> None:
+    """Write the verdict where promotion looks for it; refuse where it says no."""
+    verdict = read_json(audit / VERDICT)
+    write_json(gate, {"passed": verdict["passed"], "reasons": verdict["reasons"]})
+    if not verdict["passed"] and params.on_refusal == "stop":
+        reasons = "\n  ".join(verdict["reasons"])
+        raise Refusal(
+            f"the model did not pass:\n  {reasons}\nThe report shows it: {report}/index.html. The floors are the params of `audit`."
+        )
+
+
+if __name__ == "__main__":
+    run(gate)

@@ -1,0 +1,79 @@
+"""A transformers folder -> one GGUF file of full precision, by llama.cpp's converter in a process of its own.
+
+The file keeps the folder's own dtype, so nothing is rounded here; `tensors` proves that, since the converter ends well
+on a folder that lacks a tensor, too.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import stages
+from stages.errors import StageError
+from stages.llama_cpp.converter import REFUSED
+from stages.llama_cpp.weights import Weight
+
+LOG_LINES = 12
+"""Lines of the converter's log that an error shows."""
+OUTTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+
+
+def outtype(weights: dict[str, Weight]) -> str:
+    """The converter's name of the type that holds every matrix of the folder exactly.
+
+    Raises StageError for a folder whose weights are quantized (merging gives 16-bit ones).
+    """
+    dtypes = {weight.dtype for weight in weights.values() if len(weight.shape) > 1}
+    unknown = sorted(dtypes - set(OUTTYPES))
+    if unknown:
+        raise StageError(
+            f"the merged model holds weights of type {', '.join(unknown)}; only F32, F16 and BF16 can be exported: merge again"
+        )
+    return OUTTYPES[dtypes.pop()] if len(dtypes) == 1 else "f32"
+
+
+def start_conversion(folder: Path, path: Path, kind: str, name: str) -> subprocess.Popen[str]:
+    """Start the converter on `folder`; it will write `path` with matrices of type `kind` (f32, f16 or bf16) and the model's `name`.
+
+    It runs beside whatever the caller does next; `finish_conversion` waits for it.
+    """
+    root = Path(stages.__file__).parents[1]
+    command = [
+        sys.executable,
+        "-m",
+        "stages.llama_cpp.converter",
+        str(folder),
+        "--outfile",
+        str(path),
+        "--outtype",
+        kind,
+        "--model-name",
+        name,
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+
+
+def finish_conversion(process: subprocess.Popen[str], path: Path) -> None:
+    """Wait for the converter. Raises StageError with the end of its log if it fails or writes nothing."""
+    try:
+        log, _ = process.communicate()
+    finally:
+        process.kill()
+    lines = [line for line in log.splitlines() if line.strip()]
+    if process.returncode == REFUSED:
+        raise StageError(lines[-1])
+    if process.returncode != 0 or not path.is_file():
+        tail = "\n  ".join(lines[-LOG_LINES:])
+        raise StageError(
+            f"llama.cpp's converter failed on the merged model (exit code {process.returncode}):\n  {tail}"
+        )

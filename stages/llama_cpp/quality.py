@@ -1,0 +1,101 @@
+"""How far a GGUF file's answers are from the merged model's and from the true ones. Measured here, judged by `audit`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.errors import StageError
+from stages.llama_cpp.examples import Ending, Example, Question
+from stages.llama_cpp.model import Model
+from stages.llama_cpp.reference import Reference
+
+DIGITS = 6
+"""Of a figure: the last ones of a float depend on the number of threads."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Sums over labelled tokens."""
+
+    tokens: int
+    kl: float
+    """Kullback-Leibler divergence of the file's distribution from the merged model's, in nats."""
+    same_top: int
+    """Tokens where both find the same one most likely."""
+    loss: float
+    """Negative log-likelihood of the true tokens, in nats."""
+
+
+def measure_divergence(model: Model, examples: Sequence[Example], reference: Reference) -> Divergence:
+    """Run the rows through the file and compare with the merged model, token by labelled token.
+
+    Raises StageError where the file's vocabulary has another size than the merged model's logits, or its logits are no numbers.
+    """
+    total = Divergence(0, 0.0, 0, 0.0)
+    for index, example in enumerate(examples):
+        theirs, ours = reference.logits_of(index), model.logits(example.ids, example.predicting())
+        if theirs.shape != ours.shape:
+            raise StageError(
+                f"{model.name} has a vocabulary of {ours.shape[1]}, the merged model one of {theirs.shape[1]}; merge again"
+            )
+        if not np.isfinite(ours).all():
+            raise StageError(f"{model.name} gives logits that are no finite numbers on row {example.row_id}")
+        true, got = log_softmax(theirs), log_softmax(ours)
+        targets = example.targets()
+        total = Divergence(
+            tokens=total.tokens + len(targets),
+            kl=total.kl + float((np.exp(true) * (true - got)).sum()),
+            same_top=total.same_top + int((true.argmax(axis=1) == got.argmax(axis=1)).sum()),
+            loss=total.loss - float(got[np.arange(len(targets)), targets].sum()),
+        )
+    return total
+
+
+def reference_loss(examples: Sequence[Example], reference: Reference) -> float:
+    """The merged model's own negative log-likelihood of the true tokens, summed, in nats."""
+    loss = 0.0
+    for index, example in enumerate(examples):
+        targets = example.targets()
+        loss -= float(log_softmax(reference.logits_of(index))[np.arange(len(targets)), targets].sum())
+    return loss
+
+
+def answers(model: Model, asked: Sequence[Question]) -> list[list[int]]:
+    """The file's greedy answers, with what ends them, at most each question's limit."""
+    return [list(model.generate(question.prompt, question.limit)) for question in asked]
+
+
+def count_exact(given: Sequence[Sequence[int]], asked: Sequence[Question], ending: Ending, ends: frozenset[int]) -> int:
+    """How many answers are the true ones, token for token, and end there."""
+    return sum(
+        bare(answer, ending, ends) == question.gold and len(answer) > len(question.gold)
+        for answer, question in zip(given, asked, strict=True)
+    )
+
+
+def bare(answer: Sequence[int], ending: Ending, ends: frozenset[int]) -> list[int]:
+    """An answer without what ends it."""
+    if answer and answer[-1] in ends:
+        return list(answer[:-1])
+    size = len(ending.ids)
+    return list(answer[:-size]) if tuple(answer[-size:]) == ending.ids else list(answer)
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log-probabilities, in double precision; shape as given."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def perplexity(loss: float, tokens: int) -> float:
+    """The exponential of the mean loss; bounded, since JSON has no infinity."""
+    return rounded(math.exp(min(loss / tokens, 700.0)))
+
+
+def rounded(value: float) -> float:
+    """A figure with DIGITS significant digits."""
+    return float(f"{value:.{DIGITS}g}")

@@ -1,0 +1,171 @@
+"""A GGUF file of full precision -> a quantized one, with llama.cpp's own kernels and no compiler.
+
+Tensor by tensor, and within one by groups of rows, on several threads: ctypes gives up Python's lock during the C call,
+and each row is quantized by itself, so the number of threads changes no byte.
+"""
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.errors import StageError
+from stages.llama_cpp.library import library
+from stages.llama_cpp.mix import QUANTIZATIONS, Choice, Shape, choose_types
+
+QUANTIZATION_VERSION = 2
+"""ggml's GGML_QNT_VERSION: of the layout of the blocks."""
+VALUES_AT_ONCE = 1 << 21
+"""Values that one thread converts at once: 8 MiB as float32."""
+
+Overrides = Mapping[str, str | int | bool]
+
+
+def quantize(source: Path, target: Path, quantization: str, overrides: Overrides, threads: int) -> dict[str, Choice]:
+    """Write `target` with the tensors of `source` in the types of a quantization, and all of its metadata.
+
+    Args:
+        source: a GGUF file with F32, F16 or BF16 tensors.
+        target: the file to write.
+        quantization: a key of QUANTIZATIONS.
+        overrides: metadata in place of, or beside, the source's. Strings, unsigned integers or booleans.
+        threads: for the kernels. They change no byte.
+
+    Returns:
+        {tensor: its type, and the type that the mix wanted}, in the order of the file.
+
+    Raises:
+        StageError: a model that `mix` does not cover, or values that no kernel can take (NaN, infinity).
+    """
+    import gguf
+
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells each file's whole path
+    reader = gguf.GGUFReader(source)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    choices = choose_types(
+        quantization,
+        {name: (tensor.shape[::-1].tolist(), tensor.tensor_type.name) for name, tensor in tensors.items()},
+        model_shape(reader),
+    )
+    writer = gguf.GGUFWriter(target, architecture(reader))
+    own = {
+        "general.quantization_version": QUANTIZATION_VERSION,
+        "general.file_type": QUANTIZATIONS[quantization].file_type,
+    }
+    copy_metadata(reader, writer, overrides, own)
+    kinds = {name: gguf.GGMLQuantizationType[choice.kind] for name, choice in choices.items()}
+    sizes = {name: stored_bytes(kinds[name], tensors[name].shape.tolist()) for name in choices}
+    for name in choices:
+        # The writer only notes the shape; `raw_dtype` says what the bytes are.
+        writer.add_tensor_info(
+            name, tensors[name].shape[::-1].tolist(), np.dtype(np.float16), sizes[name], raw_dtype=kinds[name]
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    with ThreadPoolExecutor(threads) as pool:
+        for name in choices:
+            tensor = tensors[name]
+            data = tensor.data if tensor.tensor_type == kinds[name] else converted(tensor, kinds[name], pool)
+            writer.write_tensor_data(data)
+    writer.close()
+    return choices
+
+
+def architecture(reader: Any) -> str:  # noqa: ANN401 - gguf.GGUFReader
+    """`general.architecture` of an open GGUF file."""
+    return str(metadata(reader, "general.architecture"))
+
+
+def metadata(reader: Any, key: str) -> Any:  # noqa: ANN401 - what a GGUF file may hold
+    """One value of an open GGUF file's metadata; None where it is not there."""
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def model_shape(reader: Any) -> Shape:  # noqa: ANN401 - gguf.GGUFReader
+    """What the choice of types depends on, from an open GGUF file's metadata."""
+    name = architecture(reader)
+    heads = first(metadata(reader, f"{name}.attention.head_count"))
+    return Shape(
+        architecture=name,
+        layers=int(metadata(reader, f"{name}.block_count") or 0),
+        heads=heads,
+        key_value_heads=first(metadata(reader, f"{name}.attention.head_count_kv")) or heads,
+        experts=int(metadata(reader, f"{name}.expert_count") or 0),
+    )
+
+
+def first(value: int | list[int] | None) -> int:
+    """The number, or the first of a number for each layer."""
+    if isinstance(value, list):
+        return int(value[0])
+    return int(value or 0)
+
+
+def copy_metadata(reader: Any, writer: Any, overrides: Overrides, own: Overrides) -> None:  # noqa: ANN401 - gguf's reader and writer
+    """Every key of the source in its order and type, overridden values in their places, new keys after them, `own` last (as llama-quantize has them)."""
+    import gguf
+
+    kinds = {str: gguf.GGUFValueType.STRING, bool: gguf.GGUFValueType.BOOL, int: gguf.GGUFValueType.UINT32}
+    left = dict(overrides)
+    for field in reader.fields.values():
+        if field.name == "general.architecture" or field.name.startswith("GGUF.") or field.name in own:
+            continue  # the writer writes the first two itself
+        if field.name in left:
+            value = left.pop(field.name)
+            writer.add_key_value(field.name, value, kinds[type(value)])
+            continue
+        kind = field.types[0]
+        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
+    for key, value in {**left, **own}.items():
+        writer.add_key_value(key, value, kinds[type(value)])
+
+
+def stored_bytes(kind: int, shape: list[int]) -> int:
+    """Bytes of a tensor in a type; `shape` with the length of a row first, as a GGUF file has it."""
+    rows = int(np.prod(shape[1:], dtype=np.int64))
+    return int(library().ggml_row_size(int(kind), shape[0])) * rows
+
+
+def converted(tensor: Any, kind: int, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:  # noqa: ANN401 - gguf.ReaderTensor
+    """The tensor's bytes in another type, shape [rows, bytes of a row].
+
+    Raises StageError where the values are no numbers: the kernels would write garbage without a word.
+    """
+    columns = int(tensor.shape[0])
+    rows = int(np.prod(tensor.shape[1:], dtype=np.int64))
+    row_bytes = int(library().ggml_row_size(int(kind), columns))
+    result = np.empty((rows, row_bytes), dtype=np.uint8)
+    stored = tensor.data.reshape(rows, -1)
+    step = max(1, VALUES_AT_ONCE // columns)
+
+    def convert(start: int) -> bool:
+        values = np.ascontiguousarray(as_float32(stored[start : start + step]))
+        if not np.isfinite(values).all():
+            return False
+        part = result[start : start + step]
+        written = library().ggml_quantize_chunk(
+            int(kind), values.ctypes.data, part.ctypes.data, 0, len(values), columns, None
+        )
+        return bool(
+            written == part.nbytes and library().ggml_validate_row_data(int(kind), part.ctypes.data, part.nbytes)
+        )
+
+    if not all(pool.map(convert, range(0, rows, step))):
+        raise StageError(
+            f"{tensor.name} holds values that are no finite numbers, so it cannot be quantized; train or merge again"
+        )
+    return result
+
+
+def as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Rows of a 16-bit or 32-bit tensor as float32, exactly; gguf gives BF16 as bytes."""
+    if stored.dtype == np.uint8:
+        return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32, copy=False)

@@ -1,0 +1,118 @@
+"""Show what came of it: one self-contained HTML page, and the model card.
+
+Reads  data/audit, the summaries of data/messages and data/tokens, the step log, data/evaluation, the GGUF checks.
+Writes data/report: index.html (no script, no font, no address: it opens anywhere), README.md (a hub model card).
+
+    python -m stages.report --audit data/audit --messages data/messages ... --report data/report
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+from pydantic import Field
+
+from stages.contracts import messages as message_files
+from stages.contracts import tokens as token_files
+from stages.contracts.audit import PROVENANCE, VERDICT
+from stages.entry import Input, Output, run
+from stages.files import read_json, write_text
+from stages.params import Params
+from stages.tables import read_parquet
+
+PAGES = Path(__file__).parent / "report_pages"
+WIDTH, HEIGHT = 640, 200
+"""Of the loss curve, in CSS pixels."""
+
+
+class ReportParams(Params):
+    """What the page and the model card say."""
+
+    title: str
+    """Name of the model, as people will call it."""
+    examples: Annotated[int, Field(ge=0)]
+    """Held-out answers shown side by side. They hold the dataset's text: 0 for data that must not leave this machine."""
+    license: str | None
+    """Licence of the model for the model card, as the hub names it (apache-2.0, llama3.2). null: left out."""
+
+
+def report(
+    audit: Input,
+    messages: Input,
+    tokens: Input,
+    steps: Input,
+    metrics: Input,
+    answers: Input,
+    ggufs: Input,
+    report: Output,
+    params: ReportParams,
+) -> None:
+    """Gather what the stages wrote and render both pages."""
+    log = [json.loads(line) for line in steps.read_text(encoding="utf-8").splitlines()]
+    facts = {
+        "params": params,
+        "verdict": read_json(audit / VERDICT),
+        "provenance": read_json(audit / PROVENANCE),
+        "rows": read_json(messages / message_files.SUMMARY),
+        "tokens": read_json(tokens / token_files.SUMMARY),
+        "steps": log,
+        "curves": curves(log),
+        "metrics": read_json(metrics),
+        "answers": read_parquet(answers).slice(0, params.examples).to_pylist(),
+        "ggufs": read_json(ggufs),
+    }
+    pages = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGES),
+        autoescape=lambda name: bool(name) and str(name).endswith(".html.jinja"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters |= {"number": number, "percent": percent, "size": size}
+    report.mkdir()
+    for page in ("index.html", "README.md"):
+        write_text(report / page, pages.get_template(f"{page}.jinja").render(facts))
+
+
+def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The loss curves as SVG points: {train, heldout: "x,y x,y ...", low, high, last_step}; y grows downwards."""
+    train = [(step["step"], step["loss"]) for step in log]
+    heldout = [(step["step"], step["eval_loss"]) for step in log if step.get("eval_loss") is not None]
+    losses = [loss for _, loss in train + heldout]
+    if not losses:
+        return {"train": "", "heldout": "", "low": 0.0, "high": 0.0, "last_step": 0}
+    low, high, last = min(0.0, *losses), max(losses), train[-1][0]
+    spread = (high - low) or 1.0
+
+    def points(series: Sequence[tuple[int, float]]) -> str:
+        return " ".join(f"{step / last * WIDTH:.1f},{(high - loss) / spread * HEIGHT:.1f}" for step, loss in series)
+
+    return {"train": points(train), "heldout": points(heldout), "low": low, "high": high, "last_step": last}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A measure for a person; a dash where there was nothing to measure."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:  # noqa: PLR2004 - the step of the units
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+if __name__ == "__main__":
+    run(report)

@@ -1,0 +1,123 @@
+"""A clone of the project in a folder of its own, its pipeline run once with the real `dvc repro`, shared by the session's tests."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.project import ROOT
+
+# the demo, cut down to what shows the plumbing: a trained model is tests/end_to_end/test_demo.py's business
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "fetch_data": {"limit": 400},
+    "train": {"steps": 3, "eval_steps": None, "warmup_steps": 1, "logging_steps": 1},
+    "evaluate": {"rows": 8, "answer_rows": 2},
+    "merge": {"check_rows": 2},
+    "gguf": {"quantizations": ["q8_0"], "check_rows": 2, "check_answers": 2},
+    "audit": {
+        "min_heldout_rows": 1,
+        "min_loss_gain": None,
+        "min_exact_match": None,
+        "max_exact_match_loss": None,
+        "gguf": {},
+        "max_rejected_share": 0.5,
+    },
+}
+
+
+class Project:
+    """A copy of the project and what a person does in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def call(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {
+            **os.environ,
+            "PATH": path,
+            "PYTHONPATH": str(self.root),
+            "DVC_NO_ANALYTICS": "1",
+            "DO_NOT_TRACK": "1",
+            **env,
+        }
+        ended = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0 or not check, f"{command} failed:\n{ended.stdout[-6000:]}\n{ended.stderr[-6000:]}"
+        return ended
+
+    def repro(self, *flags: str) -> list[str]:
+        """The stages that `dvc repro` ran, in its order."""
+        return re.findall(r"^Running stage '(\w+)'", self.call("dvc", "repro", *flags).stdout, flags=re.MULTILINE)
+
+    def params(self, change: Callable[[dict[str, Any]], None]) -> None:
+        yaml = YAML()
+        values = yaml.load(self.root / "params.yaml")
+        change(values)
+        yaml.dump(values, self.root / "params.yaml")
+
+    @contextmanager
+    def edited(self, *files: str) -> Iterator[None]:
+        """Put files, and the state of the last run, back at the end."""
+        kept = {name: (self.root / name).read_bytes() for name in [*files, "dvc.lock"]}
+        try:
+            yield
+        finally:
+            for name, content in kept.items():
+                (self.root / name).write_bytes(content)
+            self.call("dvc", "checkout", "--force", "--quiet")
+
+
+def copy_project(target: Path) -> Project:
+    """What git would give a clone, with the edits not committed yet."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    (target / "dvc.lock").unlink(missing_ok=True)
+    shutil.copy2(target / "presets" / "demo.yaml", target / "params.yaml")
+    project = Project(target)
+    project.call("git", "init", "--quiet", "--initial-branch=main")
+    return project
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The small pipeline, carried out; committed, so that `dvc exp` and `dvc metrics diff` have something to start from."""
+    project = copy_project(tmp_path_factory.mktemp("project"))
+    project.params(lambda values: [values[section].update(keys) for section, keys in SMALL.items()])
+    assert project.repro() == STAGES
+    project.call("git", "add", "--all")
+    project.call(
+        "git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "--quiet", "--message", "run"
+    )
+    return project
+
+
+STAGES = [
+    "check",
+    "fetch_model",
+    "fetch_data",
+    "standardize",
+    "template",
+    "train",
+    "evaluate",
+    "merge",
+    "gguf",
+    "audit",
+    "report",
+    "gate",
+]

@@ -1,0 +1,185 @@
+"""What `dvc repro` runs again, and what it does not: with the real DVC on a real run."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.conftest import STAGES, Project
+from tests.project import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def leaves(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every key path of params.yaml that holds a value."""
+    found = []
+    for key, value in values.items():
+        found += leaves(value, (*prefix, key)) if isinstance(value, dict) and value else [(*prefix, key)]
+    return found
+
+
+def another(value: Any) -> Any:
+    """A value that differs; keys do not ask whether it is allowed."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        return value + "x"
+    if isinstance(value, list):
+        return [*value, "x"]
+    return {"x": 1} if isinstance(value, dict) else 1
+
+
+def test_repro_again_runs_nothing_and_is_fast(project: Project) -> None:
+    assert project.repro() == []
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        project.call("dvc", "repro")
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 5, "2.5 s on two idle cores; the rest is for a busy machine"
+
+
+def test_repro_every_leaf_param_is_in_the_key_of_its_stage_and_no_other(project: Project) -> None:
+    from dvc.repo import Repo  # noqa: PLC0415
+    from ruamel.yaml import YAML  # noqa: PLC0415
+
+    values = YAML(typ="safe").load(project.root / "params.yaml")
+    with project.edited("params.yaml"):
+        for path in leaves(values):
+
+            def change(values: dict[str, Any], path: tuple[str, ...] = path) -> None:
+                for key in path[:-1]:
+                    values = values[key]
+                values[path[-1]] = another(values[path[-1]])
+
+            before = (project.root / "params.yaml").read_bytes()
+            project.params(change)
+            with Repo(str(project.root)) as repo:
+                status = repo.status()
+            (project.root / "params.yaml").write_bytes(before)
+            expected = set() if path[0] == "runtime" else {"check", path[0]}
+            assert set(status) == expected, ".".join(path)
+
+
+def test_repro_learning_rate_changed_runs_train_and_what_follows(project: Project) -> None:
+    with project.edited("params.yaml"):
+        project.params(lambda values: values["train"].update(learning_rate=2e-3))
+        assert project.repro() == ["check", *STAGES[STAGES.index("train") :]]
+
+
+def test_repro_rank_changed_does_not_tokenize_again(project: Project) -> None:
+    with project.edited("params.yaml"):
+        project.params(lambda values: values["train"]["lora"].update(r=8))
+        assert "template" not in project.repro("--dry")
+
+
+def test_repro_quantization_changed_runs_gguf_and_what_reads_it(project: Project) -> None:
+    with project.edited("params.yaml"):
+        project.params(lambda values: values["gguf"].update(quantizations=["q4_0"]))
+        assert project.repro() == ["check", "gguf", "audit", "report", "gate"]
+        assert [file.name for file in (project.root / "data/gguf").glob("*.gguf")] == ["retune-demo-q4_0.gguf"]
+
+
+def test_repro_floor_changed_judges_again_and_measures_nothing(project: Project) -> None:
+    with project.edited("params.yaml"):
+        project.params(lambda values: values["audit"].update(min_exact_match=1.0))
+        ended = project.call("dvc", "repro", check=False)
+        assert ended.returncode != 0
+        assert "the model did not pass" in ended.stderr
+        assert "Running stage 'evaluate'" not in ended.stdout
+        assert json.loads((project.root / "data/gate.json").read_text())["passed"] is False
+        assert "Did not pass" in (project.root / "data/report/index.html").read_text()
+
+
+def test_repro_one_row_of_data_changed_runs_from_fetch_data_on(project: Project) -> None:
+    file = project.root / "data/demo/dialogues.jsonl"
+    with project.edited("data/demo/dialogues.jsonl"):
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join([lines[1], lines[0], *lines[2:]]).replace(lines[3], "", 1))
+        assert project.repro() == STAGES[STAGES.index("fetch_data") :]
+
+
+def test_repro_runtime_changed_runs_nothing(project: Project) -> None:
+    with project.edited("params.yaml"):
+        project.params(lambda values: values["runtime"].update(workers=1, micro_batch=4, log_level="warning"))
+        assert project.repro() == []
+
+
+def test_repro_docstring_changed_and_accepted_runs_nothing(project: Project) -> None:
+    file = project.root / "stages/train.py"
+    with project.edited("stages/train.py"):
+        text = file.read_text()
+        file.write_text(text.replace('"""', '"""Another first line. ', 1) + "\n# and a comment\n")
+        assert "train" in project.repro("--dry")
+        project.call("retune", "accept", "train")
+        assert [stage for stage in project.repro() if stage != "check"] == []
+
+
+def test_accept_code_that_changed_is_refused(project: Project) -> None:
+    file = project.root / "stages/train.py"
+    with project.edited("stages/train.py"):
+        file.write_text(file.read_text() + "\nEXTRA = 1\n")
+        assert project.call("retune", "accept", "train", check=False).returncode != 0
+        assert "train" in project.repro("--dry")
+
+
+def test_repro_typo_in_a_late_section_stops_before_any_output_is_touched(project: Project) -> None:
+    outputs = {
+        file: file.stat().st_mtime_ns
+        for file in (project.root / "data").rglob("*")
+        if file.is_file() and file.name != "checked.json"
+    }
+    with project.edited("params.yaml"):
+
+        def change(values: dict[str, Any]) -> None:
+            values["report"]["tilte"] = values["report"].pop("title")
+            values["train"]["steps"] = 0
+
+        project.params(change)
+        started = time.monotonic()
+        ended = project.call("dvc", "repro", check=False)
+        assert ended.returncode != 0
+        assert time.monotonic() - started < 15
+        for said in ("report.title: missing", "report.tilte: unknown key; did you mean `title`?", "train.steps"):
+            assert said in ended.stderr
+        assert {file: file.stat().st_mtime_ns for file in outputs} == outputs
+
+
+def test_repro_needs_no_prefect_and_no_torch_for_data(project: Project) -> None:
+    code = "import sys, stages.fetch_data, stages.standardize, stages.template; print([m for m in ('torch', 'prefect', 'unsloth', 'transformers') if m in sys.modules])"
+    assert project.call("python", "-c", code).stdout.strip() == "[]"
+
+
+def test_exp_run_with_another_param_gives_metrics_to_compare(project: Project) -> None:
+    with project.edited("params.yaml"):
+        ended = project.call("dvc", "exp", "run", "--set-param", "train.learning_rate=1e-3", "--name", "slower")
+        assert "slower" in ended.stdout
+        shown = json.loads(project.call("dvc", "metrics", "diff", "--json").stdout)
+        assert "data/evaluation/metrics.json" in shown
+    project.call("git", "checkout", "--quiet", "--", ".")
+    project.call("dvc", "checkout", "--force", "--quiet")
+
+
+def test_records_link_every_stage_to_the_one_before(project: Project) -> None:
+    verdict = json.loads((project.root / "data/audit/verdict.json").read_text())
+    checks = {check["name"]: check for check in verdict["checks"]}
+    assert checks["chain"]["passed"]
+    provenance = json.loads((project.root / "data/audit/provenance.json").read_text())
+    assert list(provenance["chain"]) == sorted(STAGES[1:9])
+    assert any(name.endswith(".gguf") for name in provenance["model"])
+
+
+def test_report_is_one_page_without_script_or_address(project: Project) -> None:
+    page = (project.root / "data/report/index.html").read_text()
+    assert "<script" not in page
+    assert "://" not in page
+
+
+@pytest.mark.parametrize("preset", sorted(file.name for file in (ROOT / "presets").glob("*.yaml")))
+def test_preset_passes_the_check(project: Project, preset: str) -> None:
+    code = f"from stages.check import problems; from stages.params import read_params; from pathlib import Path; print(problems(read_params(Path('presets/{preset}')), Path('.')))"
+    assert project.call("python", "-c", code).stdout.strip() == "[]"

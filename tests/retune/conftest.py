@@ -1,0 +1,119 @@
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+STAGES = """\
+stages:
+  words:
+    cmd: python -m stages.words
+    deps: [stages/words.py, stages/letters.py, text.txt]
+    params: [words]
+    outs: [out/words]
+  count:
+    cmd: python -c "from pathlib import Path; Path('out/count').write_text(str(len(Path('out/words').read_text())))"
+    deps: [out/words]
+    outs: [out/count]
+"""
+WORDS = '''\
+"""Words of a text."""
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from stages.letters import lower
+
+
+class WordsParams:
+    """Params."""
+    least: int
+
+
+def words(text: str, params: WordsParams) -> list[str]:
+    """The words."""
+    found = [word for word in text.split() if len(word) >= params.least]  # long ones
+    return [lower(word) for word in found]
+
+
+if __name__ == "__main__":
+    params = WordsParams()
+    params.__dict__.update(YAML().load(Path("params.yaml"))["words"])
+    Path("out").mkdir(exist_ok=True)
+    Path("out/words").write_text(" ".join(words(Path("text.txt").read_text(), params)))
+'''
+LETTERS = '''\
+"""Letters."""
+
+
+def lower(word: str) -> str:
+    return word.lower()
+'''
+
+
+def call(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **environment}
+    return subprocess.run(arguments, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def retune() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line of this checkout, called in a folder."""
+    code = f"import sys; sys.path.insert(0, {str(REPO)!r}); from retune.__main__ import main; main()"
+
+    def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return call(sys.executable, "-P", "-c", code, *arguments, cwd=cwd, **environment)
+
+    return run
+
+
+@pytest.fixture
+def run_dvc() -> Callable[..., str]:
+    def run(root: Path, *arguments: str) -> str:
+        done = call(sys.executable, "-P", "-m", "dvc", *arguments, cwd=root)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def made_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made") / "toy"
+    (root / "stages").mkdir(parents=True)
+    call("git", "init", "-q", cwd=root)
+    call("dvc", "init", "-q", cwd=root)
+    (root / "dvc.yaml").write_text(STAGES)
+    (root / "stages/words.py").write_text(WORDS)
+    (root / "stages/letters.py").write_text(LETTERS)
+    (root / "text.txt").write_text("In the attic is a Red lamp")
+    (root / "params.yaml").write_text("words:\n  least: 2\n")
+    call("git", "add", ".", cwd=root)
+    call("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "all", cwd=root)
+    done = call("dvc", "repro", cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture
+def toy(made_toy: Path, tmp_path: Path) -> Path:
+    """A DVC project of two stages that have run on committed code."""
+    return Path(shutil.copytree(made_toy, tmp_path / "toy"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """This project's params and graph in a folder of their own, without DVC."""
+    root = tmp_path / "project"
+    (root / "data/custom").mkdir(parents=True)
+    (root / "data/custom_base").mkdir()
+    (root / "data/custom_base/.gitkeep").touch()
+    shutil.copytree(REPO / "presets", root / "presets")
+    shutil.copy(REPO / "dvc.yaml", root)
+    shutil.copy(REPO / "presets/demo.yaml", root / "params.yaml")
+    return root

@@ -1,0 +1,101 @@
+"""The cache keys: what a stage depends on in dvc.yaml is what its code really reads. A wrong key is a stale model or a wasted night."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from stages.environment.pins import PINNED, locked_versions, pin_file
+
+from tests.project import ROOT, closure
+
+# files that a stage reads beside Python modules
+DATA_FILES = {
+    "template": {"stages/chat_templates"},
+    "report": {"stages/report_pages"},
+}
+# files whose edits change no result: what only shows or logs. Keep it short.
+EXEMPT: set[str] = set()
+
+
+def pipeline() -> dict[str, Any]:
+    return dict(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"])
+
+
+STAGES = pipeline()
+
+
+def project_deps(stage: dict[str, Any]) -> set[str]:
+    return {dep for dep in stage["deps"] if dep.startswith("stages/")}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_deps_equal_the_import_closure(name: str) -> None:
+    needed = {path.relative_to(ROOT).as_posix() for path in closure(ROOT / "stages" / f"{name}.py")} - EXEMPT
+    listed = {dep for dep in project_deps(STAGES[name]) if dep.endswith(".py")}
+    assert sorted(needed - listed) == [], f"{name} imports these and dvc.yaml does not list them"
+    assert sorted(listed - needed) == [], f"dvc.yaml lists these for {name}, which does not import them"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_deps_hold_its_data_files_and_the_pins_its_record_names(name: str) -> None:
+    others = {dep for dep in project_deps(STAGES[name]) if not dep.endswith(".py")}
+    words = STAGES[name]["cmd"].split()
+    pins = (
+        {words[words.index("--environment") + 1]}
+        if "--environment" in words
+        else others & {"stages/environment/data.txt"}
+    )
+    assert others == DATA_FILES.get(name, set()) | pins
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_lists_its_whole_params_section(name: str) -> None:
+    sections = [section for section in STAGES if section != "check"]
+    assert STAGES[name]["params"] == (sections if name == "check" else [name])
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "check"])
+def test_stage_waits_for_check(name: str) -> None:
+    assert "data/checked.json" in STAGES[name]["deps"]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_paths_in_its_command_are_its_deps_and_outs(name: str) -> None:
+    stage = STAGES[name]
+    words = stage["cmd"].split()
+    flags = {words[i]: words[i + 1] for i in range(3, len(words), 2)}
+    outs = {path if isinstance(path, str) else next(iter(path)) for path in [*stage["outs"], *stage.get("metrics", [])]}
+    named = {path for flag, path in flags.items() if flag != "--environment"}
+    external = {dep for dep in stage["deps"] if not dep.startswith("stages/")} - {"data/checked.json"}
+    assert named - {"params.yaml"} == external | outs
+
+
+def test_packages_init_files_hold_nothing_but_a_docstring() -> None:
+    for file in sorted(ROOT.glob("stages/**/__init__.py")):
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        assert len(body) <= 1, f"{file} holds code, and no stage depends on it"
+
+
+@pytest.mark.parametrize("kind", PINNED)
+def test_pin_file_equals_the_lock(kind: str) -> None:
+    locked = locked_versions((ROOT / "requirements.lock").read_text(encoding="utf-8"))
+    assert (ROOT / "stages" / "environment" / f"{kind}.txt").read_text(encoding="utf-8") == pin_file(kind, locked), (
+        "run `make lock`"
+    )
+
+
+def test_lock_names_no_address_and_hashes_every_package() -> None:
+    for name in ("requirements.lock", "requirements-uv.lock"):
+        lock = (ROOT / name).read_text(encoding="utf-8")
+        assert "://" not in lock
+        packages = [line for line in lock.splitlines() if line and line[0] not in " #"]
+        assert packages
+        assert all(line.endswith("\\") for line in packages), "a pin without a hash"
+
+
+def test_stages_are_named_as_their_files() -> None:
+    for name, stage in STAGES.items():
+        assert stage["cmd"].startswith(f"python -m stages.{name} ")
+        assert Path(ROOT / "stages" / f"{name}.py").is_file()
