@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flows.settings  # noqa: F401 - before prefect, which reads the environment once
+
+# isort: split
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-import flows.settings  # noqa: F401 - before prefect, which reads the environment once
 from flows.dag import read_dag
 from flows.process import repro
 

@@ -68,7 +68,7 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     told = [
         ("rows", f"{rows['raw']:,} in, {kept:,} kept ({rows['heldout']:,} held out), {aside:,} rejected{excluded}"),
         ("labelled tokens", f"{found['trained_tokens']:,} in the training rows"),
-        ("held-out loss", arrow(found["loss"], "{:.3f}")),
+        ("held-out loss", arrow(found["loss"], "{:.4f}")),
         ("answers right", arrow(found["answers_right"], "{:.1%}")),
     ]
     told += [
@@ -82,4 +82,4 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def arrow(values: list[float | None], form: str) -> str:
     """`base -> tuned`; a dash where nothing was measured."""
-    return " -> ".join("–" if value is None else form.format(value) for value in values)  # noqa: RUF001 - a dash for people
+    return " -> ".join("\N{EN DASH}" if value is None else form.format(value) for value in values)

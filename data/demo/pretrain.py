@@ -3,7 +3,7 @@
 Reads   FOLDER's tokenizer (make_tokenizer.py) and world.py
 Writes  FOLDER/config.json, generation_config.json, model.safetensors (bfloat16); prints the measures
 Command python data/demo/pretrain.py data/demo/base                       (one H100: five minutes)
-        python data/demo/pretrain.py /tmp/try --device cpu --steps 200 --rows 32 --examples 8000   (shows that it works)
+        python data/demo/pretrain.py FOLDER --device cpu --steps 200 --rows 32 --examples 8000   (shows that it works)
 
 Plain torch. The module names are those of transformers' LlamaForCausalLM, whose logits are compared at the end.
 Every row is one document of at most LENGTH tokens from position 0, so no document sees another.
