@@ -103,6 +103,8 @@ def read_settings(name: str, hints: Mapping[str, Any]) -> dict[str, Params]:
     values = read_params(Path("params.yaml"))
     runtime = section_params(Runtime, "runtime", values)
     logging.basicConfig(level=runtime.log_level.upper(), format=f"{name}: %(message)s", stream=sys.stdout)
+    # torch's complaint to other libraries about their registrations, four lines at every import
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     settings: dict[str, Params] = {"runtime": runtime} if "runtime" in hints else {}
     if "params" in hints:
         settings["params"] = section_params(hints["params"], name, values)

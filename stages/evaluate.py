@@ -1,9 +1,9 @@
-"""Measure base against tuned on held-out rows: loss, perplexity, token accuracy, and greedy answers side by side.
+r"""Measure base against tuned on held-out rows: loss, perplexity, token accuracy, and greedy answers side by side.
 
 Reads  data/base, data/adapter (and how its base was loaded: NF4 or not, which dtype), data/tokens (heldout.arrow, the tokenizer).
 Writes data/evaluation/metrics.json, data/evaluation/answers.parquet.
 
-    python -m stages.evaluate --base data/base --adapter data/adapter --tokens data/tokens \\
+    python -m stages.evaluate --base data/base --adapter data/adapter --tokens data/tokens \
         --metrics data/evaluation/metrics.json --answers data/evaluation/answers.parquet
 
 An answer is what the model says greedily after the dialogue so far, with the reference answers of earlier turns. It costs one
@@ -17,11 +17,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import pyarrow as pa
 from pydantic import Field
 
+from stages.answering import Question, Stop, agreed, check_head, forward, generate, head
 from stages.contracts import adapter as adapter_files
 from stages.contracts import evaluation as contract
 from stages.contracts import tokens as token_files
@@ -35,7 +36,6 @@ from stages.tables import write_parquet
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import DynamicCache
 
 log = logging.getLogger("retune")
 
@@ -68,38 +68,14 @@ class Measured:
     """{(row, turn): ids of the answer, with its end of turn}"""
 
 
-@dataclass(frozen=True)
-class Question:
-    """A turn whose answer is not what the forward pass has said: generation goes on from `said`."""
-
-    row: int
-    turn: int
-    place: int
-    """The row's place in its batch."""
-    prompt: int
-    """Tokens before the answer."""
-    said: list[int]
-    """What the model has said so far; its last token is not in the cache."""
-
-
-@dataclass(frozen=True)
-class Stop:
-    """When an answer ends."""
-
-    ids: frozenset[int]
-    """Any of these ends it."""
-    sequence: list[int]
-    """So does this run of ids: the end of turn, where no token of its own stands for it."""
-    longest: int
-    """So does this many tokens."""
-
-    def after(self, said: Sequence[int]) -> bool:
-        """Whether an answer ends here."""
-        return len(said) >= self.longest or said[-1] in self.ids or list(said[-len(self.sequence) :]) == self.sequence
-
-
 def evaluate(
-    base: Input, adapter: Input, tokens: Input, metrics: Output, answers: Output, params: EvaluateParams, runtime: Runtime
+    base: Input,
+    adapter: Input,
+    tokens: Input,
+    metrics: Output,
+    answers: Output,
+    params: EvaluateParams,
+    runtime: Runtime,
 ) -> None:
     """Measure both models on one load of the base, the adapter switched off for the base's turn.
 
@@ -111,7 +87,9 @@ def evaluate(
     training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
     check_not_merged(base, sha256_file(adapter / adapter_files.WEIGHTS))
     if training["base"] != base_digests(base):
-        raise StageError(f"{adapter} was trained on another base than {base}: run `dvc repro train`, or fetch that base")
+        raise StageError(
+            f"{adapter} was trained on another base than {base}: run `dvc repro train`, or fetch that base"
+        )
     rows = token_files.read_tokens(tokens / token_files.HELDOUT).slice(0, params.rows)
     if rows.num_rows == 0:
         log.warning("no row is held out, so nothing can be measured (standardize.heldout_fraction)")
@@ -120,10 +98,14 @@ def evaluate(
     prepare_process(base, runtime)
     place = device(runtime)
     model = load_tuned(base, adapter, training, place)
-    spans = [token_files.answers(row["input_ids"], row["labels"]) for row in rows.select(["input_ids", "labels"]).to_pylist()]
+    spans = [
+        token_files.answers(row["input_ids"], row["labels"]) for row in rows.select(["input_ids", "labels"]).to_pylist()
+    ]
     stop = stop_rule(tokens, base, params)
     measured = {
-        name: measure(model, rows, spans, params.answer_rows, stop, place, runtime.evaluation_batch, adapter_on=name == "tuned")
+        name: measure(
+            model, rows, spans, params.answer_rows, stop, place, runtime.evaluation_batch, adapter_on=name == "tuned"
+        )
         for name in ("base", "tuned")
     }
     write_results(rows, spans, measured["base"], measured["tuned"], tokens, metrics, answers, params)
@@ -135,7 +117,11 @@ def load_tuned(base: Path, adapter: Path, training: adapter_files.Training, plac
     from peft import PeftModel
 
     plain = load_base(
-        base, load_in_4bit=training["load_in_4bit"], dtype=training["dtype"], place=place, rows=training["embedding_rows"]
+        base,
+        load_in_4bit=training["load_in_4bit"],
+        dtype=training["dtype"],
+        place=place,
+        rows=training["embedding_rows"],
     )
     tuned = PeftModel.from_pretrained(plain, adapter)
     tuned.eval()
@@ -186,51 +172,6 @@ def measure(
     return found
 
 
-def forward(
-    model: "PeftModel", rows: Sequence[Sequence[int]], place: str, *, keep: bool
-) -> "tuple[torch.Tensor, DynamicCache | None]":
-    """Hidden states (rows x longest x width) of right-padded rows, and with `keep` their keys and values."""
-    import torch
-    from transformers import DynamicCache
-
-    longest = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    for at, row in enumerate(rows):
-        ids[at, : len(row)] = torch.tensor(row)
-        mask[at, : len(row)] = 1
-    cache = DynamicCache() if keep else None
-    found = backbone(model)(
-        input_ids=ids.to(place), attention_mask=mask.to(place), past_key_values=cache, use_cache=keep
-    )
-    return found.last_hidden_state, cache
-
-
-def backbone(model: "PeftModel") -> Any:  # noqa: ANN401 - transformers' own base class
-    """The model below its output head, adapters in place."""
-    return model.get_base_model().base_model
-
-
-def head(model: "PeftModel", hidden: "torch.Tensor") -> "torch.Tensor":
-    """fp32 logits (positions x vocabulary) of hidden states."""
-    layer = model.get_base_model().get_output_embeddings()
-    found: torch.Tensor = layer(hidden.to(layer.weight.dtype)).float()
-    return found
-
-
-def check_head(model: "PeftModel", place: str) -> None:
-    """Raise StageError if this architecture does more to its logits than its output head does: `head` would be wrong there."""
-    import torch
-
-    with torch.inference_mode():
-        ids = torch.tensor([[1, 2, 3]], device=place)
-        whole = model(input_ids=ids).logits[0].float()
-        ours = head(model, backbone(model)(input_ids=ids).last_hidden_state[0])
-    if not torch.allclose(whole, ours, rtol=1e-2, atol=1e-2):
-        kind = type(model.get_base_model()).__name__
-        raise StageError(f"{kind} changes its logits after the output head, which `evaluate` does not know how to do")
-
-
 def score_row(
     model: "PeftModel",
     hidden: "torch.Tensor",
@@ -251,7 +192,9 @@ def score_row(
     losses: list[float] = []
     for start in range(0, len(counted), HEAD_POSITIONS):
         chunk = torch.tensor(counted[start : start + HEAD_POSITIONS], device=hidden.device)
-        wanted = torch.tensor([ids[position] for position in counted[start : start + HEAD_POSITIONS]], device=hidden.device)
+        wanted = torch.tensor(
+            [ids[position] for position in counted[start : start + HEAD_POSITIONS]], device=hidden.device
+        )
         logits = head(model, hidden[chunk - 1])
         losses.append(float(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().sum()))
         first = logits.argmax(-1)
@@ -283,67 +226,6 @@ def open_questions(
             yield Question(row=row, turn=turn, place=place, prompt=start, said=said)
 
 
-def agreed(reference: Sequence[int], chosen: Sequence[int]) -> list[int]:
-    """The first choices up to and with the first that is not the reference's: all that greedy decoding is known to say."""
-    for count, (wanted, got) in enumerate(zip(reference, chosen, strict=True)):
-        if wanted != got:
-            return list(chosen[: count + 1])
-    return list(chosen)
-
-
-def generate(
-    model: "PeftModel", cache: "DynamicCache | None", questions: Sequence[Question], stop: Stop, place: str
-) -> Iterator[tuple[Question, list[int]]]:
-    """Greedy answers of several questions at once, each from its own part of the batch's keys and values, padded on the left."""
-    import torch
-
-    if cache is None:
-        return
-    kept = [question.prompt + len(question.said) - 1 for question in questions]
-    past, mask = left_padded(cache, [question.place for question in questions], kept, place)
-    said = [list(question.said) for question in questions]
-    positions = torch.tensor(kept, device=place)
-    running = [True] * len(questions)
-    while any(running):
-        mask = torch.cat([mask, torch.ones(len(questions), 1, dtype=mask.dtype, device=place)], dim=1)
-        found = backbone(model)(
-            input_ids=torch.tensor([[answer[-1]] for answer in said], device=place),
-            attention_mask=mask,
-            position_ids=positions[:, None],
-            past_key_values=past,
-            use_cache=True,
-        )
-        positions = positions + 1
-        for at, token in enumerate(head(model, found.last_hidden_state[:, -1]).argmax(-1).tolist()):
-            if running[at]:
-                said[at].append(token)
-                running[at] = not stop.after(said[at])
-    yield from zip(questions, said, strict=True)
-
-
-def left_padded(
-    cache: "DynamicCache", places: Sequence[int], kept: Sequence[int], place: str
-) -> "tuple[DynamicCache, torch.Tensor]":
-    """A cache of the first `kept` keys and values of the rows `places`, aligned at their ends, and the mask of what is there."""
-    import torch
-    from transformers import DynamicCache
-
-    longest = max(kept)
-    past = DynamicCache()
-    for number, layer in enumerate(cache.layers):
-        aligned = []
-        for states in (layer.keys, layer.values):
-            block = states.new_zeros(len(places), states.shape[1], longest, states.shape[3])
-            for at, (row, count) in enumerate(zip(places, kept, strict=True)):
-                block[at, :, longest - count :] = states[row, :, :count]
-            aligned.append(block)
-        past.update(*aligned, number)
-    mask = torch.zeros(len(places), longest, dtype=torch.long, device=place)
-    for at, count in enumerate(kept):
-        mask[at, longest - count :] = 1
-    return past, mask
-
-
 def write_results(
     rows: pa.Table,
     spans: Sequence[Sequence[tuple[int, int]]],
@@ -367,7 +249,9 @@ def write_results(
     write_json(metrics, found)
     write_parquet(answers, table)
     for name, one in (("base", found["base"]), ("tuned", found["tuned"])):
-        log.info("%s: %s", name, "  ".join(f"{key} {value:.4f}" for key, value in one.items() if isinstance(value, float)))
+        log.info(
+            "%s: %s", name, "  ".join(f"{key} {value:.4f}" for key, value in one.items() if isinstance(value, float))
+        )
 
 
 def scores(measured: Measured, count: int, matches: pa.ChunkedArray) -> contract.Scores:
@@ -383,7 +267,13 @@ def scores(measured: Measured, count: int, matches: pa.ChunkedArray) -> contract
 
 
 def answer_table(
-    rows: pa.Table, spans: Sequence[Sequence[tuple[int, int]]], base: Measured, tuned: Measured, tokens: Path, *, exact_match: bool
+    rows: pa.Table,
+    spans: Sequence[Sequence[tuple[int, int]]],
+    base: Measured,
+    tuned: Measured,
+    tokens: Path,
+    *,
+    exact_match: bool,
 ) -> pa.Table:
     """ANSWERS_SCHEMA: each answered turn with its reference, decoded without control tokens."""
     from tokenizers import Tokenizer

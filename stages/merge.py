@@ -27,6 +27,7 @@ from stages.errors import StageError
 from stages.files import read_json, sha256_file, write_json
 from stages.model import (
     base_digests,
+    base_rows,
     check_not_merged,
     device,
     load_base,
@@ -97,7 +98,7 @@ def merge(base: Input, adapter: Input, tokens: Input, merged: Output, params: Me
     """
     digest = check_pair(base, adapter)
     prepare_process(base, runtime)
-    update = read_update(adapter, read_config(base))
+    update = read_update(adapter, base_rows(base))
     check_shapes(update, {name: shape for file in weight_files(base) for name, shape in tensor_shapes(file).items()})
     merged.mkdir(parents=True)
     for file in weight_files(base):
@@ -110,7 +111,9 @@ def merge(base: Input, adapter: Input, tokens: Input, merged: Output, params: Me
     checks = compare(base, adapter, merged, tokens, params, runtime)
     judge(checks, params)
     write_json(merged / contract.CHECKS, checks)
-    write_json(merged / contract.MARKER, contract.Marker(base=base_digests(base), adapter=digest, files=base_digests(merged)))
+    write_json(
+        merged / contract.MARKER, contract.Marker(base=base_digests(base), adapter=digest, files=base_digests(merged))
+    )
     log.info(
         "%d tensors changed; logits differ by at most %.4f from base + adapter, mean KL %.2g",
         len(update.low_rank) + len(update.rows),
@@ -129,7 +132,9 @@ def check_pair(base: Path, adapter: Path) -> str:
     training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
     here = base_digests(base)
     if training["base"] != here:
-        differing = sorted(name for name in training["base"].keys() | here.keys() if training["base"].get(name) != here.get(name))
+        differing = sorted(
+            name for name in training["base"].keys() | here.keys() if training["base"].get(name) != here.get(name)
+        )
         raise StageError(
             f"{adapter} was trained on another base than {base} ({', '.join(differing)} differ): "
             "fetch the base that it was trained on, or train again"
@@ -137,8 +142,8 @@ def check_pair(base: Path, adapter: Path) -> str:
     return digest
 
 
-def read_update(adapter: Path, base_config: Mapping[str, object]) -> Update:
-    """The adapter's update, in fp32. Raises StageError for kinds of adapters that are not a plain LoRA, and for NaN or infinity."""
+def read_update(adapter: Path, vocabulary: int) -> Update:
+    """The adapter's update of a base with `vocabulary` rows, in fp32. Raises StageError for kinds of adapters that are not a plain LoRA, and for NaN or infinity."""
     import torch
     from safetensors.torch import load_file
 
@@ -146,25 +151,41 @@ def read_update(adapter: Path, base_config: Mapping[str, object]) -> Update:
     for key, plain in PLAIN_LORA.items():
         found = config.get(key, plain)
         if found != plain and (found or plain):
-            raise StageError(f"{adapter / adapter_files.CONFIG}: {key} is {found!r}; such an adapter cannot be merged here, only a plain LoRA")
+            raise StageError(
+                f"{adapter / adapter_files.CONFIG}: {key} is {found!r}; such an adapter cannot be merged here, only a plain LoRA"
+            )
     tensor_shapes(adapter / adapter_files.WEIGHTS)
-    tensors = {name.removeprefix(PREFIX): tensor.float() for name, tensor in load_file(adapter / adapter_files.WEIGHTS).items()}
+    tensors = {
+        name.removeprefix(PREFIX): tensor.float() for name, tensor in load_file(adapter / adapter_files.WEIGHTS).items()
+    }
     broken = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
     if broken:
-        raise StageError(f"{adapter / adapter_files.WEIGHTS}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do); train again")
-    rows = {f"{name.removesuffix(ROWS_SUFFIX)}.weight": tensors.pop(name) for name in list(tensors) if name.endswith(ROWS_SUFFIX)}
+        raise StageError(
+            f"{adapter / adapter_files.WEIGHTS}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do); train again"
+        )
+    rows = {
+        f"{name.removesuffix(ROWS_SUFFIX)}.weight": tensors.pop(name)
+        for name in list(tensors)
+        if name.endswith(ROWS_SUFFIX)
+    }
     modules = sorted({name.rpartition(".lora_")[0] for name in tensors})
     try:
-        low_rank = {f"{name}.weight": (tensors.pop(f"{name}.lora_A.weight"), tensors.pop(f"{name}.lora_B.weight")) for name in modules}
+        low_rank = {
+            f"{name}.weight": (tensors.pop(f"{name}.lora_A.weight"), tensors.pop(f"{name}.lora_B.weight"))
+            for name in modules
+        }
     except KeyError as error:
         raise StageError(f"{adapter / adapter_files.WEIGHTS}: {error.args[0]} is missing; train again") from error
     if tensors:
-        raise StageError(f"{adapter / adapter_files.WEIGHTS}: {sorted(tensors)[0]} is no part of a LoRA that can be merged here")
+        raise StageError(
+            f"{adapter / adapter_files.WEIGHTS}: {min(tensors)} is no part of a LoRA that can be merged here"
+        )
     training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
-    vocabulary = base_config["vocab_size"]
-    missing = set(range(vocabulary if isinstance(vocabulary, int) else 0, training["embedding_rows"])) - set(training["trained_rows"])
+    missing = set(range(vocabulary, training["embedding_rows"])) - set(training["trained_rows"])
     if missing:
-        raise StageError(f"{adapter}: {len(missing)} rows of the resized embedding are in neither base nor adapter; train again")
+        raise StageError(
+            f"{adapter}: {len(missing)} rows of the resized embedding are in neither base nor adapter; train again"
+        )
     return Update(
         scaling=config["lora_alpha"] / (math.sqrt(config["r"]) if config["use_rslora"] else config["r"]),
         low_rank=low_rank,
@@ -179,24 +200,23 @@ def check_shapes(update: Update, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name, (down, up) in update.low_rank.items():
         found = shapes.get(name)
         if found != (up.shape[0], down.shape[1]) or down.shape[0] != up.shape[1]:
-            want = f"{up.shape[0]} x {down.shape[1]}"
-            raise StageError(f"the adapter changes {name} ({want}), and the base has {'no such tensor' if found is None else found}: another model's adapter")
+            want, has = f"{up.shape[0]} x {down.shape[1]}", "no such tensor" if found is None else f"{found} there"
+            raise StageError(f"the adapter changes {name} ({want}), and the base has {has}: another model's adapter")
     for name, rows in update.rows.items():
         found = shapes.get(name)
         if found is None or found[1] != rows.shape[1] or rows.shape[0] != len(update.row_numbers):
-            raise StageError(f"the adapter's trained rows of {name} do not fit the base's {found}: another model's adapter")
+            raise StageError(
+                f"the adapter's trained rows of {name} do not fit the base's {found}: another model's adapter"
+            )
 
 
 def merge_file(source: Path, target: Path, update: Update) -> None:
     """Write one safetensors file with the adapter folded in; in memory is this file's content and one tensor in fp32."""
-    import torch
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    tensors: dict[str, torch.Tensor] = {}
     with safe_open(source, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-            tensors[name] = merge_tensor(name, file.get_tensor(name), update)
+        tensors = {name: merge_tensor(name, file.get_tensor(name), update) for name in file.keys()}  # noqa: SIM118 - no mapping
     save_file(tensors, target, metadata={"format": "pt"})
     target.chmod(0o644)
 
@@ -209,7 +229,9 @@ def merge_tensor(name: str, weight: "torch.Tensor", update: Update) -> "torch.Te
         down, up = update.low_rank[name]
         folded = (weight.float() + update.scaling * (up @ down)).to(weight.dtype)
         if not bool(torch.isfinite(folded).all()):
-            raise StageError(f"{name} overflows {weight.dtype} with the adapter folded in: the training diverged, or the base is damaged")
+            raise StageError(
+                f"{name} overflows {weight.dtype} with the adapter folded in: the training diverged, or the base is damaged"
+            )
         return folded
     if name in update.rows:
         resized = torch.zeros(update.embedding_rows, weight.shape[1], dtype=weight.dtype)
@@ -261,7 +283,9 @@ def end_ids(*found: object) -> list[int]:
     return ids
 
 
-def compare(base: Path, adapter: Path, merged: Path, tokens: Path, params: MergeParams, runtime: Runtime) -> contract.Checks:
+def compare(
+    base: Path, adapter: Path, merged: Path, tokens: Path, params: MergeParams, runtime: Runtime
+) -> contract.Checks:
     """Logits of the merged model and of base + adapter through PEFT at labelled positions, both in fp32; one model in memory at a time."""
     import torch
     from peft import PeftModel
@@ -275,7 +299,9 @@ def compare(base: Path, adapter: Path, merged: Path, tokens: Path, params: Merge
     tuned.eval()
     wanted = list(logits(tuned, rows, place))
     with tuned.disable_adapter():
-        change = max(float((one - other).abs().max()) for one, other in zip(wanted, logits(tuned, rows, place), strict=True))
+        change = max(
+            float((one - other).abs().max()) for one, other in zip(wanted, logits(tuned, rows, place), strict=True)
+        )
     del plain, tuned
     model = load_base(merged, load_in_4bit=False, dtype="float32", place=place, rows=training["embedding_rows"])
     difference, divergence, agreed, positions = 0.0, 0.0, 0, 0
@@ -301,7 +327,11 @@ def logits(model: "Callable[..., Any]", rows: pa.Table, place: str) -> "Iterator
 
     for row in rows.select(["input_ids", "labels"]).to_pylist():
         ids = torch.tensor([row["input_ids"]], device=place)
-        places = [position - 1 for position, label in enumerate(row["labels"]) if label != token_files.NOT_TRAINED and position][-POSITIONS_PER_ROW:]
+        places = [
+            position - 1
+            for position, label in enumerate(row["labels"])
+            if label != token_files.NOT_TRAINED and position
+        ][-POSITIONS_PER_ROW:]
         with torch.no_grad():
             found = model(input_ids=ids, logits_to_keep=torch.tensor(places, device=place)).logits
         yield found[0].float().cpu()
@@ -315,7 +345,9 @@ def judge(checks: contract.Checks, params: MergeParams) -> None:
             f"(merge.max_logit_difference is {params.max_logit_difference}): it would not answer as it was trained"
         )
     if not checks["max_change_from_base"] > 0:
-        raise StageError("base + adapter answers exactly as the base: the adapter holds no training; look at data/adapter/steps.jsonl")
+        raise StageError(
+            "base + adapter answers exactly as the base: the adapter holds no training; look at data/adapter/steps.jsonl"
+        )
 
 
 if __name__ == "__main__":

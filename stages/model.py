@@ -91,7 +91,9 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StageError(f"{file} is no safetensors file: fetch or train it again") from error
-    raise StageError(f"{file} has {file.stat().st_size} bytes and should have {end}: it is cut off. Fetch or train it again.")
+    raise StageError(
+        f"{file} has {file.stat().st_size} bytes and should have {end}: it is cut off. Fetch or train it again."
+    )
 
 
 def parameter_count(base: Path) -> int:
@@ -125,35 +127,44 @@ def read_config(base: Path) -> dict[str, object]:
     return config
 
 
+def base_rows(base: Path) -> int:
+    """Rows of the base's own embedding. Raises StageError if its config does not say."""
+    vocabulary = read_config(base).get("vocab_size")
+    if not isinstance(vocabulary, int):
+        raise StageError(f"{base / base_files.CONFIG} names no vocab_size")
+    return vocabulary
+
+
 def embedding_plan(base: Path, tokens: Path) -> tuple[int, list[int]]:
     """(rows the embedding must have, rows to train), from the base's config and the tokens' summary.
 
     Trained are the added tokens and every row that the base's embedding does not have yet: so a merge never has to
     invent a row. Both are the base's own size and nothing where the tokenizer fits it.
     """
-    vocabulary = read_config(base).get("vocab_size")
-    if not isinstance(vocabulary, int):
-        raise StageError(f"{base / base_files.CONFIG} names no vocab_size")
+    vocabulary = base_rows(base)
     summary = read_json(tokens / token_files.SUMMARY)
     rows = max(vocabulary, int(summary["vocabulary_size"]))
     added: dict[str, int] = summary["control_tokens"]["added"]
     return rows, sorted(set(added.values()) | set(range(vocabulary, rows)))
 
 
-def resize_embedding(model: "PreTrainedModel", rows: int) -> None:
-    """Give the embedding (and an untied output head) `rows` rows; a new row is the mean of the old ones, the same on every run."""
+def resize_embedding(model: "PreTrainedModel", old: int, rows: int) -> None:
+    """Give the embedding and the output head `rows` rows; a row past the base's `old` is the mean of those, the same on every run.
+
+    Each layer is looked at by itself, and new rows are written even if they are there: on a GPU Unsloth has by then resized the
+    embedding to its tokenizer, leaving what was in memory in the new rows, and an untied head as it was.
+    """
     import torch
 
-    before = model.get_input_embeddings().weight.shape[0]
-    if rows <= before:
+    if rows <= old:
         return
-    means = [
-        layer.weight.data.float().mean(0) for layer in (model.get_input_embeddings(), model.get_output_embeddings())
-    ]
-    model.resize_token_embeddings(rows, mean_resizing=False)
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    means = [layer.weight.data[:old].float().mean(0) for layer in layers]
+    if any(layer.weight.shape[0] < rows for layer in layers):
+        model.resize_token_embeddings(rows, mean_resizing=False)
     with torch.no_grad():
         for layer, mean in zip((model.get_input_embeddings(), model.get_output_embeddings()), means, strict=True):
-            layer.weight[before:] = mean.to(layer.weight)
+            layer.weight[old:] = mean.to(layer.weight)
 
 
 def load_base(base: Path, *, load_in_4bit: bool, dtype: str, place: str, rows: int) -> "PreTrainedModel":
@@ -188,7 +199,7 @@ def load_base(base: Path, *, load_in_4bit: bool, dtype: str, place: str, rows: i
         use_safetensors=True,
     )
     keep_bits(model)
-    resize_embedding(model, rows)
+    resize_embedding(model, model.config.vocab_size, rows)
     model.eval()
     return model
 

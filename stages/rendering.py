@@ -194,8 +194,10 @@ def clock_macro(tree: nodes.Template, date_string: str) -> str:
     forms = {
         call.args[0].value
         for call in tree.find_all(nodes.Call)
-        if isinstance(call.node, nodes.Name) and call.node.name == "strftime_now"
-        and call.args and isinstance(call.args[0], nodes.Const)
+        if isinstance(call.node, nodes.Name)
+        and call.node.name == "strftime_now"
+        and call.args
+        and isinstance(call.args[0], nodes.Const)
     }
     answers = "".join(
         f"{{%- if form == {json.dumps(form)} %}}{{{{- {json.dumps(day.strftime(form))} }}}}{{%- endif %}}"

@@ -23,6 +23,7 @@ from stages.params import Params
 from stages.tables import read_parquet
 
 PAGES = Path(__file__).parent / "report_pages"
+NOTHING = "\N{EN DASH}"
 WIDTH, HEIGHT = 640, 200
 """Of the loss curve, in CSS pixels."""
 
@@ -65,12 +66,12 @@ def report(
     }
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES),
-        autoescape=lambda name: bool(name) and str(name).endswith(".html.jinja"),
+        autoescape=jinja2.select_autoescape(["html.jinja"], default=False),  # the model card is Markdown
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"number": number, "percent": percent, "size": size}
+    pages.filters |= {"number": number, "percent": percent, "size": size, "small": small}
     report.mkdir()
     for page in ("index.html", "README.md"):
         write_text(report / page, pages.get_template(f"{page}.jinja").render(facts))
@@ -95,13 +96,18 @@ def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def number(value: float | None, digits: int = 3) -> str:
     """A measure for a person; a dash where there was nothing to measure."""
     if value is None:
-        return "–"
+        return NOTHING
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+def small(value: float | None) -> str:
+    """A measure that may be tiny, to two significant digits."""
+    return NOTHING if value is None else f"{value:.2g}"
 
 
 def percent(value: float | None) -> str:
     """A share as a percentage."""
-    return "–" if value is None else f"{value:.1%}"
+    return NOTHING if value is None else f"{value:.1%}"
 
 
 def size(count: int) -> str:

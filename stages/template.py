@@ -25,37 +25,19 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from stages import rendering
-from stages.chat import (
-    NOT_TRAINED,
-    Chat,
-    Row,
-    encode_dialogues,
-    marked,
-    open_chat,
-    single_token,
-    written_control_tokens,
-)
+from stages.chat import Chat, Row, encode_dialogues, single_token
 from stages.contracts import messages as messages_contract
 from stages.contracts import tokens as contract
+from stages.contracts.tokens import NOT_TRAINED
 from stages.entry import Input, Output, run
 from stages.errors import StageError
 from stages.files import write_json
 from stages.params import Params, Runtime
-from stages.rendering import Message, compile_template, pin_template, without_header
+from stages.rendering import Message
 from stages.tables import parquet_batches, write_arrow, write_parquet
-from stages.tokenizer_folder import (
-    NEW_PAD,
-    TokenizerFolder,
-    choose_pad,
-    load_tokenizer,
-    read_tokenizer_folder,
-    vocabulary_size,
-    with_added_tokens,
-    write_tokenizer_folder,
-    writes_bos,
-)
+from stages.template_plan import Plan, our_templates, prepare
+from stages.tokenizer_folder import read_tokenizer_folder, vocabulary_size, write_tokenizer_folder
 
-OURS = Path(__file__).parent / "chat_templates"
 BATCH = 500
 """Dialogues encoded together. The files do not depend on it."""
 
@@ -113,7 +95,13 @@ def template(
     if runtime.workers is not None:
         # read by the tokenizers library when its threads start; how many there are shows in no output
         os.environ.setdefault("RAYON_NUM_THREADS", str(runtime.workers))
-    plan = prepare(read_tokenizer_folder(tokenizer), custom, params)
+    plan = prepare(
+        read_tokenizer_folder(tokenizer),
+        custom,
+        params.chat_template,
+        params.date_string,
+        params.missing_control_tokens,
+    )
     tokens.mkdir(parents=True)
     write_tokenizer_folder(
         tokens / contract.TOKENIZER, plan.came, plan.source, plan.tokens, plan.chat_template, plan.added
@@ -128,100 +116,6 @@ def template(
     write_json(tokens / contract.SUMMARY, summary(plan, tallies, params))
     if not tallies["train"].lengths:
         raise StageError(nothing_left(tallies["train"], params))
-
-
-# --- which template, which tokenizer ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The template and the tokenizer as they will be used and written."""
-
-    came: TokenizerFolder
-    source: bytes
-    """tokenizer.json"""
-    tokens: dict[str, str]
-    """The special tokens by name."""
-    chat_template: str
-    """The source that is saved: date and BOS pinned in its head."""
-    chat: Chat
-    spelled: list[str]
-    added: list[str]
-    bos: Literal["template", "added", "none"]
-
-
-def prepare(came: TokenizerFolder, custom: Path, params: TemplateParams) -> Plan:
-    """Choose the template; add what the vocabulary must have; make its end of turn the eos_token, and padding another.
-
-    BOS: once. Where the template writes none and the tokenizer's own encoding would, the saved template writes it,
-    so that all who render with it get the ids that were trained on.
-    """
-    text = without_header(choose_template(came, custom, params.chat_template))
-    tokenizer = load_tokenizer(came.source)
-    probe = compile_template(text, came.tokens, params.date_string)
-    missing = written_control_tokens(probe, tokenizer)
-    if missing and params.missing_control_tokens == "error":
-        msg = (
-            f"the chat template writes {', '.join(missing)}, which the vocabulary does not have; choose another "
-            "template.chat_template (plain needs none), or template.missing_control_tokens: text or add"
-        )
-        raise StageError(msg)
-    added = missing if params.missing_control_tokens == "add" else []
-    spelled = [token for token in missing if token not in added]
-    source = with_added_tokens(came.source, added)
-    tokenizer = load_tokenizer(source)
-
-    chat = open_chat(tokenizer, probe, spelled)
-    end = chat.end_of_turn.strip()
-    tokens = dict(came.tokens)
-    if single_token(chat, end):
-        tokens["eos_token"] = end
-    pad = choose_pad(tokenizer, tokens, tokens.get("eos_token", end), written_tokens(chat))
-    if pad is None:
-        pad = NEW_PAD
-        added = [*added, pad]
-        source = with_added_tokens(came.source, added)
-        tokenizer = load_tokenizer(source)
-    tokens["pad_token"] = pad
-
-    bos = tokens.get("bos_token")
-    writes = bool(bos) and probe.render(marked(("user", "assistant"))).lstrip().startswith(bos or "")
-    adds = not writes and bool(bos) and writes_bos(tokenizer, came.config, bos or "")
-    # a template that reads eos_token or pad_token was written for the tokens as they came
-    former = {name: came.tokens[name] for name in came.tokens if came.tokens[name] != tokens.get(name)}
-    saved = pin_template(text, params.date_string, set_tokens=former, write_bos=adds)
-    compiled = compile_template(saved, tokens, params.date_string)
-    how: Literal["template", "added", "none"] = "template" if writes else "added" if adds else "none"
-    return Plan(came, source, tokens, saved, open_chat(tokenizer, compiled, spelled), spelled, added, how)
-
-
-def our_templates() -> list[str]:
-    """The names of our own templates."""
-    return sorted(path.stem for path in OURS.glob("*.jinja"))
-
-
-def choose_template(came: TokenizerFolder, custom: Path, name: str) -> str:
-    """The source of the template that the params name. Raises StageError if there is none."""
-    if name == "tokenizer":
-        if came.chat_template is None:
-            msg = (
-                "this tokenizer came without a chat template; set template.chat_template to one of ours "
-                f"({', '.join(our_templates())}) or to a .jinja file in data/custom"
-            )
-            raise StageError(msg)
-        return came.chat_template
-    if name in our_templates():
-        return (OURS / f"{name}.jinja").read_text(encoding="utf-8")
-    path = custom / Path(name).name
-    if not path.is_file():
-        msg = f"template.chat_template names {name}, but {custom.name}/{path.name} does not exist; put the file there"
-        raise StageError(msg)
-    return path.read_text(encoding="utf-8")
-
-
-def written_tokens(chat: Chat) -> set[str]:
-    """The special tokens that the template writes around a plain dialogue."""
-    return set(chat.special.findall(chat.template.render(marked(("user", "assistant")), add_generation_prompt=True)))
 
 
 # --- the rows -------------------------------------------------------------------------------------------------------
@@ -246,7 +140,9 @@ def dialogues(path: Path, split: str) -> Iterator[tuple[list[str], list[list[Mes
             part = kept.slice(start, BATCH)
             turns = part["messages"].flatten()
             roles, contents = turns.field("role").to_pylist(), turns.field("content").to_pylist()
-            both: list[Message] = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+            both: list[Message] = [
+                {"role": role, "content": content} for role, content in zip(roles, contents, strict=True)
+            ]
             sizes = part["messages"].value_lengths().to_pylist()
             stops = np.cumsum([0, *sizes]).tolist()
             yield part["row_id"].to_pylist(), [both[a:b] for a, b in itertools.pairwise(stops)]
@@ -309,7 +205,9 @@ def record_batch(done: tuple[list[str], list[tuple[Row | str, bool]]], tally: Ta
     tally.labelled += int((labels != NOT_TRAINED).sum())
     offsets = pa.array(np.cumsum([0, *lengths]), pa.int32())
     lists = [pa.ListArray.from_arrays(offsets, pa.array(values, pa.int32()), contract.IDS) for values in (ids, labels)]
-    return pa.RecordBatch.from_arrays([pa.array([row_id for row_id, _ in kept], pa.string()), *lists], schema=contract.SCHEMA)
+    return pa.RecordBatch.from_arrays(
+        [pa.array([row_id for row_id, _ in kept], pa.string()), *lists], schema=contract.SCHEMA
+    )
 
 
 # --- what is said of them -------------------------------------------------------------------------------------------
@@ -324,13 +222,16 @@ def rejected_table(rejected: list[tuple[str, str, str]]) -> pa.Table:
 def summary(plan: Plan, tallies: dict[str, Tally], params: TemplateParams) -> dict[str, object]:
     """summary.json."""
     tokenizer = plan.chat.tokenizer
-    end = plan.chat.end_of_turn.strip()
+    end = plan.chat.turns.end_of_turn.strip()
     rules = Counter(rule for tally in tallies.values() for _, rule in tally.rejected)
     return {
         "rows_in": sum(len(tally.lengths) + len(tally.rejected) for tally in tallies.values()),
         "splits": {split: split_summary(tally) for split, tally in tallies.items()},
         "rejected": dict(rules),
-        "chat_template": {"name": params.chat_template, "sha256": hashlib.sha256(plan.chat_template.encode()).hexdigest()},
+        "chat_template": {
+            "name": params.chat_template,
+            "sha256": hashlib.sha256(plan.chat_template.encode()).hexdigest(),
+        },
         "date_string": params.date_string,
         "end_of_turn": {
             "text": end,
@@ -339,7 +240,10 @@ def summary(plan: Plan, tallies: dict[str, Tally], params: TemplateParams) -> di
         },
         "bos": plan.bos,
         "pad": {"text": plan.tokens["pad_token"], "id": tokenizer.token_to_id(plan.tokens["pad_token"])},
-        "control_tokens": {"as_text": plan.spelled, "added": {token: tokenizer.token_to_id(token) for token in plan.added}},
+        "control_tokens": {
+            "as_text": plan.spelled,
+            "added": {token: tokenizer.token_to_id(token) for token in plan.added},
+        },
         "vocabulary_size": vocabulary_size(tokenizer),
     }
 

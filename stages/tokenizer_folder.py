@@ -55,7 +55,9 @@ def read_tokenizer_folder(folder: Path) -> TokenizerFolder:
         raise StageError(msg)
     config = read_mapping(folder / CONFIG)
     known = {name: token_text(config.get(name)) for name in NAMED_TOKENS}
-    listed = {name: token_text(value) for name, value in read_mapping(folder / TOKENS_MAP).items() if name in NAMED_TOKENS}
+    listed = {
+        name: token_text(value) for name, value in read_mapping(folder / TOKENS_MAP).items() if name in NAMED_TOKENS
+    }
     # transformers reads the older file only where the newer one lists no tokens, and then it wins
     merged = {**listed, **known} if "added_tokens_decoder" in config else {**known, **listed}
     tokens = {name: (merged[name] or listed.get(name) or known.get(name)) for name in merged}
@@ -126,7 +128,10 @@ def with_added_tokens(source: bytes, tokens: Sequence[str]) -> bytes:
         return source
     first = vocabulary_size(load_tokenizer(source))
     value = json.loads(source)
-    value["added_tokens"] = [*value.get("added_tokens", []), *map(added_token, range(first, first + len(tokens)), tokens)]
+    value["added_tokens"] = [
+        *value.get("added_tokens", []),
+        *map(added_token, range(first, first + len(tokens)), tokens),
+    ]
     extended = json.dumps(value, ensure_ascii=False, indent=2).encode()
     loaded = load_tokenizer(extended)
     if [loaded.token_to_id(token) for token in tokens] != list(range(first, first + len(tokens))):
@@ -152,7 +157,9 @@ def writes_bos(tokenizer: Tokenizer, config: Mapping[str, Any], bos: str) -> boo
     return index is not None and (config.get("add_bos_token") is True or tokenizer.encode("a").ids[:1] == [index])
 
 
-def choose_pad(tokenizer: Tokenizer, tokens: Mapping[str, str], end_of_turn: str, written: Collection[str]) -> str | None:
+def choose_pad(
+    tokenizer: Tokenizer, tokens: Mapping[str, str], end_of_turn: str, written: Collection[str]
+) -> str | None:
     """The padding token: never the one that ends a turn, or the model would never learn to stop. None: there is no fit one.
 
     In order: the tokenizer's own; one named so; a reserved or unused one; unk; BOS (which is at the start only, and masked
@@ -171,7 +178,12 @@ def choose_pad(tokenizer: Tokenizer, tokens: Mapping[str, str], end_of_turn: str
 
 
 def write_tokenizer_folder(
-    folder: Path, came: TokenizerFolder, source: bytes, tokens: Mapping[str, str], chat_template: str, added: Sequence[str]
+    folder: Path,
+    came: TokenizerFolder,
+    source: bytes,
+    tokens: Mapping[str, str],
+    chat_template: str,
+    added: Sequence[str],
 ) -> None:
     """Write the folder that all later stages load."""
     folder.mkdir(parents=True)

@@ -10,12 +10,11 @@ Writes data/adapter: a PEFT folder with the tokenizer, retune.json (how the base
 import importlib.metadata
 import json
 import logging
-import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +29,7 @@ from stages.files import execution_record, read_json, scratch, write_json, write
 from stages.model import (
     Dtype,
     base_digests,
+    base_rows,
     device,
     embedding_plan,
     prepare_process,
@@ -39,6 +39,7 @@ from stages.model import (
 )
 from stages.params import Params, Runtime
 from stages.tables import write_parquet
+from stages.watched_trainer import Collator, Watch, name_rows, trainer_class
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("retune")
 
-NAMED_ROWS = 8
-"""Row ids that an error names at most."""
+
+ROWS_NAME = ".trainable_tokens_delta."
+"""In the name of a parameter that holds trained rows of the embedding or the head."""
 
 
 class LoraParams(Params):
@@ -148,17 +150,17 @@ def train(base: Input, tokens: Input, adapter: Output, params: TrainParams, runt
     )
     write_text(
         adapter / contract.STEPS,
-        "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in trainer.lines),
+        "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in trainer.watch.lines),
     )
-    write_parquet(adapter / contract.LEDGER, ledger(rows, trainer.rows_of_step))
+    write_parquet(adapter / contract.LEDGER, ledger(rows, trainer.watch.rows_of_step))
     figures = {
         "device": device_name(runtime),
         "micro_batch": trainer.args.per_device_train_batch_size,
         "gradient_accumulation": trainer.args.gradient_accumulation_steps,
         "load_seconds": loaded - started,
         "train_seconds": trained - loaded,
-        "tokens": trainer.tokens_seen,
-        "tokens_per_second": trainer.tokens_seen / (trained - loaded),
+        "tokens": trainer.watch.tokens_seen,
+        "tokens_per_second": trainer.watch.tokens_seen / (trained - loaded),
         "peak_gpu_mib": peak_gpu_mib(),
         "versions": {
             package: importlib.metadata.version(package)
@@ -170,7 +172,7 @@ def train(base: Input, tokens: Input, adapter: Output, params: TrainParams, runt
         "%d steps, %.0f tokens/s, final loss %.4f",
         trainer.state.global_step,
         figures["tokens_per_second"],
-        trainer.lines[-1]["loss"],
+        trainer.watch.lines[-1]["loss"],
     )
 
 
@@ -203,12 +205,6 @@ def refuse(rows: pa.Table, bad: pa.ChunkedArray, what: str) -> None:
     found = rows.filter(bad)["row_id"].to_pylist()
     if found:
         raise StageError(f"{name_rows(found)} of data/tokens {what}")
-
-
-def name_rows(row_ids: Sequence[str]) -> str:
-    """`row ID` or `rows ID, ID, ... and N more`, for errors."""
-    more = f" and {len(row_ids) - NAMED_ROWS} more" if len(row_ids) > NAMED_ROWS else ""
-    return ("row " if len(row_ids) == 1 else "rows ") + ", ".join(row_ids[:NAMED_ROWS]) + more
 
 
 def labelled_tokens(rows: pa.Table) -> pa.Array:
@@ -260,7 +256,7 @@ def load_model(
             f"the base could not be loaded in 4 bit on this {place}: set train.load_in_4bit to false, or use another machine"
         )
     check_targets(model, params.lora.target_modules)
-    resize_embedding(model, embedding_rows)
+    resize_embedding(model, base_rows(base), embedding_rows)
     peft_model = FastLanguageModel.get_peft_model(
         model,
         r=params.lora.r,
@@ -273,6 +269,10 @@ def load_model(
         random_state=params.seed,
         **trainable_rows(model, trained_rows),
     )
+    for name, value in peft_model.named_parameters():
+        if ROWS_NAME in name:
+            # Unsloth's GPU path freezes all but the LoRA matrices, without a word
+            value.requires_grad_(True)  # noqa: FBT003 - torch's own way
     return peft_model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
@@ -287,7 +287,7 @@ def trainable_rows(model: "torch.nn.Module", rows: list[int]) -> dict[str, objec
     if not rows:
         return {}
     layers = ["embed_tokens"] if model.config.tie_word_embeddings else ["embed_tokens", "lm_head"]
-    return {"trainable_token_indices": {layer: rows for layer in layers}}
+    return {"trainable_token_indices": dict.fromkeys(layers, rows)}
 
 
 def check_targets(model: "torch.nn.Module", targets: Sequence[str]) -> None:
@@ -359,7 +359,7 @@ def make_trainer(
         data_collator=Collator(pad_id=padding_id(tokenizer)),
         processing_class=tokenizer,
     )
-    trainer.prepare_watch(rows["row_id"], params)
+    trainer.watch_with(Watch(rows["row_id"], params.logging_steps, params.eval_steps, params.eval_rows))
     for name, value in model.named_parameters():
         if name in values:
             # TRL rounds an adapter on a 4-bit base to bfloat16; small updates would then be lost
@@ -375,132 +375,10 @@ def numbered_rows(file: Path) -> "Dataset":
     return rows.add_column("row", list(range(len(rows))))
 
 
-class Collator:
-    """Rows to one batch, padded on the right to its longest: input_ids, attention_mask, labels, and `row`, the rows' numbers."""
-
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> "dict[str, torch.Tensor]":
-        import torch
-
-        shape = (len(rows), max(len(row["input_ids"]) for row in rows))
-        batch = {
-            "input_ids": torch.full(shape, self.pad_id),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "labels": torch.full(shape, token_files.NOT_TRAINED),
-        }
-        for place, row in enumerate(rows):
-            length = len(row["input_ids"])
-            batch["input_ids"][place, :length] = torch.tensor(row["input_ids"])
-            batch["attention_mask"][place, :length] = 1
-            batch["labels"][place, :length] = torch.tensor(row["labels"])
-        batch["row"] = torch.tensor([row["row"] for row in rows])
-        return batch
-
-
 def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """An id to fill a batch with; masked, so any that exists will do."""
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(int(number) for number in ids if number is not None)
-
-
-def trainer_class() -> "type[SFTTrainer]":
-    """TRL's SFTTrainer (as Unsloth has patched it) that notes which rows each step trained on, stops at a step that cannot be
-    right, and measures the held-out loss as a mean over tokens.
-
-    A function, since the class it extends exists only after `import unsloth`.
-    """
-    import torch
-    from transformers.trainer_callback import PrinterCallback
-    from trl import SFTTrainer
-
-    class WatchedTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
-        def prepare_watch(self, row_ids: Sequence[str], params: TrainParams) -> None:
-            self.row_ids = row_ids
-            self.watch = params
-            self.rows_of_step: list[list[int]] = []
-            self.step_rows: list[int] = []
-            self.step_tokens = 0
-            self.lines: list[contract.Step] = []
-            self.losses: list[float] = []
-            self.labelled = 0
-            self.tokens_seen = 0
-            self.started = time.monotonic()
-            self.remove_callback(PrinterCallback)
-
-        def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:  # noqa: ANN401
-            self.step_rows += inputs.pop("row").tolist()
-            self.step_tokens += int((inputs["labels"][:, 1:] != token_files.NOT_TRAINED).sum())
-            self.tokens_seen += int(inputs["attention_mask"].sum())
-            return super().training_step(model, inputs, *rest, **named)
-
-        def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:  # noqa: ANN401
-            super().log(logs, *rest, **named)
-            if "grad_norm" in logs:
-                self.end_step(logs)
-
-        def end_step(self, logs: Mapping[str, float]) -> None:
-            step, loss, norm = self.state.global_step, float(logs["loss"]), float(logs["grad_norm"])
-            names = name_rows([self.row_ids[row] for row in self.step_rows])
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                lower = "lower train.learning_rate, or set train.dtype to bfloat16 or float32"
-                raise StageError(f"step {step}: the loss is {loss} and the gradient's norm {norm} ({names}); {lower}")
-            if norm == 0 or self.step_tokens == 0:
-                raise StageError(
-                    f"step {step} learned nothing: gradient norm {norm}, {self.step_tokens} labelled tokens ({names})"
-                )
-            self.rows_of_step.append(self.step_rows)
-            self.labelled += self.step_tokens
-            self.step_rows, self.step_tokens = [], 0
-            self.losses.append(loss)
-            measured = self.watch.eval_steps is not None and step % self.watch.eval_steps == 0
-            if step % self.watch.logging_steps == 0 or step == self.state.max_steps or measured:
-                line = contract.Step(
-                    step=step,
-                    epoch=round(float(self.state.epoch or 0), 6),
-                    loss=math.fsum(self.losses) / len(self.losses),
-                    grad_norm=norm,
-                    learning_rate=float(logs["learning_rate"]),
-                    tokens=self.labelled,
-                    eval_loss=None,
-                )
-                self.losses = []
-                self.lines.append(line)
-                left = (time.monotonic() - self.started) / step * (self.state.max_steps - step)
-                log.info(
-                    "step %d/%d  loss %.4f  gradient %.3f  %.0f s left",
-                    step,
-                    self.state.max_steps,
-                    line["loss"],
-                    norm,
-                    left,
-                )
-
-        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # noqa: ANN401
-            """Token-mean loss over the first held-out rows: the trainer's own would change with the batch size."""
-            rows = self.eval_dataset
-            count = min(self.watch.eval_rows, len(rows))
-            size = self.args.per_device_train_batch_size
-            total, tokens = 0.0, 0
-            self.model.eval()
-            with torch.no_grad(), self.compute_loss_context_manager():
-                for start in range(0, count, size):
-                    batch = self.data_collator([rows[number] for number in range(start, min(start + size, count))])
-                    inputs = {name: value.to(self.args.device) for name, value in batch.items() if name != "row"}
-                    labelled = int((inputs["labels"][:, 1:] != token_files.NOT_TRAINED).sum())
-                    if labelled:
-                        total += float(self.model(**inputs).loss) * labelled
-                        tokens += labelled
-            self.model.train()
-            metrics = {"eval_loss": total / tokens} if tokens else {}
-            if tokens:
-                self.lines[-1]["eval_loss"] = metrics["eval_loss"]
-                log.info("step %d  held-out loss %.4f", self.state.global_step, metrics["eval_loss"])
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-            return metrics
-
-    return WatchedTrainer
 
 
 def ledger(rows: pa.Table, rows_of_step: Sequence[Sequence[int]]) -> pa.Table:

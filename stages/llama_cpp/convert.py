@@ -33,7 +33,7 @@ def outtype(weights: dict[str, Weight]) -> str:
     return OUTTYPES[dtypes.pop()] if len(dtypes) == 1 else "f32"
 
 
-def start_conversion(folder: Path, path: Path, kind: str, name: str) -> subprocess.Popen[str]:
+def start_conversion(folder: Path, path: Path, kind: str, name: str) -> subprocess.Popen[bytes]:
     """Start the converter on `folder`; it will write `path` with matrices of type `kind` (f32, f16 or bf16) and the model's `name`.
 
     It runs beside whatever the caller does next; `finish_conversion` waits for it.
@@ -58,17 +58,17 @@ def start_conversion(folder: Path, path: Path, kind: str, name: str) -> subproce
         "TRANSFORMERS_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
+    with path.with_suffix(".log").open("wb") as log:  # no pipe: a full one would hold the converter up until it is read
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def finish_conversion(process: subprocess.Popen[str], path: Path) -> None:
+def finish_conversion(process: subprocess.Popen[bytes], path: Path) -> None:
     """Wait for the converter. Raises StageError with the end of its log if it fails or writes nothing."""
     try:
-        log, _ = process.communicate()
+        process.wait()
     finally:
         process.kill()
+    log = path.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
     lines = [line for line in log.splitlines() if line.strip()]
     if process.returncode == REFUSED:
         raise StageError(lines[-1])

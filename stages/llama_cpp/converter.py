@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stages.entry import die_with_parent
 from stages.errors import StageError
 from stages.llama_cpp.pretokenizer import pretokenizer
 
@@ -49,6 +50,7 @@ def name_unknown_pretokenizers(base: Any) -> None:  # noqa: ANN401 - a module of
 
 def main() -> None:
     """Run the converter with this process's arguments."""
+    die_with_parent()
     folder = sources()
     sys.path[:0] = [str(folder / "gguf-py"), str(folder)]
     name_unknown_pretokenizers(importlib.import_module("conversion.base"))

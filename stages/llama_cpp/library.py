@@ -82,7 +82,7 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_vocab_get_add_eos": (BOOL, [POINTER]),
     "llama_vocab_is_eog": (BOOL, [POINTER, INT]),
     "llama_tokenize": (INT, [POINTER, TEXT, INT, ctypes.POINTER(INT), INT, BOOL, BOOL]),
-    "llama_detokenize": (INT, [POINTER, ctypes.POINTER(INT), INT, ctypes.c_char_p, INT, BOOL, BOOL]),
+    "llama_token_to_piece": (INT, [POINTER, INT, ctypes.c_char_p, INT, INT, BOOL]),
     "ggml_quantize_chunk": (SIZE, [INT, POINTER, POINTER, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, POINTER]),
     "ggml_row_size": (SIZE, [INT, ctypes.c_int64]),
     "ggml_blck_size": (ctypes.c_int64, [INT]),

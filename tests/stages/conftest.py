@@ -31,7 +31,12 @@ def trained(tiny_base: Path) -> Path:
         command = [sys.executable, str(Path(__file__).with_name("train_probe.py")), part]
         project = str(Path(__file__).parents[2])
         done = subprocess.run(
-            command, cwd=tiny_base, env={**os.environ, "PYTHONPATH": project}, capture_output=True, text=True, check=False
+            command,
+            cwd=tiny_base,
+            env={**os.environ, "PYTHONPATH": project},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
     return tiny_base

@@ -5,11 +5,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from stages.answering import Stop, agreed
 from stages.contracts import evaluation as contract
 from stages.contracts.adapter import TRAINING
 from stages.contracts.tokens import SCHEMA, answers, read_tokens
 from stages.errors import StageError
-from stages.evaluate import EvaluateParams, Measured, Stop, agreed, evaluate, open_questions, scores, stop_rule
+from stages.evaluate import EvaluateParams, Measured, evaluate, open_questions, scores, stop_rule
 from stages.files import read_json, write_json
 from stages.params import Runtime
 from stages.tables import read_parquet, write_arrow
@@ -29,7 +30,8 @@ def test_answer_ends_at_its_end_of_turn_its_length_or_a_run_of_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "chosen", "said"), [([5, 6, 1], [5, 6, 1], [5, 6, 1]), ([5, 6, 1], [5, 9, 1], [5, 9]), ([5], [4], [4])]
+    ("reference", "chosen", "said"),
+    [([5, 6, 1], [5, 6, 1], [5, 6, 1]), ([5, 6, 1], [5, 9, 1], [5, 9]), ([5], [4], [4])],
 )
 def test_forward_pass_is_known_up_to_its_first_other_token(
     reference: list[int], chosen: list[int], said: list[int]
@@ -64,7 +66,9 @@ def test_stop_rule_takes_the_bases_own_ends_too(tmp_path: Path) -> None:
     assert stop_rule(tmp_path, tmp_path, PARAMS).ids == {7, 8}
 
 
-def measured(root: Path, target: Path, adapter: str = "adapter", tokens: str = "tokens", **runtime: Any) -> dict[str, Any]:
+def measured(
+    root: Path, target: Path, adapter: str = "adapter", tokens: str = "tokens", **runtime: Any
+) -> dict[str, Any]:
     target.mkdir(exist_ok=True)
     evaluate(
         root / "base",
@@ -93,7 +97,9 @@ def test_measures_equal_transformers_own_loss_and_generate(
     table = read_parquet(tmp_path / "out" / contract.ANSWERS)
     assert table.schema == contract.ANSWERS_SCHEMA
     training = read_json(trained / adapter / TRAINING)
-    plain = load_base(trained / "base", load_in_4bit=True, dtype="float32", place="cpu", rows=training["embedding_rows"])
+    plain = load_base(
+        trained / "base", load_in_4bit=True, dtype="float32", place="cpu", rows=training["embedding_rows"]
+    )
     model = PeftModel.from_pretrained(plain, trained / adapter).eval()
     end = read_json(trained / tokens / "summary.json")["end_of_turn"]["ids"][0]
     from tokenizers import Tokenizer

@@ -28,7 +28,12 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     base.mkdir()
     adapter.mkdir()
-    for file in (base / "model.safetensors", base / "config.json", adapter / adapter_files.WEIGHTS, adapter / adapter_files.CONFIG):
+    for file in (
+        base / "model.safetensors",
+        base / "config.json",
+        adapter / adapter_files.WEIGHTS,
+        adapter / adapter_files.CONFIG,
+    ):
         file.write_bytes(file.name.encode())
     digests = {name: sha256_file(base / name) for name in ("config.json", "model.safetensors")}
     write_json(adapter / adapter_files.TRAINING, {"base": digests})
@@ -202,7 +207,12 @@ def rename(tensors: Any, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(set_nan, "NaN or infinity"), (cut_short, "another model's adapter"), (drop, "missing"), (rename, "no such tensor")],
+    [
+        (set_nan, "NaN or infinity"),
+        (cut_short, "another model's adapter"),
+        (drop, "missing"),
+        (rename, "no such tensor"),
+    ],
 )
 def test_adapter_that_does_not_fit_is_refused(trained: Path, tmp_path: Path, change: Any, said: str) -> None:
     with pytest.raises(StageError, match=said):

@@ -43,7 +43,9 @@ def test_parameter_count_adds_up_all_shards(tmp_path: Path) -> None:
     assert tensor_shapes(tmp_path / "a.safetensors") == {"x": (2, 3), "y": (4,)}
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x05\0\0\0\0\0\0\0{}", b"version https://git-lfs.github.com/spec/v1"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 40, b"\x05\0\0\0\0\0\0\0{}", b"version https://git-lfs.github.com/spec/v1"]
+)
 def test_damaged_weights_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     with pytest.raises(StageError, match=r"a\.safetensors"):
@@ -55,7 +57,9 @@ def test_base_digests_are_the_source_records_or_the_bytes(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text("{}")
     found = base_digests(tmp_path)
     assert sorted(found) == ["config.json", "model.safetensors"]
-    (tmp_path / "source.json").write_text(json.dumps({"files": {f"base/{name}": digest for name, digest in found.items()}}))
+    (tmp_path / "source.json").write_text(
+        json.dumps({"files": {f"base/{name}": digest for name, digest in found.items()}})
+    )
     assert base_digests(tmp_path) == found
 
 

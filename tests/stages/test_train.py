@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.stages.tiny import RUNTIME, TRAIN
 
 from stages.contracts import adapter as contract
 from stages.contracts.tokens import SCHEMA, read_tokens
 from stages.errors import StageError
 from stages.params import Runtime, section_problems
 from stages.tables import read_parquet
-from stages.train import TrainParams, base_name, check_rows, labelled_tokens, ledger, micro_batch, name_rows
+from stages.train import TrainParams, base_name, check_rows, labelled_tokens, ledger, micro_batch
+from stages.watched_trainer import Watch, check_gradients, name_rows
+from tests.stages.tiny import RUNTIME, TRAIN
 
 CONFIG: dict[str, object] = {"max_position_embeddings": 8}
 
@@ -71,6 +72,52 @@ def test_ledger_names_every_step_of_a_row_and_rows_never_reached() -> None:
 
 def test_names_of_many_rows_are_cut() -> None:
     assert name_rows([str(number) for number in range(10)]) == "rows 0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "labelled", "said"),
+    [
+        (1.0, 0.0, 3, "learned nothing"),
+        (1.0, 1.0, 0, "learned nothing"),
+        (math.nan, 1.0, 3, "loss is nan"),
+        (1.0, math.inf, 3, "norm inf"),
+    ],
+)
+def test_step_that_cannot_be_right_stops_with_its_rows(loss: float, norm: float, labelled: int, said: str) -> None:
+    watch = Watch(["first", "second", "third"], logging_steps=1, eval_steps=None, eval_rows=1)
+    watch.micro_batch([2], labelled, 9)
+    watch.micro_batch([0], 0, 9)
+    with pytest.raises(StageError, match=f"step 5.*{said}.*") as error:
+        watch.end_step(5, 9, 0.5, {"loss": loss, "grad_norm": norm, "learning_rate": 0.1})
+    assert "rows third, first" in str(error.value)
+    assert watch.rows_of_step == []
+
+
+def test_step_log_has_a_line_for_every_interval_measure_and_the_last_step() -> None:
+    watch = Watch(["first"], logging_steps=4, eval_steps=3, eval_rows=1)
+    for step in range(1, 8):
+        watch.micro_batch([0], 2, 5)
+        watch.end_step(step, 7, step / 7, {"loss": float(step), "grad_norm": 1.0, "learning_rate": 0.1})
+        if step % 3 == 0:
+            watch.heldout(step / 10)
+    assert [(line["step"], line["loss"], line["tokens"], line["eval_loss"]) for line in watch.lines] == [
+        (3, 2.0, 6, 0.3),
+        (4, 4.0, 8, None),
+        (6, 5.5, 12, 0.6),
+        (7, 7.0, 14, None),
+    ]
+    assert watch.tokens_seen == 35
+
+
+@pytest.mark.slow
+def test_part_of_the_adapter_without_gradient_stops_the_training() -> None:
+    import torch
+
+    model = torch.nn.ModuleDict({"lora_A": torch.nn.Linear(2, 2), "other": torch.nn.Linear(2, 2)})
+    with pytest.raises(StageError, match=r"2 parts of the adapter are not trained, lora_A\.weight"):
+        check_gradients(model)
+    model["lora_A"](torch.ones(2)).sum().backward()
+    check_gradients(model)
 
 
 def test_base_name_is_the_hubs_or_the_pipelines_folder_never_a_path(tmp_path: Path) -> None:

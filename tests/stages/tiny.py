@@ -59,9 +59,16 @@ def make_tokenizer(folder: Path, added: list[str]) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=CONTROL, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=CONTROL,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
-    texts = [f"where is the {thing}? the {thing} is in the {place}. system user assistant" for thing in THINGS for place in PLACES] * 3
+    texts = [
+        f"where is the {thing}? the {thing} is in the {place}. system user assistant"
+        for thing in THINGS
+        for place in PLACES
+    ] * 3
     tokenizer.train_from_iterator(texts, trainer)
     # padded to the embedding's size with words nobody says, as real vocabularies are
     tokenizer.add_tokens([f"<|reserved_{number}|>" for number in range(VOCABULARY - tokenizer.get_vocab_size())])
@@ -121,7 +128,13 @@ def dialogue(tokenizer: "object", number: int, end: int) -> tuple[list[int], lis
     ids, labels = [0], [-100]
     for turn in range(1 + number % 3):
         thing, place = THINGS[(number + turn) % 5], PLACES[(number * 3 + turn) % 4]
-        question = [2, *tokenizer.encode("user").ids, 3, *tokenizer.encode(f"{thing} {place} where is the {thing}?").ids, 1]
+        question = [
+            2,
+            *tokenizer.encode("user").ids,
+            3,
+            *tokenizer.encode(f"{thing} {place} where is the {thing}?").ids,
+            1,
+        ]
         question += [2, *tokenizer.encode("assistant").ids, 3]
         answer = [*tokenizer.encode(f"the {thing} is in the {place}.").ids, end]
         ids += question + answer

@@ -7,14 +7,13 @@ import json
 import sys
 from pathlib import Path
 
-from tests.stages.tiny import RUNTIME, TRAIN
-
 from stages.contracts.tokens import TRAIN as TRAIN_FILE
 from stages.contracts.tokens import read_tokens
 from stages.errors import StageError
 from stages.model import embedding_plan
 from stages.params import Runtime
 from stages.train import TrainParams, load_model, make_trainer, train
+from tests.stages.tiny import RUNTIME, TRAIN
 
 PARAMS = TrainParams.model_validate(TRAIN)
 
@@ -55,7 +54,7 @@ def batches_seen(runtime: Runtime) -> list[dict[str, list[list[int]]]]:
     model.get_base_model().register_forward_pre_hook(look, with_kwargs=True)
     trainer.train()
     table = read_tokens(tokens / TRAIN_FILE)
-    numbers = [number for step in trainer.rows_of_step for number in step]
+    numbers = [number for step in trainer.watch.rows_of_step for number in step]
     for batch in seen:
         batch["rows"] = [numbers.pop(0) for _ in batch["input_ids"]]
         batch["wanted"] = [table["labels"][number].as_py() for number in batch["rows"]]

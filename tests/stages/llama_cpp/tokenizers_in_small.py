@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 CONTROL = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|pad|>")
-WORDS = (
+WORDS = (  # noqa: SIM905 - words are read more easily than a list
     "the attic kitchen cellar garden has a red blue green lamp chair table box where is what who in on under near answer question "
     "don't it's we'll I'm they've you'd she're 12 345 6789 2024 3.14 Hello World camelCase snake_case HTTPServer ÅNGSTRÖM Straße naïve "
     "нещо на Български 我想在 日本語 한국어 العربية हिन्दी ... --- === !!! ??? #comment {key: value} [1, 2] (a) <b> \n \n\n \t x"
@@ -17,13 +17,17 @@ def train(pre_tokenizer: Any, *, size: int = 1000, ignore_merges: bool = False, 
     """A tokenizers.Tokenizer trained on words thrown together; `seed` changes the merges."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    draw = random.Random(seed)
-    texts = ["".join(draw.choice(WORDS) + draw.choice([" ", " ", "  ", "\n", ""]) for _ in range(40)) for _ in range(400)]
+    draw = random.Random(seed)  # noqa: S311 - seeded on purpose
+    texts = [
+        "".join(draw.choice(WORDS) + draw.choice([" ", " ", "  ", "\n", ""]) for _ in range(40)) for _ in range(400)
+    ]
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    )
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in CONTROL])
     return tokenizer
 
@@ -80,9 +84,11 @@ def write_vocabulary(path: Path, tokenizer: Any, pre: str) -> None:
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
     writer.add_bos_token_id(tokenizer.token_to_id(CONTROL[0]))
     writer.add_eos_token_id(tokenizer.token_to_id("<|eot_id|>"))
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(False)  # noqa: FBT003 - gguf's own
     norms = ["output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"]
-    matrices = [f"blk.0.{name}" for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")]
+    matrices = [
+        f"blk.0.{name}" for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    ]
     for name in norms:
         writer.add_tensor(f"{name}.weight", np.ones(32, dtype=np.float32))
     for name in matrices:

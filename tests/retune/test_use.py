@@ -1,0 +1,176 @@
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from retune.use import brought, changed_params, differences, set_value
+
+PARAMS = """\
+# the head
+train: # section
+  rate: 2e-4 # per step
+  steps: null
+  modules: [q, v]
+data:
+  - a
+"""
+
+
+def test_override_changes_one_value_and_keeps_every_other_byte():
+    values, text = changed_params(PARAMS, ["train.rate=0.5"])
+    assert values["train"]["rate"] == 0.5
+    assert text == PARAMS.replace("2e-4", "0.5 ")
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("3", 3), ("3e-3", 0.003), ("null", None), ("[q]", ["q"]), ("'3'", "3"), ("true", True), ("a: b", {"a": "b"})],
+)
+def test_override_is_read_as_yaml_as_dvc_reads_it(value, found):
+    values, text = changed_params(PARAMS, [f"train.steps={value}"])
+    assert values["train"]["steps"] == found
+    assert changed_params(text, [])[0] == values
+
+
+def test_null_is_written_as_null():
+    assert "rate: null # per step" in " ".join(changed_params(PARAMS, ["train.rate=null"])[1].split())
+
+
+def test_no_override_keeps_the_text():
+    assert changed_params(PARAMS, [])[1] == PARAMS
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.rte=1", "did you mean train.rate"),
+        ("rate=1", "did you mean train.rate"),
+        ("train=1", "no such param"),
+        ("train.rate.deep=1", "no such param"),
+        ("train.rate", "write it as section.key=value"),
+        ("train.rate=[1", "not YAML"),
+    ],
+)
+def test_override_that_names_nothing_ends_with_what_is_meant(override, message, capsys):
+    with pytest.raises(typer.Exit):
+        changed_params(PARAMS, [override])
+    assert message in capsys.readouterr().err
+
+
+def test_set_value_does_not_add_keys():
+    tree = {"a": {"b": 1}}
+    with pytest.raises(typer.Exit):
+        set_value(tree, "a.c", 2)
+    assert tree == {"a": {"b": 1}}
+
+
+def test_differences_tell_old_and_new_at_any_depth():
+    old = {"a": {"b": {"c": 1}, "d": None}, "e": [1]}
+    assert differences(old, {"a": {"b": {"c": 2}}, "e": [1], "f": None}) == {
+        "a.b.c": [1, 2],
+        "f": [None, None],
+        "a.d": [None, None],
+    }
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "checkpoint-1").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "optimizer.pt", "checkpoint-1/config.json"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+def test_files_that_are_not_kept_leave_the_folders_as_they_were(project, model, tmp_path):
+    (project / "data/custom/rows.jsonl").write_text("before")
+    (project / "data/custom_base/old.safetensors").write_text("before")
+    (tmp_path / "rows.jsonl").write_text("after")
+    with brought(project, tmp_path / "rows.jsonl", model):
+        assert (project / "data/custom/rows.jsonl").read_text() == "after"
+        assert names(project / "data/custom_base") == [".gitkeep", "config.json", "model.safetensors", "tokenizer.json"]
+    assert (project / "data/custom/rows.jsonl").read_text() == "before"
+    assert names(project / "data/custom") == ["rows.jsonl"]
+    assert names(project / "data/custom_base") == [".gitkeep", "old.safetensors"]
+
+
+def test_files_are_taken_back_when_the_block_fails(project, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("after")
+    with pytest.raises(KeyError), brought(project, tmp_path / "rows.jsonl", None):
+        raise KeyError
+    assert names(project / "data/custom") == []
+
+
+def test_a_link_is_brought_as_a_file(project, tmp_path):
+    (tmp_path / "far.jsonl").write_text("rows")
+    (tmp_path / "rows.jsonl").symlink_to(tmp_path / "far.jsonl")
+    with brought(project, tmp_path / "rows.jsonl", None) as keep:
+        keep()
+    assert not (project / "data/custom/rows.jsonl").is_symlink()
+
+
+def test_use_lists_the_presets(project, retune):
+    done = retune("use", cwd=project)
+    assert done.returncode == 0
+    assert "demo " in done.stdout
+    assert "llama-3.2-3b-finetome" in done.stdout
+
+
+def test_use_of_a_preset_writes_it_byte_for_byte(project, retune):
+    done = retune("use", "llama-3.2-3b-finetome", "--json", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert (project / "params.yaml").read_bytes() == (project / "presets/llama-3.2-3b-finetome.yaml").read_bytes()
+    assert json.loads(done.stdout)["changed"]["fetch_model.source"][0] == "demo"
+
+
+def test_use_with_errors_says_all_of_them_and_writes_nothing(project, retune, tmp_path):
+    (tmp_path / "mine.jsonl").write_text("{}")
+    before = (project / "params.yaml").read_bytes()
+    done = retune(
+        "use", "demo", "--set", "train.steps=-1", "--set", "runtime.device=tpu", "--data", str(tmp_path / "mine.jsonl"),
+        cwd=project,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "train.steps" in done.stderr
+    assert "runtime.device" in done.stderr
+    assert (project / "params.yaml").read_bytes() == before
+    assert names(project / "data/custom") == []
+
+
+def test_use_of_own_files_brings_and_names_them(project, retune, tmp_path, model):
+    (tmp_path / "my rows.jsonl").write_text("{}")
+    done = retune("use", "--data", str(tmp_path / "my rows.jsonl"), "--model", str(model), "--json", cwd=project)
+    assert done.returncode == 0, done.stderr
+    changed = json.loads(done.stdout)["changed"]
+    assert changed["fetch_data.source"] == ["demo", "data/custom/my rows.jsonl"]
+    assert changed["fetch_model.source"] == ["demo", "custom"]
+    assert (project / "data/custom/my rows.jsonl").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dmo"], "did you mean demo"),
+        (["--data", "missing.jsonl"], "no such file"),
+        (["--data", "dvc.yaml"], "ends in .jsonl"),
+        (["--model", "presets"], "config.json"),
+    ],
+)
+def test_use_of_what_is_not_there_says_so(project, retune, arguments, message):
+    done = retune("use", *arguments, cwd=project)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_use_says_which_stages_will_run(toy):
+    from retune.project import dvc_status
+    from retune.use import after
+
+    (toy / "params.yaml").write_text("words:\n  least: 3\n")
+    assert after(toy, set(dvc_status(toy))) == (["words"], ["count"])

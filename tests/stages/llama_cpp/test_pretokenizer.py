@@ -1,0 +1,82 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.errors import StageError
+from stages.llama_cpp import pretokenizer as rules
+from stages.llama_cpp.model import Model
+from stages.llama_cpp.pretokenizer import pretokenizer
+from stages.llama_cpp.tokenization import TEXTS
+from tests.stages.llama_cpp.tokenizers_in_small import gpt_2, split_by, train, write_vocabulary
+
+DEEPSEEK = next(steps for steps in rules.RULES if len(steps) == 3)
+
+
+def saved(tokenizer: Any, folder: Path) -> Path:
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("splitter", "ignore_merges", "name"),
+    [
+        (lambda: split_by(rules.LLAMA_3), True, "llama-bpe"),
+        (lambda: split_by(rules.LLAMA_3.replace(rules.CONTRACTIONS, rules.CONTRACTIONS_SPELLED)), False, "llama-bpe"),
+        (lambda: split_by(rules.QWEN_2), False, "qwen2"),
+        (lambda: split_by(rules.QWEN_35), False, "qwen35"),
+        (lambda: split_by(*DEEPSEEK), False, "deepseek-v3"),
+        (gpt_2, False, "gpt-2"),
+        (lambda: gpt_2(digits=True), False, "smollm"),
+    ],
+)
+def test_pretokenizer_of_a_known_rule_gives_llama_cpp_the_tokenizers_ids(
+    tmp_path: Path, splitter: Any, ignore_merges: bool, name: str
+) -> None:
+    tokenizer = train(splitter(), ignore_merges=ignore_merges)
+    assert pretokenizer(saved(tokenizer, tmp_path)) == name
+    write_vocabulary(tmp_path / "vocabulary.gguf", tokenizer, name)
+    with Model(tmp_path / "vocabulary.gguf", context=256, threads=1) as model:
+        assert [
+            text for text in TEXTS if model.tokenize(text) != tokenizer.encode(text, add_special_tokens=False).ids
+        ] == []
+
+
+def test_the_fixed_texts_tell_every_rule_from_every_other(tmp_path: Path) -> None:
+    tokenizer = train(split_by(r"[\s\S]+"), size=1500)  # merges across every boundary, so that each boundary shows
+    ids = {}
+    for name in ("llama-bpe", "qwen2", "qwen35", "gpt-2", "smollm", "deepseek-v3", "default"):
+        write_vocabulary(tmp_path / "vocabulary.gguf", tokenizer, name)
+        with Model(tmp_path / "vocabulary.gguf", context=256, threads=1) as model:
+            ids[name] = json.dumps([model.tokenize(text) for text in TEXTS])
+    assert len(set(ids.values())) == len(ids)
+
+
+def test_pretokenizer_where_merges_do_not_reach_a_word_minds_ignore_merges(tmp_path: Path) -> None:
+    tokenizer = json.loads(train(split_by(rules.LLAMA_3)).to_str())
+    tokenizer["model"]["vocab"]["zzzzq"] = max(tokenizer["model"]["vocab"].values()) + 1
+    for ignore_merges, name in ((True, "llama-bpe"), (False, "smaug-bpe")):
+        tokenizer["model"]["ignore_merges"] = ignore_merges
+        (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+        assert pretokenizer(tmp_path) == name
+
+
+def test_pretokenizer_of_an_unknown_rule_fails_with_the_rule_and_what_to_do(tmp_path: Path) -> None:
+    saved(train(split_by(r"\p{L}+|\p{N}+|.")), tmp_path)
+    with pytest.raises(StageError, match=r"\\\\p\{L\}\+\|.*does not know.*Take a base model"):
+        pretokenizer(tmp_path)
+
+
+def test_pretokenizer_refuses_what_rewrites_text(tmp_path: Path) -> None:
+    from tokenizers import normalizers
+
+    tokenizer = train(gpt_2())
+    tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(StageError, match="normalizer Lowercase"):
+        pretokenizer(saved(tokenizer, tmp_path))
+
+
+def test_pretokenizer_without_tokenizer_json_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"no tokenizer\.json"):
+        pretokenizer(tmp_path)

@@ -1,0 +1,126 @@
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from stages.errors import StageError
+from stages.llama_cpp.mix import QUANTIZATIONS
+from stages.llama_cpp.quantize import quantize
+from stages.llama_cpp.tensors import verify_conversion, verify_quantized
+from stages.llama_cpp.weights import weights
+from tests.stages.llama_cpp.models_in_small import folder_names, write_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """A converted file and the folder's tensors that it was made from."""
+    values = write_model(tmp_path / "source.gguf")
+    return tmp_path / "source.gguf", folder_names(values, heads=4, kv_heads=2)
+
+
+def verify(source: Path, folder: Path, tensors: dict[str, np.ndarray]) -> None:
+    folder.mkdir()
+    names = sorted(tensors)
+    save_file({name: tensors[name] for name in names[::2]}, folder / "model-00001-of-00002.safetensors")
+    save_file({name: tensors[name] for name in names[1::2]}, folder / "model-00002-of-00002.safetensors")
+    verify_conversion(gguf.GGUFReader(source), weights(folder))
+
+
+def change(path: Path, name: str, alter: Any) -> None:
+    reader = gguf.GGUFReader(path, "r+")
+    alter(next(tensor for tensor in reader.tensors if tensor.name == name).data)
+    reader.data.flush()
+
+
+def test_conversion_of_the_same_tensors_passes(model: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    verify(model[0], tmp_path / "merged", model[1])
+
+
+def test_conversion_with_one_value_altered_fails(model: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    model[1]["model.layers.1.mlp.down_proj.weight"][200, 300] *= 1.01
+    with pytest.raises(
+        StageError, match=r"blk\.1\.ffn_down\.weight has other values .*model\.layers\.1\.mlp\.down_proj"
+    ):
+        verify(model[0], tmp_path / "merged", model[1])
+
+
+def test_conversion_without_the_rotary_order_of_rows_fails(
+    model: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    name = "model.layers.0.self_attn.q_proj.weight"
+    model[1][name] = np.ascontiguousarray(model[1][name][::-1])
+    with pytest.raises(StageError, match=r"blk\.0\.attn_q\.weight has other values"):
+        verify(model[0], tmp_path / "merged", model[1])
+
+
+def test_conversion_that_lacks_a_tensor_of_the_folder_fails(
+    model: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    model[1]["model.layers.2.mlp.up_proj.weight"] = model[1]["model.layers.1.mlp.up_proj.weight"]
+    with pytest.raises(
+        StageError, match=r"holds model\.layers\.2\.mlp\.up_proj\.weight, which llama\.cpp has no name for"
+    ):
+        verify(model[0], tmp_path / "merged", model[1])
+
+
+def test_conversion_with_a_tensor_that_the_folder_lacks_fails(
+    model: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    del model[1]["model.layers.0.mlp.up_proj.weight"]
+    with pytest.raises(StageError, match=r"has blk\.0\.ffn_up\.weight too many"):
+        verify(model[0], tmp_path / "merged", model[1])
+
+
+@pytest.mark.parametrize("missing", ["blk.1.ffn_up.weight", "token_embd.weight", "output_norm.weight"])
+def test_model_that_lacks_a_tensor_on_both_sides_fails(tmp_path: Path, missing: str) -> None:
+    values = write_model(tmp_path / "source.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "less.gguf", "llama")
+    for key, value in (("block_count", 2), ("attention.head_count", 4), ("attention.head_count_kv", 2)):
+        writer.add_uint32(f"llama.{key}", value)
+    del values[missing]
+    for name, value in values.items():
+        writer.add_tensor(name, value.astype(np.float16) if value.ndim > 1 else value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(StageError, match=f"the merged model lacks {missing}"):
+        verify(tmp_path / "less.gguf", tmp_path / "merged", folder_names(values, heads=4, kv_heads=2))
+
+
+def test_tied_folder_may_hold_the_matrix_twice_but_not_two_matrices(tmp_path: Path) -> None:
+    tensors = folder_names(write_model(tmp_path / "source.gguf", tied=True), heads=4, kv_heads=2)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    verify(tmp_path / "source.gguf", tmp_path / "same", tensors)
+    tensors["lm_head.weight"][0, 0] += 1
+    with pytest.raises(StageError, match=r"lacks output\.weight"):
+        verify(tmp_path / "source.gguf", tmp_path / "other", tensors)
+
+
+def test_values_that_are_no_numbers_fail(model: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    change(model[0], "output.weight", lambda data: data.__setitem__((1, 1), np.inf))
+    model[1]["lm_head.weight"][1, 1] = np.inf
+    with pytest.raises(StageError, match=r"output\.weight holds values that are no finite numbers"):
+        verify(model[0], tmp_path / "merged", model[1])
+
+
+def test_cut_off_safetensors_are_refused(model: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    folder = tmp_path / "merged"
+    verify(model[0], folder, model[1])
+    path = folder / "model-00002-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StageError, match=r"model-00002-of-00002\.safetensors is cut off"):
+        weights(folder)
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_quantized_file_passes_and_fails_with_one_row_altered(tmp_path: Path, quantization: str) -> None:
+    write_model(tmp_path / "source.gguf", kind="BF16")
+    quantize(tmp_path / "source.gguf", tmp_path / "out.gguf", quantization, {}, threads=2)
+    verify_quantized(gguf.GGUFReader(tmp_path / "out.gguf"), gguf.GGUFReader(tmp_path / "source.gguf"), threads=2)
+    change(tmp_path / "out.gguf", "blk.1.ffn_down.weight", lambda data: data.__setitem__(7, data[8].copy()))
+    with pytest.raises(StageError, match=r"blk\.1\.ffn_down\.weight differs from the merged model in 1 rows"):
+        verify_quantized(gguf.GGUFReader(tmp_path / "out.gguf"), gguf.GGUFReader(tmp_path / "source.gguf"), threads=2)

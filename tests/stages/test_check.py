@@ -1,0 +1,78 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.check import SECTIONS, problems
+from stages.params import read_params
+from tests.project import ROOT
+
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+
+
+@pytest.fixture
+def demo() -> dict[str, Any]:
+    return read_params(ROOT / "presets" / "demo.yaml")
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_preset_is_right(preset: Path) -> None:
+    assert problems(read_params(preset), ROOT) == []
+
+
+def test_params_as_shipped_are_the_demo() -> None:
+    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "presets" / "demo.yaml").read_bytes()
+
+
+def test_recipe_preset_is_the_published_recipe() -> None:
+    recipe = read_params(ROOT / "presets" / "llama-3.2-3b-finetome.yaml")
+    train, runtime = recipe["train"], recipe["runtime"]
+    assert (recipe["fetch_model"]["revision"], recipe["fetch_data"]["revision"]) == (
+        "006f5dcd1393c3add266de40994ba96225e9689d",
+        "c2343c1372ff31f51aa21248db18bffa3193efdb",
+    )
+    assert train["lora"] == {
+        "r": 16, "alpha": 16, "dropout": 0.0, "bias": "none", "use_rslora": False,
+        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    }  # fmt: skip
+    assert (train["conversations_per_step"], runtime["micro_batch"]) == (2 * 4, 2)
+    assert [train[key] for key in ("steps", "learning_rate", "warmup_steps", "schedule", "optimizer", "weight_decay", "seed", "load_in_4bit", "dtype", "logging_steps", "eval_steps")] == [
+        60, 2e-4, 10, "linear", "adamw_8bit", 0.01, 3407, True, "auto", 10, 100,
+    ]  # fmt: skip
+    assert (recipe["template"]["chat_template"], recipe["template"]["max_length"]) == ("llama-3.1", 2048)
+    assert recipe["gguf"]["quantizations"] == ["q4_k_m"]
+    assert runtime["gradient_checkpointing"] == "unsloth"
+
+
+def test_problems_are_all_said_at_once_in_the_order_of_the_stages(demo: dict[str, Any]) -> None:
+    demo["report"].pop("title")
+    demo["train"]["steps"] = 0
+    demo["gguf"]["quantizations"] = ["q9_9"]
+    demo["trane"] = {}
+    found = problems(demo, ROOT)
+    assert [line.split(":")[0] for line in found] == ["trane", "train.steps", "gguf.quantizations", "report.title"]
+    assert "did you mean `train`" in found[0]
+    assert "q4_k_m" in found[2], "an unknown quantization is answered with the known ones"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_missing_section_is_named(demo: dict[str, Any], section: str) -> None:
+    demo.pop(section)
+    assert problems(demo, ROOT) == [f"{section}: this section is missing"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "says"),
+    [
+        ("fetch_data", "source", "data/custom/absent.jsonl", "retune use --data"),
+        ("fetch_model", "source", "custom", "retune use --model"),
+        ("template", "chat_template", "absent.jinja", "data/custom/absent.jinja is not there"),
+    ],
+)
+def test_named_file_that_is_missing_is_said(
+    demo: dict[str, Any], tmp_path: Path, section: str, key: str, value: str, says: str
+) -> None:
+    demo[section][key] = value
+    found = problems(demo, tmp_path)
+    assert len(found) == 1
+    assert says in found[0]
