@@ -89,6 +89,7 @@ def judge(root: Path, stage: str, changes: list[Any]) -> Verdict:
     locked = locked_stage(root, stage)
     if changes and not locked:
         verdict.reasons.append("it has not run yet")
+        return verdict
     deps = changed_deps(changes, verdict)
     if verdict.reasons:
         return verdict
@@ -206,6 +207,8 @@ def record(root: Path, stage: str, verdict: Verdict) -> list[str]:
     moved += ["its outputs"] if after.get("outs") != outs else []
     left = [] if moved else dvc_status(root, stage).get(stage, [])
     if not moved and not left:
+        for path, digest in verdict.digests.items():
+            keep_text(root, digest, (root / path).read_bytes())
         return []
     lock.write_bytes(before)
     return [f"{', '.join(moved) or left} changed while it was compared; nothing was recorded"]
@@ -217,6 +220,13 @@ def old_text(root: Path, path: str, digest: str) -> bytes | None:
         if copy.is_file() and md5(copy.read_bytes()) == digest:
             return copy.read_bytes()
     return next((text for text in git_texts(root, path) if md5(text) == digest), None)
+
+
+def keep_text(root: Path, digest: str, text: bytes) -> None:
+    """Keep what was accepted: the next edit is compared with it, and it need not be committed by then."""
+    folder = root / ".retune" / "code"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{digest}.py").write_bytes(text)
 
 
 def git_texts(root: Path, path: str) -> Iterator[bytes]:

@@ -8,5 +8,5 @@ class StageError(Exception):
     """
 
 
-class Refusal(StageError):
+class Refusal(StageError):  # noqa: N818 - an answer, not an error
     """The stage did its work and its outputs are right, but the answer is no: they are put in place before the exit with 1."""

@@ -64,4 +64,3 @@ def execution_record(stage: str, figures: Mapping[str, object]) -> None:
     path = scratch() / "execution" / f"{stage}.json"
     before = read_json(path) if path.exists() and path.stat().st_size else {}
     write_json(path, {**before, **figures})
-

@@ -10,7 +10,6 @@ from ruamel.yaml.error import YAMLError
 
 from stages.errors import StageError
 
-
 P = TypeVar("P", bound="Params")
 
 

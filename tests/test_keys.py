@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from stages.environment.pins import PINNED, locked_versions, pin_file
 
+from stages.environment.pins import PINNED, locked_versions, pin_file
 from tests.project import ROOT, closure
 
 # files that a stage reads beside Python modules

@@ -45,8 +45,8 @@ def test_repro_again_runs_nothing_and_is_fast(project: Project) -> None:
 
 
 def test_repro_every_leaf_param_is_in_the_key_of_its_stage_and_no_other(project: Project) -> None:
-    from dvc.repo import Repo  # noqa: PLC0415
-    from ruamel.yaml import YAML  # noqa: PLC0415
+    from dvc.repo import Repo
+    from ruamel.yaml import YAML
 
     values = YAML(typ="safe").load(project.root / "params.yaml")
     with project.edited("params.yaml"):

@@ -89,6 +89,7 @@ def made_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call("git", "init", "-q", cwd=root)
     call("dvc", "init", "-q", cwd=root)
     (root / "dvc.yaml").write_text(STAGES)
+    (root / "stages/__init__.py").touch()  # else this project's own stages, where it is installed, would be found first
     (root / "stages/words.py").write_text(WORDS)
     (root / "stages/letters.py").write_text(LETTERS)
     (root / "text.txt").write_text("In the attic is a Red lamp")

@@ -79,7 +79,6 @@ def test_accept_that_refuses_leaves_the_lock_alone(toy, retune):
 
 def test_accept_twice_compares_with_the_text_that_was_accepted(toy, retune, run_dvc):
     edit(toy, "stages/words.py", "# long ones", "# the long ones")
-    subprocess.run(["git", "add", "stages"], cwd=toy, check=True)
     assert retune("accept", "words", cwd=toy).returncode == 0
     edit(toy, "stages/words.py", "# the long ones", "# only the long ones")
     assert retune("accept", "words", cwd=toy).returncode == 0

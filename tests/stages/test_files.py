@@ -3,6 +3,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from stages.files import read_json, sha256_files, sha256_tree, write_json
 
 

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
 from stages.errors import StageError
 from stages.params import Params, read_params, section_params, section_problems
 

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from stages.tables import ROWS_PER_GROUP, read_arrow, read_parquet, regrouped, write_arrow, write_parquet
 
 SCHEMA = pa.schema([("row", pa.int64()), ("ids", pa.list_(pa.int32()))])

@@ -75,11 +75,12 @@ def test_conversion_with_a_tensor_that_the_folder_lacks_fails(
 
 
 @pytest.mark.parametrize("missing", ["blk.1.ffn_up.weight", "token_embd.weight", "output_norm.weight"])
-def test_model_that_lacks_a_tensor_on_both_sides_fails(tmp_path: Path, missing: str) -> None:
+def test_file_that_lacks_a_tensor_fails_whether_or_not_the_folder_has_it(tmp_path: Path, missing: str) -> None:
     values = write_model(tmp_path / "source.gguf")
     writer = gguf.GGUFWriter(tmp_path / "less.gguf", "llama")
     for key, value in (("block_count", 2), ("attention.head_count", 4), ("attention.head_count_kv", 2)):
         writer.add_uint32(f"llama.{key}", value)
+    whole = folder_names(values, heads=4, kv_heads=2)
     del values[missing]
     for name, value in values.items():
         writer.add_tensor(name, value.astype(np.float16) if value.ndim > 1 else value)
@@ -87,6 +88,8 @@ def test_model_that_lacks_a_tensor_on_both_sides_fails(tmp_path: Path, missing: 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    with pytest.raises(StageError, match=f"the converted file lacks {missing}"):
+        verify(tmp_path / "less.gguf", tmp_path / "whole", whole)
     with pytest.raises(StageError, match=f"the merged model lacks {missing}"):
         verify(tmp_path / "less.gguf", tmp_path / "merged", folder_names(values, heads=4, kv_heads=2))
 
