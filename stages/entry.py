@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from stages.errors import Refusal, StageError
-from stages.files import execution_record, files_below, sha256_file, sha256_files, sha256_tree, write_json
+from stages.files import execution_record, files_below, scratch, sha256_file, sha256_files, sha256_tree, write_json
 from stages.params import Params, Runtime, read_params, section_params
 
 Input = Annotated[Path, "input"]
@@ -61,6 +61,8 @@ def carry_out(stage: Callable[..., None], started: float) -> None:
     must_exist(name, inputs)
     digests = {key: sha256_tree(sha256_files(path)) for key, path in inputs.items()}
     marks = {key: change_mark(path) for key, path in inputs.items()}
+    code = project_code()
+    keep_code(code)
     temporary = {key: partial_path(path) for key, path in outputs.items()}
     for path in temporary.values():
         remove(path)
@@ -68,8 +70,9 @@ def carry_out(stage: Callable[..., None], started: float) -> None:
 
     refusal = work(stage, temporary, {**inputs, **temporary, **settings})
 
-    changed = [path for key, path in inputs.items() if change_mark(path) != marks[key]]
-    if any(sha256_tree(sha256_files(path)) != digests[key] for key, path in inputs.items() if path in changed):
+    changed = [path for key, path in inputs.items() if is_changed(path, marks[key], digests[key])]
+    changed += [Path(path) for path, digest in code.items() if sha256_file(Path(path)) != digest]
+    if changed:
         for path in temporary.values():
             remove(path)
         raise StageError(
@@ -84,7 +87,7 @@ def carry_out(stage: Callable[..., None], started: float) -> None:
             Path(flags["record"]),
             {
                 "stage": name,
-                "code": project_code(),
+                "code": {**project_code(), **code},
                 "environment": environment(Path(flags["environment"])) if flags["environment"] else {},
                 "params": settings["params"].model_dump(mode="json") if "params" in settings else {},
                 "inputs": {key: {"path": path.as_posix(), "sha256": digests[key]} for key, path in inputs.items()},
@@ -154,6 +157,11 @@ def change_mark(path: Path) -> list[tuple[str, int, int, int]]:
     return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
 
 
+def is_changed(path: Path, mark: list[tuple[str, int, int, int]], digest: str) -> bool:
+    """Whether the bytes below `path` are others than before; they are read again only if something moved."""
+    return change_mark(path) != mark and sha256_tree(sha256_files(path)) != digest
+
+
 def partial_path(path: Path) -> Path:
     """The temporary name beside `path`: on the same file system, so that the rename is atomic."""
     return path.with_name(f".{path.name}.partial")
@@ -179,6 +187,16 @@ def project_code() -> dict[str, str]:
     modules = (Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None)))
     own = {path.resolve() for path in modules if path.is_absolute() and path.is_relative_to(root / "stages")}
     return {path.relative_to(root.resolve()).as_posix(): sha256_file(path) for path in sorted(own)}
+
+
+def keep_code(code: Mapping[str, str]) -> None:
+    """Keep the code that runs in `.retune/code/`, by its hash: `retune accept` compares a later edit with it, committed or not."""
+    folder = scratch() / "code"
+    folder.mkdir(exist_ok=True)
+    for path, digest in code.items():
+        kept = folder / f"{digest}.py"
+        if not kept.exists():
+            shutil.copyfile(path, kept)
 
 
 def environment(pins: Path) -> dict[str, str]:

@@ -73,7 +73,7 @@ class MergeParams(Params):
     """Held-out rows whose logits are compared (training rows where none is held out). Effect: time and memory of the check."""
     max_logit_difference: Annotated[float, Field(gt=0)]
     """Largest difference of one logit between merged model and base + adapter, both in fp32, that passes. Rounding the merged
-    weights to the base's 16 bits gives 0.01 to 0.1 on models of 3 M to 3 B weights; another number means a wrong merge."""
+    weights to the base's 16 bits gives 0.03 to 0.3 on the demo, where the fine-tuning itself moves logits by 26; a wrong merge, as much as that."""
 
 
 @dataclass(frozen=True)

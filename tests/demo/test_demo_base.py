@@ -31,7 +31,7 @@ def render(demo, **given):
     # As transformers does it.
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     source = (demo / "base" / "chat_template.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source).render(bos_token="<|begin_of_text|>", **given)  # noqa: S106 - not a secret
+    return environment.from_string(source).render(bos_token="<|begin_of_text|>", **given)
 
 
 def test_template_renders_llama_3_form(demo):
@@ -58,7 +58,7 @@ def test_tokenizer_every_word_of_the_world_is_one_token(tokenizer):
 
 
 def test_tokenizer_sentences_encoded_apart_are_the_text_encoded_whole(tokenizer):
-    rng = Random(4)  # noqa: S311 - a seeded generator
+    rng = Random(4)
     for _ in range(50):
         first, then = world.story(rng, world.people(rng, 3), 1)
         whole = tokenizer.encode(" ".join(first + then), add_special_tokens=False).ids

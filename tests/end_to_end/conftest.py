@@ -20,7 +20,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     "fetch_data": {"limit": 400},
     "train": {"steps": 3, "eval_steps": None, "warmup_steps": 1, "logging_steps": 1},
     "evaluate": {"rows": 8, "answer_rows": 2},
-    "merge": {"check_rows": 2},
+    "merge": {"check_rows": 2, "max_logit_difference": 2.0},
     "gguf": {"quantizations": ["q8_0"], "check_rows": 2, "check_answers": 2},
     "audit": {
         "min_heldout_rows": 1,

@@ -7,18 +7,11 @@ import pytest
 from stages.files import sha256_files, sha256_tree
 from tests.end_to_end.conftest import Project, copy_project
 
+pytestmark = pytest.mark.slow
+
 ANOTHER_DAY = """
-import datetime, time
-_now = time.time
-time.time = lambda: _now() + 200 * 86400.0
-class Later(datetime.datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return super().now(tz) + datetime.timedelta(days=200)
-    @classmethod
-    def today(cls):
-        return cls.now()
-datetime.datetime = Later
+import time_machine
+time_machine.travel("2031-02-03 23:59:59 +0000").start()
 """
 
 

@@ -94,9 +94,8 @@ def test_added_control_tokens_are_in_merged_model_and_gguf(other: Project) -> No
 def test_changed_csv_runs_from_fetch_data_on(other: Project) -> None:
     file = other.root / "data/custom/sums.csv"
     file.write_text(file.read_text() + "what is 1 plus 99?,1 plus 99 is 100.\n")
-    ran = other.repro("--dry")
-    assert {"fetch_data", "standardize"} <= ran
-    assert "check" not in ran
+    assert other.repro("standardize") == {"fetch_data", "standardize"}
+    assert json.loads((other.root / "data/messages/summary.json").read_text())["raw"] == 202
 
 
 def test_all_bad_dataset_fails_with_the_counts_and_keeps_the_crash_away(other: Project) -> None:

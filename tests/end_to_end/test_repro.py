@@ -44,10 +44,13 @@ def test_repro_again_runs_nothing_and_is_fast(project: Project) -> None:
     assert seconds < 2.5
 
 
-def test_repro_every_leaf_param_is_in_the_key_of_its_stage_and_no_other(project: Project) -> None:
+def test_repro_every_leaf_param_is_in_the_key_of_its_stage_and_no_other(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dvc.repo import Repo
     from ruamel.yaml import YAML
 
+    monkeypatch.chdir(project.root)  # DVC names stages as seen from here
     values = YAML(typ="safe").load(project.root / "params.yaml")
     with project.edited("params.yaml"):
         for path in leaves(values):
@@ -68,7 +71,7 @@ def test_repro_every_leaf_param_is_in_the_key_of_its_stage_and_no_other(project:
 
 def test_repro_learning_rate_changed_runs_train_and_what_follows(project: Project) -> None:
     with project.edited("params.yaml"):
-        project.params(lambda values: values["train"].update(learning_rate=2e-3))
+        project.params(lambda values: values["train"].update(learning_rate=4e-3))
         assert project.repro() == {"check", *STAGES[STAGES.index("train") :]}
 
 

@@ -1,6 +1,6 @@
 """Made dialogues with hard texts, the same for a seed."""
 
-# ruff: noqa: RUF001, S311 - odd characters are what it is for; a seeded generator, no secret
+# ruff: noqa: RUF001 - odd characters are what it is for; a seeded generator, no secret
 
 import random
 

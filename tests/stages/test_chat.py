@@ -1,7 +1,5 @@
 """Spans, labels and refusals of stages/chat.py, over small tokenizers of several kinds that are trained here."""
 
-# ruff: noqa: S106 - tokens of a vocabulary, no passwords
-
 import itertools
 import json
 import time

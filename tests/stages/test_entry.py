@@ -89,7 +89,7 @@ def test_run_stage_error_prints_its_message_alone_and_leaves_no_output(stage, tm
     """)
     assert ended.returncode == 1
     assert ended.stderr == "copy: row 7 is broken; mend it\n"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["params.yaml", "source"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".retune", "params.yaml", "source"]
 
 
 def test_run_refusal_keeps_the_output_and_fails(stage, tmp_path: Path) -> None:

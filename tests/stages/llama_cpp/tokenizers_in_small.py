@@ -17,7 +17,7 @@ def train(pre_tokenizer: Any, *, size: int = 1000, ignore_merges: bool = False, 
     """A tokenizers.Tokenizer trained on words thrown together; `seed` changes the merges."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    draw = random.Random(seed)  # noqa: S311 - seeded on purpose
+    draw = random.Random(seed)
     texts = [
         "".join(draw.choice(WORDS) + draw.choice([" ", " ", "  ", "\n", ""]) for _ in range(40)) for _ in range(400)
     ]
