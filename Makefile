@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -15,8 +15,7 @@ help:  ## this list
 
 setup: $(VENV)/.ready .dvc/config  ## everything into .venv, from the hashed lock
 $(VENV)/.ready: requirements.lock requirements-uv.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "Retune needs Python 3.11 ($(PYTHON) is not here; name yours: make setup PYTHON=...)"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Retune needs Python 3.11; name one: make setup PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Retune needs Python 3.11, and '$(PYTHON)' is none; name one: make setup PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements-uv.lock
 	$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode requirements.lock requirements-uv.lock
