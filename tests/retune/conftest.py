@@ -57,7 +57,9 @@ def lower(word: str) -> str:
 
 def call(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    env = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **environment}
+    # other tests of the session put themselves offline, in this very process
+    outer = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+    env = {**outer, "PATH": path, "DVC_NO_ANALYTICS": "1", **environment}
     return subprocess.run(arguments, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
