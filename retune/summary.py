@@ -51,7 +51,17 @@ def read_summary(data: Path) -> dict[str, Any]:
         "passed": verdict["passed"],
         "reasons": verdict["reasons"],
         "report": (data / "report/index.html").as_posix(),
+        "changed_since": changed_since(data, Path("params.yaml")),
     }
+
+
+def changed_since(data: Path, parameters: Path) -> list[str]:
+    """Sections of params.yaml that are not those of the run whose figures these are."""
+    from stages.params import read_params
+
+    records = {file.stem: read(file)["params"] for file in sorted(data.glob("records/*.json"))}
+    now = read_params(parameters)
+    return [stage for stage, params in records.items() if now.get(stage) != params]
 
 
 def read(path: Path) -> Any:  # noqa: ANN401 - JSON
@@ -77,6 +87,13 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     told.append(("verdict", "passed" if found["passed"] else "did not pass: " + "; ".join(found["reasons"])))
     told.append(("report", found["report"]))
+    if found["changed_since"]:
+        told.append(
+            (
+                "note",
+                f"params.yaml has changed since ({', '.join(found['changed_since'])}): `dvc repro` brings this up to date",
+            )
+        )
     return told
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import stages.environment.active  # noqa: F401 - before what needs packages
 from stages.audit import AuditParams
 from stages.entry import Input, Output, run
 from stages.errors import StageError
@@ -48,9 +49,7 @@ def check(parameters: Input, checked: Output) -> None:
     """Say every error of params.yaml at once, or write that there is none."""
     found = problems(read_params(parameters), Path.cwd())
     if found:
-        raise StageError(
-            "params.yaml is not right; nothing was run and no output was touched:\n  " + "\n  ".join(found)
-        )
+        raise StageError("params.yaml is not right; nothing was run:\n  " + "\n  ".join(found))
     write_json(checked, {"params": "right"})
 
 
@@ -65,7 +64,7 @@ def problems(params: Mapping[str, Any], root: Path) -> list[str]:
             found.append(f"{section}: this section is missing")
         else:
             found += section_problems(model, section, params[section])
-    return found or missing_files(params, root)
+    return found or [*contradictions(params), *missing_files(params, root)]
 
 
 def unknown_section(section: str) -> str:
@@ -74,6 +73,24 @@ def unknown_section(section: str) -> str:
     return f"{section}: unknown section" + (
         f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(SECTIONS)}"
     )
+
+
+def contradictions(params: Mapping[str, Any]) -> list[str]:
+    """Floors that no run of these params can reach: better said now than by the gate."""
+    audit, evaluate = params["audit"], params["evaluate"]
+    found = []
+    if audit["min_exact_match"] is not None and not (evaluate["exact_match"] and evaluate["answer_rows"]):
+        found.append(
+            "audit.min_exact_match: must be null where no answer is checked (evaluate.exact_match, evaluate.answer_rows)"
+        )
+    if params["standardize"]["heldout_fraction"] == 0:
+        floors = {"min_heldout_rows": 0, "min_loss_gain": None, "min_exact_match": None}
+        found += [
+            f"audit.{floor}: must be {'null' if free is None else free} where nothing is held out (standardize.heldout_fraction is 0)"
+            for floor, free in floors.items()
+            if audit[floor] != free
+        ]
+    return found
 
 
 def missing_files(params: Mapping[str, Any], root: Path) -> list[str]:

@@ -31,6 +31,10 @@ OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive (or .xlsx)",
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"%PDF": "a PDF",
+    b"GGUF": "a GGUF model",
     b"SQLite format 3": "an SQLite database",
     b"version https://git-lfs": "a Git LFS pointer (run `git lfs pull` where it comes from)",
 }

@@ -313,6 +313,12 @@ def make_trainer(
 
     disable_caching()
     rows = numbered_rows(tokens / token_files.TRAIN)
+    heldout = numbered_rows(tokens / token_files.HELDOUT) if params.eval_steps and has_rows(tokens) else None
+    if params.eval_steps and heldout is None:
+        log.warning(
+            "no conversation is held out, so no held-out loss is measured; standardize.heldout_fraction says how many are"
+        )
+    eval_steps = params.eval_steps if heldout is not None else None
     size = micro_batch(params.conversations_per_step, runtime.micro_batch)
     if size != min(runtime.micro_batch, params.conversations_per_step):
         log.info("micro-batches of %d, the next size that divides train.conversations_per_step evenly", size)
@@ -339,8 +345,8 @@ def make_trainer(
         # every step is looked at; which go into the step log is decided here, not by the trainer
         logging_steps=1,
         logging_nan_inf_filter=False,
-        eval_strategy="no" if params.eval_steps is None else "steps",
-        eval_steps=params.eval_steps,
+        eval_strategy="no" if eval_steps is None else "steps",
+        eval_steps=eval_steps,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -355,16 +361,21 @@ def make_trainer(
         model=model,
         args=arguments,
         train_dataset=rows,
-        eval_dataset=numbered_rows(tokens / token_files.HELDOUT) if params.eval_steps else None,
+        eval_dataset=heldout,
         data_collator=Collator(pad_id=padding_id(tokenizer)),
         processing_class=tokenizer,
     )
-    trainer.watch_with(Watch(rows["row_id"], params.logging_steps, params.eval_steps, params.eval_rows))
+    trainer.watch_with(Watch(rows["row_id"], params.logging_steps, eval_steps, params.eval_rows))
     for name, value in model.named_parameters():
         if name in values:
             # TRL rounds an adapter on a 4-bit base to bfloat16; small updates would then be lost
             value.data = values[name]
     return trainer
+
+
+def has_rows(tokens: Path) -> bool:
+    """Whether any conversation is held out: `datasets` cannot open an Arrow file without rows."""
+    return bool(token_files.read_tokens(tokens / token_files.HELDOUT).num_rows)
 
 
 def numbered_rows(file: Path) -> "Dataset":

@@ -1,4 +1,4 @@
-"""A base that somebody else trained: no chat template, no control tokens, a splitting rule llama.cpp's converter does not list; and a .csv."""
+"""A base that somebody else trained: no chat template, no control tokens, a splitting rule llama.cpp's converter does not list; and a .csv, all of whose rows are trained."""
 
 import csv
 import json
@@ -54,7 +54,10 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "template.chat_template=chatml",
         "template.missing_control_tokens=add",
         "fetch_data.limit=null",
-        "standardize.heldout_fraction=0.2",
+        "standardize.heldout_fraction=0",
+        "audit.min_heldout_rows=0",
+        "train.eval_steps=2",
+        "evaluate.exact_match=false",
     ]
     project.call(
         "retune",

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,30 @@ def test_named_file_that_is_missing_is_said(
     found = problems(demo, tmp_path)
     assert len(found) == 1
     assert says in found[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"evaluate": {"exact_match": False}}, ["audit.min_exact_match"]),
+        ({"evaluate": {"answer_rows": 0}}, ["audit.min_exact_match"]),
+        (
+            {"standardize": {"heldout_fraction": 0.0}},
+            ["audit.min_heldout_rows", "audit.min_loss_gain", "audit.min_exact_match"],
+        ),
+        ({"evaluate": {"exact_match": False}, "audit": {"min_exact_match": None}}, []),
+    ],
+)
+def test_floor_that_no_run_can_reach_is_said(demo: dict[str, Any], change: dict[str, Any], named: list[str]) -> None:
+    for section, keys in change.items():
+        demo[section].update(keys)
+    assert [line.split(":")[0] for line in problems(demo, ROOT)] == named
+
+
+def test_check_with_a_foreign_python_says_to_activate_the_environment() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-S", "-m", "stages.check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert "Activate the environment" in ended.stderr
+    assert "Traceback" not in ended.stderr
