@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from stages.files import read_json
+
 DATA = Path("data")
 
 
@@ -34,8 +36,8 @@ def summary(
 
 def read_summary(data: Path) -> dict[str, Any]:
     """What the stages wrote about themselves. Raises FileNotFoundError naming the first file that is missing."""
-    rows, tokens = read(data / "messages/summary.json"), read(data / "tokens/summary.json")
-    metrics, verdict = read(data / "evaluation/metrics.json"), read(data / "audit/verdict.json")
+    rows, tokens = read_json(data / "messages/summary.json"), read_json(data / "tokens/summary.json")
+    metrics, verdict = read_json(data / "evaluation/metrics.json"), read_json(data / "audit/verdict.json")
     files = [
         *sorted(data.glob("gguf/*.gguf")),
         data / "adapter/adapter_model.safetensors",
@@ -59,14 +61,9 @@ def changed_since(data: Path, parameters: Path) -> list[str]:
     """Sections of params.yaml that are not those of the run whose figures these are."""
     from stages.params import read_params
 
-    records = {file.stem: read(file)["params"] for file in sorted(data.glob("records/*.json"))}
+    records = {file.stem: read_json(file)["params"] for file in sorted(data.glob("records/*.json"))}
     now = read_params(parameters)
     return [stage for stage, params in records.items() if now.get(stage) != params]
-
-
-def read(path: Path) -> Any:  # noqa: ANN401 - JSON
-    """The JSON in a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -32,13 +33,13 @@ def stage(tmp_path: Path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a.txt").write_text("one")
 
-    def run(body: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    def run(body: str, *flags: str, project: Path = ROOT) -> subprocess.CompletedProcess[str]:
         code = HEAD + textwrap.dedent(body) + "\nrun(copy)\n"
         command = [sys.executable, "-c", code, "--source", "source", "--target", "target", *flags]
         return subprocess.run(
             command,
             cwd=tmp_path,
-            env={"PYTHONPATH": str(ROOT), "PATH": ""},
+            env={"PYTHONPATH": str(project), "PATH": ""},
             capture_output=True,
             text=True,
             check=False,
@@ -139,3 +140,20 @@ def test_run_wrong_params_says_all_of_them(stage, tmp_path: Path) -> None:
     assert "copy.rate: should be a valid number (found 'fast')" in ended.stderr
     assert "copy.extra: unknown key" in ended.stderr
     assert not (tmp_path / "target").exists()
+
+
+def test_run_own_code_changed_meanwhile_fails_and_certifies_nothing(stage, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    ended = stage(
+        """
+    def copy(source: Input, target: Output, params: CopyParams) -> None:
+        target.write_text("x")
+        Path("stages/errors.py").write_text("# edited\\n")
+    """,
+        project=tmp_path,
+    )
+    assert ended.returncode == 1
+    assert "stages/errors.py was changed while copy was reading it" in ended.stderr
+    assert not (tmp_path / "target").exists()
+    kept = [file.read_text() for file in (tmp_path / ".retune" / "code").iterdir()]
+    assert (ROOT / "stages" / "errors.py").read_text() in kept
