@@ -14,12 +14,14 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.ready .dvc/config  ## everything into .venv, from the hashed lock
-$(VENV)/.ready: requirements.lock requirements-uv.lock pyproject.toml
+$(VENV)/.ready: requirements.lock requirements-uv.lock requirements-apart.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Retune needs Python 3.11, and '$(PYTHON)' is none; name one: make setup PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements-uv.lock
 	$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode requirements.lock requirements-uv.lock
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --editable .
+	rm -rf $(VENV)/apart
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --target $(VENV)/apart --no-deps --require-hashes -r requirements-apart.lock
 	@touch $@
 
 .dvc/config:
@@ -45,6 +47,7 @@ check: setup  ## format, lint, types, keys
 
 lock: $(VENV)/.ready  ## pin the newest versions that pyproject.toml allows, then the stages' pin files
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header pyproject.toml --group dev --upgrade --output-file requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --no-deps --group apart --upgrade --output-file requirements-apart.lock
 	python -m stages.environment.pins
 
 demo: setup  ## make the embedded demo's data again (the base model: data/demo/README.md)

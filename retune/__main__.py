@@ -9,11 +9,15 @@ import typer
 
 from retune.accept import accept
 from retune.doctor import doctor
+from retune.inspect import inspect
+from retune.preview import preview
 from retune.summary import summary
 from retune.use import use
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(use)
+app.command()(inspect)
+app.command()(preview)
 app.command()(doctor)
 app.command()(accept)
 app.command()(summary)

@@ -63,6 +63,7 @@ def examine(root: Path) -> Iterable[Finding]:
     looks: list[Callable[[], Iterable[Finding]]] = [
         lambda: [python_version(root)],
         lambda: [packages(root)],
+        lambda: [fast_tokenizer(root, Path(sys.prefix))],
         lambda: [parameters(root)],
         lambda: [disk(root, weights)],
         lambda: [memory(weights)],
@@ -154,6 +155,25 @@ def packages(root: Path) -> Finding:
             "`make setup` installs the pins",
         )
     return Finding("packages", "ok", f"{len(pins)} as in requirements.lock")
+
+
+def fast_tokenizer(root: Path, environment: Path) -> Finding:
+    """The faster release of `tokenizers`, which lives apart from the environment's own, against requirements-apart.lock."""
+    from stages.fast_tokenizer import APART
+
+    subject, todo = "fast tokenizer", "`make setup` installs it"
+    lock = root / "requirements-apart.lock"
+    if not lock.is_file():
+        return Finding(subject, "warning", "no requirements-apart.lock here")
+    want = re.findall(r"^tokenizers==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    have = [
+        found.version for found in importlib.metadata.distributions(name="tokenizers", path=[str(environment / APART)])
+    ]
+    if not have:
+        return Finding(subject, "warning", "not installed: making tokens takes many times longer", todo)
+    if have != want:
+        return Finding(subject, "warning", f"tokenizers is {', '.join(have)}, not {', '.join(want)}", todo)
+    return Finding(subject, "ok", f"tokenizers {have[0]}")
 
 
 def installed(name: str) -> str | None:
@@ -291,14 +311,7 @@ def hub(params: dict[str, Any]) -> Iterable[Finding]:
     """Whether the hub answers, where params need it, and whether there is a token (which is never shown)."""
     from huggingface_hub import constants, get_token
 
-    from stages.fetch_data import CUSTOM as CUSTOM_DATA
-
-    sources = {section: str(value(params, section, "source") or "") for section in ("fetch_model", "fetch_data")}
-    needed = [
-        source
-        for source in sources.values()
-        if source not in {"", "demo", "custom"} and not source.startswith(CUSTOM_DATA)
-    ]
+    needed = hub_sources(params)
     wanted = f"needed for {' and '.join(needed)}" if needed else "not needed by params.yaml"
     token = "there is a token" if get_token() else "no token"
     if constants.HF_HUB_OFFLINE:
@@ -325,6 +338,16 @@ def hub(params: dict[str, Any]) -> Iterable[Finding]:
             f"{constants.ENDPOINT} does not answer ({reason}); {token}; {wanted}",
             todo,
         )
+
+
+def hub_sources(params: dict[str, Any]) -> list[str]:
+    """The hub's models and datasets that params name."""
+    from stages.source_files import is_local
+
+    listed = value(params, "fetch_data", "sources")
+    data = [source.get("source") for source in listed if isinstance(source, dict)] if isinstance(listed, list) else []
+    named = [str(source or "") for source in (value(params, "fetch_model", "source"), *data)]
+    return [source for source in named if source not in {"", "custom"} and not is_local(source)]
 
 
 def unreachable(address: str) -> str | None:

@@ -1,20 +1,15 @@
 """`retune use`: make a preset, with overrides, your own data or your own model, the params.yaml of the next run."""
 
-import contextlib
 import difflib
 import io
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from retune.bring import brought, data_override, model_overrides
 from retune.project import dvc_status, give_up, print_json, project_root
-
-DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-# what fetch_model reads of a folder: pickled weights, checkpoints and logs stay where they are
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def use(
@@ -23,10 +18,25 @@ def use(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one param; the value is YAML."),
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Change one param; the value is YAML. In a list, the key is a number from 0: fetch_data.sources.0.max_rows=100.",
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Bring this .jsonl, .json, .parquet or .csv into data/custom/ and use it.")
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE_OR_FOLDER",
+            help="Bring this dataset into data/custom/ and use it in place of the params' sources. Several: a mixture.",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="prompt=COLUMN,answer=COLUMN[,system=COLUMN] | messages=COLUMN",
+            help="Which columns of --data hold what, where looking cannot tell.",
+        ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Bring this model folder into data/custom_base/ and use it.")
@@ -38,7 +48,7 @@ def use(
     Everything is checked before anything is written. The answer says which params changed and which stages will run.
     """
     root = project_root()
-    if preset is None and not overrides and data is None and model is None:
+    if preset is None and not overrides and not data and columns is None and model is None:
         list_presets(root, as_json)
         return
     from stages.check import problems
@@ -47,11 +57,11 @@ def use(
     source = find_preset(root, preset) if preset is not None else parameters
     if not source.is_file():
         give_up("there is no params.yaml yet: name a preset (`retune use` lists them)")
-    values, text = changed_params(
-        source.read_text(encoding="utf-8"), [*custom_overrides(root, data, model), *(overrides or [])]
-    )
+    bring = data or []
+    chosen = [*data_override(root, bring, columns), *model_overrides(root, model), *(overrides or [])]
+    values, text = changed_params(source.read_text(encoding="utf-8"), chosen)
     before = parameters.read_text(encoding="utf-8") if parameters.is_file() else ""
-    with brought(root, data, model) as keep:
+    with brought(root, bring, model) as keep:
         found = problems(values, root)
         if found and as_json:
             print_json({"problems": found})
@@ -92,81 +102,6 @@ def find_preset(root: Path, name: str) -> Path:
     return found
 
 
-def custom_overrides(root: Path, data: Path | None, model: Path | None) -> list[str]:
-    """The overrides that name what `--data` and `--model` bring. Ends the program if that cannot be used."""
-    found = []
-    if data is not None:
-        if not data.is_file():
-            give_up(f"--data {data}: no such file")
-        if data.suffix not in DATA_SUFFIXES:
-            give_up(f"--data {data}: a dataset is a file that ends in {', '.join(DATA_SUFFIXES)}")
-        quoted = data.name.replace("'", "''")
-        found += [
-            f"fetch_data.source='data/custom/{quoted}'",
-            "fetch_data.revision=null",
-            "fetch_data.config=null",
-            "fetch_data.split=null",
-        ]
-    if model is not None:
-        if not (model / "config.json").is_file() or not any(model.glob("*.safetensors")):
-            give_up(f"--model {model}: a model is a folder with config.json and *.safetensors")
-        if model.resolve() == (root / "data" / "custom_base").resolve():
-            give_up(
-                "--model: data/custom_base is where models are brought to; `--set fetch_model.source=custom` uses what is there"
-            )
-        found += ["fetch_model.source=custom", "fetch_model.revision=null"]
-    return found
-
-
-@contextlib.contextmanager
-def brought(root: Path, data: Path | None, model: Path | None) -> Iterator[Any]:
-    """Put the user's files where the stages read them; take them away again unless the block calls what it is given.
-
-    The copies are made in the scratch folder first, so what DVC looks at changes in one moment or not at all.
-    """
-    incoming = root / ".retune" / "incoming"
-    shutil.rmtree(incoming, ignore_errors=True)
-    (incoming / "new").mkdir(parents=True)
-    (incoming / "old").mkdir()
-    targets: list[tuple[Path, Path]] = []  # (the copy, where it goes)
-    if data is not None and data.resolve() != (root / "data" / "custom" / data.name).resolve():
-        targets.append((copy_file(data, incoming / "new" / "data"), root / "data" / "custom" / data.name))
-    if model is not None:
-        folder = root / "data" / "custom_base"
-        files = sorted({path for pattern in MODEL_FILES for path in model.glob(pattern) if path.is_file()})
-        targets += [(copy_file(path, incoming / "new" / "model" / path.name), folder / path.name) for path in files]
-    moved: list[tuple[Path, Path]] = []
-    kept: list[bool] = []
-    try:
-        if model is not None:  # a file of the model before would be taken for one of this
-            for path in sorted((root / "data" / "custom_base").glob("[!.]*")):
-                move(path, incoming / "old" / "model" / path.name, moved)
-        for copy, target in targets:
-            if target.exists():
-                move(target, incoming / "old" / "data" / target.name, moved)
-            move(copy, target, moved)
-        yield lambda: kept.append(True)
-    finally:
-        if not kept:
-            for origin, target in reversed(moved):
-                target.replace(origin)
-        shutil.rmtree(incoming, ignore_errors=True)
-
-
-def copy_file(source: Path, target: Path) -> Path:
-    """Copy the bytes of a file, through a link too."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    return target
-
-
-def move(origin: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
-    """Move within the file system, and note it, so that it can be undone."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    origin.replace(target)
-    moved.append((origin, target))
-
-
 def changed_params(text: str, overrides: list[str]) -> tuple[dict[str, Any], str]:
     """(values, text) of a params file with overrides; the text keeps its comments, and is as it was if there are none.
 
@@ -205,16 +140,34 @@ def changed_params(text: str, overrides: list[str]) -> tuple[dict[str, Any], str
 
 
 def set_value(tree: Any, key: str, value: object) -> None:  # noqa: ANN401 - YAML as it comes
-    """Set the param named `section.key` (or deeper). Ends the program, with near names, if there is none."""
-    *parents, last = key.split(".")
+    """Set the param named `section.key` (or deeper; in a list by its number). Ends the program, with near names, if there is none."""
+    parts = key.split(".")
     place = tree
-    for part in parents:
-        place = place.get(part) if isinstance(place, Mapping) else None
-    if not parents or not isinstance(place, Mapping) or last not in place:
+    for part in parts[:-1]:
+        place = inside(place, part)
+    last = place_in(place, parts[-1])
+    if len(parts) == 1 or last is None:
         known = list(leaves(tree))
-        near = difflib.get_close_matches(key, known, n=3) or [name for name in known if name.endswith(f".{last}")][:3]
+        alike = [name for name in known if name.endswith(f".{parts[-1]}")]
+        beside = [name for name in alike if name.startswith(f"{parts[0]}.")]
+        near = (beside or difflib.get_close_matches(key, known, n=3) or alike)[:3]
         give_up(f"--set {key}: no such param" + (f"; did you mean {' or '.join(near)}?" if near else ""))
-    place[last] = value  # type: ignore[index]
+    place[last] = value
+
+
+def inside(place: Any, part: str) -> Any:  # noqa: ANN401 - YAML as it comes
+    """What a mapping or list has under a part of a param's name; None if nothing."""
+    found = place_in(place, part)
+    return None if found is None else place[found]
+
+
+def place_in(place: object, part: str) -> str | int | None:
+    """The key or index that a part of a param's name stands for; None if there is no such."""
+    if isinstance(place, Mapping) and part in place:
+        return part
+    if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
+        return int(part)
+    return None
 
 
 def plain(text: str) -> dict[str, Any]:
@@ -232,11 +185,13 @@ def plain(text: str) -> dict[str, Any]:
 
 
 def leaves(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """{section.key: value}, however deep; lists are values."""
+    """{section.key: value}, however deep; a list of mappings by its numbers from 0, another list is a value."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= leaves(value, f"{above}{key}.")
+        of_mappings = isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value)
+        inner = {str(number): item for number, item in enumerate(value)} if of_mappings else value
+        if isinstance(inner, Mapping) and inner:
+            found |= leaves(inner, f"{above}{key}.")
         else:
             found[f"{above}{key}"] = value
     return found
@@ -273,7 +228,8 @@ def answer(root: Path, changed: dict[str, list[Any]], as_json: bool) -> None:
         return
     print("params.yaml: " + (f"{len(changed)} changed" if changed else "as it was"))
     for name, (old, new) in changed.items():
-        print(f"  {name}: {show(old)} -> {show(new)}")
+        if old != new:  # a key that came or went with the rest of its mapping, and was null
+            print(f"  {name}: {show(old)} -> {show(new)}")
     if note:
         print(note)
     elif runs:

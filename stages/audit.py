@@ -122,8 +122,12 @@ def row_checks(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict
     """No row vanishes, not too many are set aside, enough are held out."""
     raw = summary["raw"]
     told = {key: summary[key] for key in ("train", "heldout", "rejected", "excluded")}
+    lost = [source["source"] for source in summary["sources"] if source["raw"] != sum(source[key] for key in told)]
+    whole = sum(told.values()) == raw == sum(source["raw"] for source in summary["sources"])
     says = f"{raw} rows = " + " + ".join(f"{count} {key}" for key, count in told.items())
-    yield check("rows_accounted", sum(told.values()), raw, passed=sum(told.values()) == raw, says=says)
+    if lost:
+        says += f"; the rows of {', '.join(lost)} do not add up"
+    yield check("rows_accounted", sum(told.values()), raw, passed=whole and not lost, says=says)
     share = summary["rejected"] / raw if raw else 1.0
     says = f"{summary['rejected']} of {raw} rows were set aside ({share:.1%}, at most {params.max_rejected_share:.1%})"
     yield check(

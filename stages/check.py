@@ -25,6 +25,7 @@ from stages.gguf import GgufParams
 from stages.merge import MergeParams
 from stages.params import Params, Runtime, read_params, section_problems
 from stages.report import ReportParams
+from stages.source_files import CUSTOM, custom_files
 from stages.standardize import StandardizeParams
 from stages.template import TemplateParams
 from stages.train import TrainParams
@@ -96,9 +97,13 @@ def contradictions(params: Mapping[str, Any]) -> list[str]:
 def missing_files(params: Mapping[str, Any], root: Path) -> list[str]:
     """The files that right params name and that are not there."""
     found = []
-    data, model = params["fetch_data"]["source"], params["fetch_model"]["source"]
-    if data.startswith("data/") and not (root / data).is_file():
-        found.append(f"fetch_data.source: {data} is not there; `retune use --data FILE` brings a file to data/custom/")
+    for number, source in enumerate(params["fetch_data"]["sources"]):
+        try:
+            if source["source"].startswith(CUSTOM):
+                custom_files(root / CUSTOM, source["source"], source["config"], source["split"])
+        except StageError as error:
+            found.append(f"fetch_data.sources.{number}: {error}")
+    model = params["fetch_model"]["source"]
     if model == "custom" and not (root / "data/custom_base/config.json").is_file():
         found.append(
             "fetch_model.source: data/custom_base/ holds no model; `retune use --model FOLDER` brings one there"

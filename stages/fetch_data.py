@@ -1,147 +1,237 @@
-"""The dataset as it came, as one Parquet file of JSON records, with a note of where it is from.
+"""The rows of all sources as they came, as one Parquet file of JSON records, each with its origin, and a note of where they are from.
 
-Reads   data/demo/dialogues.jsonl, data/custom/, or a dataset of the hub at a pinned revision
+Reads   data/demo/dialogues.jsonl, data/custom/, or datasets of the hub at pinned revisions
 Writes  data/raw (rows.parquet, source.json)
 Command python -m stages.fetch_data --demo data/demo/dialogues.jsonl --custom data/custom --raw data/raw
 """
 
 import logging
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, compress, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Self
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from stages.columns import Columns
 from stages.contracts import raw as contract
 from stages.entry import Input, Output, run
 from stages.errors import StageError
 from stages.files import sha256_file, write_json
-from stages.hub import Revision, check_revision, download, list_files
+from stages.hub import Revision, check_revision
+from stages.kinds import ending_of
+from stages.mixture import Mask, hashes_of, shares, smallest
 from stages.params import Params
 from stages.records import records
-from stages.splits import files_of
-from stages.tables import write_parquet
+from stages.show.progress import Advance, progress
+from stages.source_files import CUSTOM, DEMO, is_local, source_files
+from stages.tables import leave_pandas_out, write_parquet
 
 log = logging.getLogger("retune")
 
-DEMO = "demo"
-CUSTOM = "data/custom/"
 BATCH_ROWS = 1_000
 BATCH_BYTES = 16 * 2**20
+OLD_KEYS = ("source", "revision", "config", "split")
 
 
-class FetchDataParams(Params):
-    """Where the rows come from."""
+class Source(Params):
+    """One dataset."""
 
     source: str
-    """`demo`, `data/custom/FILE` (.jsonl, .json, .parquet, .csv), or a dataset of the hub, OWNER/NAME."""
+    """`demo`, `data/custom/FILE` (.jsonl, .json, .csv, .tsv, each also .gz or .zst; .parquet, .arrow, .feather), `data/custom/FOLDER` of such
+    files, all of one kind, or a dataset of the hub, OWNER/NAME."""
     revision: Revision | None
     """The commit of a hub dataset, 40 hex characters; null for a local source."""
     config: str | None
-    """The config (subset) of a hub dataset; null: its only or default one."""
+    """The config (subset) of a hub dataset, or of a folder whose README.md names some; null: its only or default one."""
     split: str | None
-    """The split of a hub dataset, such as train; null for a local source."""
-    limit: Annotated[int, Field(ge=1)] | None
-    """Rows taken from the beginning: a dry run. null: all."""
+    """The split of a hub dataset, such as train, or of a folder whose files are named as the hub's are; null for a file."""
+    columns: Columns | None
+    """Which columns hold what, where looking cannot tell: {prompt, answer, system} or {messages}. null: found out by looking."""
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    """Its part in the mixture, relative to the other sources' weights: each gives rows in this proportion, as many as the scarcest allows.
+    All sources have one, or none has: then all rows are taken."""
+    max_rows: Annotated[int, Field(ge=1)] | None
+    """At most so many of its rows, chosen by hash of the row, so that the choice is stable when rows come or go. null: all."""
 
     @model_validator(mode="after")
     def check_source(self) -> Self:
         """The keys of a hub dataset stand with a hub dataset, and only there."""
-        local = self.source == DEMO or self.source.startswith(CUSTOM)
-        if not local and self.source.endswith((".jsonl", ".json", ".parquet", ".csv")):
+        local = is_local(self.source)
+        if not local and ending_of(self.source):
             raise ValueError(
                 f"source looks like a file: a local one is {CUSTOM}FILE (`retune use --data FILE` brings it there)"
             )
         check_revision(self.source, self.revision, local=local)
-        if local and (self.config is not None or self.split is not None):
-            raise ValueError(f"config and split must be null for {self.source}, which is local")
+        is_file = self.source == DEMO or bool(local and ending_of(self.source))
+        if is_file and (self.config is not None or self.split is not None):
+            raise ValueError(f"config and split must be null for {self.source}, which is one file")
         if not local and self.split is None:
             raise ValueError(f"split must name a split of {self.source}, such as train")
         return self
 
 
+class FetchDataParams(Params):
+    """Where the rows come from."""
+
+    sources: Annotated[list[Source], Field(min_length=1)]
+    """One or more datasets; their rows come one after the other, and each row knows its source."""
+    limit: Annotated[int, Field(ge=1)] | None
+    """Rows of each source, from its beginning, before any are chosen: a dry run. null: all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def explain_old_keys(cls, values: object) -> object:
+        """Say what became of the keys that stood here when there was one source."""
+        if isinstance(values, Mapping) and any(key in values for key in OLD_KEYS):
+            raise ValueError(
+                "there may be several sources now, so source, revision, config and split stand in a list: sources: "
+                "[{source: ..., revision: null, config: null, split: null, columns: null, weight: null, max_rows: null}]"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def check_sources(self) -> Self:
+        """Weights are relative to each other, so all have one or none has; and no row is taken twice."""
+        weighted = [source.weight is not None for source in self.sources]
+        if any(weighted) and not all(weighted):
+            raise ValueError("weight: all sources have one, or none has")
+        same = [(source.source.rstrip("/"), source.revision, source.config, source.split) for source in self.sources]
+        if len(set(same)) < len(same):
+            twice = next(key for key in same if same.count(key) > 1)
+            raise ValueError(f"{twice[0]} is in the list twice: repeated rows are duplicates, give a weight instead")
+        return self
+
+
 def fetch_data(demo: Input, custom: Input, raw: Output, params: FetchDataParams) -> None:
-    """Copy the rows of the source, in their order, into data/raw."""
+    """Copy the rows of the sources, in their order, into data/raw."""
     raw.mkdir(parents=True)
-    digests: dict[str, str] = {}
-    found = islice(rows_of(source_files(demo, custom, params), digests), params.limit)
-    rows = write_rows(raw / contract.ROWS, found)
-    if not rows:
-        raise StageError(f"{params.source} holds no rows")
-    source = params.model_dump() | {"files": digests, "rows": rows}
-    write_json(raw / contract.SOURCE, source)
-    log.info("%d rows from %s (%s)", rows, params.source, ", ".join(digests))
+    opened = [SourceRows(demo, custom, source, params.limit) for source in params.sources]
+    choose(opened)
+    known = [int(rows.mask.sum()) for rows in opened if rows.mask is not None]
+    with progress("reading", sum(known) if len(known) == len(opened) else None) as advance:
+        write_parquet(raw / contract.ROWS, batches(opened, advance), contract.SCHEMA)
+    sources = [
+        rows.source.model_dump() | {"files": rows.digests, "rows_seen": rows.seen, "rows": rows.taken}
+        for rows in opened
+    ]
+    total = sum(rows.taken for rows in opened)
+    write_json(raw / contract.SOURCE, {"limit": params.limit, "rows": total, "sources": sources})
+    for rows in opened:
+        files = list(rows.digests)
+        named = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if files[3:] else "")
+        log.info("%d of %d rows from %s (%s)", rows.taken, rows.seen, rows.source.source, named)
 
 
-def source_files(demo: Path, custom: Path, params: FetchDataParams) -> Iterator[tuple[str, Path]]:
-    """(name, path) of the source's files, in order. Those of the hub are fetched one by one, so a limit fetches no more than it needs."""
-    if params.source == DEMO:
-        yield demo.name, demo
-    elif params.source.startswith(CUSTOM):
-        yield params.source.removeprefix(CUSTOM), custom_file(custom, params.source)
-    else:
-        yield from hub_files(params)
+class SourceRows:
+    """The rows of one source, as often as they are asked for; its files are fetched when their rows are."""
+
+    def __init__(self, demo: Path, custom: Path, source: Source, limit: int | None) -> None:
+        """`limit`: rows from the beginning; None: all."""
+        self.source, self.limit = source, limit
+        self.coming = source_files(demo, custom, source.source, source.revision, source.config, source.split)
+        self.paths: dict[str, Path] = {}
+        self.digests: dict[str, str] = {}
+        self.mask: Mask | None = None
+        self.seen = self.taken = 0
+
+    def __iter__(self) -> Iterator[tuple[str, int, bytes]]:
+        """(file, place, record) of each row, from the beginning. Raises StageError if there is none."""
+        self.seen = 0
+        for row in islice(self.all_rows(), self.limit):
+            self.seen += 1
+            yield row
+        if not self.seen:
+            raise StageError(f"{self.source.source} holds no rows")
+
+    def all_rows(self) -> Iterator[tuple[str, int, bytes]]:
+        """The rows past the limit, too."""
+        for name, path in chain(list(self.paths.items()), self.coming):
+            self.paths[name] = path
+            found = records(path, name)
+            if name not in self.digests:
+                self.digests[name] = sha256_file(path)
+            for place, record in found:
+                yield name, place, record
 
 
-def custom_file(custom: Path, source: str) -> Path:
-    """The file in data/custom that `source` names. Raises StageError if it lies elsewhere, by `..` or by a link."""
-    path = custom / source.removeprefix(CUSTOM)
-    if not path.resolve().is_relative_to(custom.resolve()) or ".." in Path(source).parts:
-        raise StageError(
-            f"fetch_data.source: {source} lies outside of {CUSTOM} (or is a link out of it); put a copy into the folder"
-        )
-    return path
+def choose(opened: Sequence[SourceRows]) -> None:
+    """Set the masks of the sources that weights or caps speak of; these are read once for it."""
+    some = [rows for rows in opened if rows.source.weight is not None or rows.source.max_rows is not None]
+    hashes = []
+    for rows in some:
+        with progress(f"choosing from {rows.source.source}") as advance:
+            hashes.append(hashes_of(shown((record for _, _, record in rows), advance)))
+    counts = shares(
+        [len(found) for found in hashes],
+        [rows.source.max_rows for rows in some],
+        [rows.source.weight for rows in some],
+    )
+    for rows, found, count in zip(some, hashes, counts, strict=True):
+        rows.mask = smallest(found, count)
 
 
-def hub_files(params: FetchDataParams) -> Iterator[tuple[str, Path]]:
-    """The data files of a hub dataset's config and split."""
-    if params.revision is None or params.split is None:
-        raise TypeError("FetchDataParams lets no hub source pass without revision and split")
-    listing = list_files(params.source, params.revision, "dataset")
-    card = download(params.source, params.revision, "dataset", listing["README.md"]) if "README.md" in listing else None
-    text = card.read_text(encoding="utf-8", errors="replace") if card else None
-    for name in files_of(params.source, list(listing), text, params.config, params.split):
-        yield name, download(params.source, params.revision, "dataset", listing[name])
+def shown(records: Iterator[bytes], advance: Advance) -> Iterator[bytes]:
+    """The records, counted for the eye."""
+    for number, record in enumerate(records, start=1):
+        yield record
+        if number % BATCH_ROWS == 0:
+            advance(BATCH_ROWS)
 
 
-def rows_of(files: Iterable[tuple[str, Path]], digests: dict[str, str]) -> Iterator[bytes]:
-    """The records of all files; {name: sha256} of those that were opened goes into `digests`."""
-    for name, path in files:
-        found = records(path, name)
-        digests[name] = sha256_file(path)
-        yield from found
+def batches(opened: Sequence[SourceRows], advance: Advance) -> Iterator[pa.RecordBatch]:
+    """The rows that are taken, as data/raw's table, numbered from 0."""
+    row = 0
+    for number, rows in enumerate(opened):
+        for file, chunk in chunks(iter(rows) if rows.mask is None else compress(rows, rows.mask)):
+            yield batch_of(row, number, file, chunk)
+            row += len(chunk)
+            rows.taken += len(chunk)
+            advance(len(chunk))
 
 
-def write_rows(path: Path, found: Iterator[bytes]) -> int:
-    """Write records as data/raw's table, numbered from 0; how many there were."""
-    count = 0
+def chunks(rows: Iterator[tuple[str, int, bytes]]) -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
+    """(file, [(place, record)]): rows of one file, at most BATCH_ROWS and, one more at most, BATCH_BYTES."""
+    for file, group in groupby(rows, key=itemgetter(0)):
+        chunk: list[tuple[int, bytes]] = []
+        size = 0
+        for _, place, record in group:
+            chunk.append((place, record))
+            size += len(record)
+            if len(chunk) == BATCH_ROWS or size >= BATCH_BYTES:
+                yield file, chunk
+                chunk, size = [], 0
+        if chunk:
+            yield file, chunk
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        nonlocal count
-        for chunk in chunks(found):
-            numbers = pa.array(range(count, count + len(chunk)), pa.int64())
-            count += len(chunk)
-            yield pa.RecordBatch.from_arrays([numbers, pa.array(chunk, pa.binary())], schema=contract.SCHEMA)
 
-    write_parquet(path, batches(), contract.SCHEMA)
-    return count
+def batch_of(row: int, source: int, file: str, chunk: list[tuple[int, bytes]]) -> pa.RecordBatch:
+    """Rows of one file as a batch, made from buffers: `pa.array` of a list imports pandas first, a quarter of a second."""
+    size = len(chunk)
+    places, records = zip(*chunk, strict=True)
+    numbers = [
+        np.arange(row, row + size, dtype=np.int64),
+        np.full(size, source, dtype=np.int32),
+        np.array(places, dtype=np.int64),
+    ]
+    first, second, third = (
+        pa.Array.from_buffers(kind, size, [None, pa.py_buffer(values)])
+        for kind, values in zip((pa.int64(), pa.int32(), pa.int64()), numbers, strict=True)
+    )
+    columns = [first, second, texts(pa.string(), [file.encode()] * size), third, texts(pa.binary(), records)]
+    return pa.RecordBatch.from_arrays(columns, schema=contract.SCHEMA)
 
 
-def chunks(found: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """Records in lists of at most BATCH_ROWS and, one more at most, BATCH_BYTES."""
-    chunk: list[bytes] = []
-    size = 0
-    for record in found:
-        chunk.append(record)
-        size += len(record)
-        if len(chunk) == BATCH_ROWS or size >= BATCH_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+def texts(kind: pa.DataType, values: Sequence[bytes]) -> pa.Array:
+    """Byte strings as an Arrow array of strings or binaries."""
+    offsets = np.zeros(len(values) + 1, dtype=np.int32)
+    np.cumsum([len(value) for value in values], out=offsets[1:])
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))])
 
 
 if __name__ == "__main__":
+    leave_pandas_out()
     run(fetch_data)

@@ -49,7 +49,8 @@ def sha256_files(path: Path) -> dict[str, str]:
 def sha256_tree(digests: Mapping[str, str]) -> str:
     """One sha256 for {relative path: sha256}: of the lines `sha256  path`, sorted by path, as `sha256sum` writes them."""
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    # names of files need not be UTF-8
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def scratch(root: Path | None = None) -> Path:

@@ -21,7 +21,7 @@ from stages.errors import StageError
 Kind = Literal["model", "dataset"]
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 LOCAL_INSTEAD = {
-    "dataset": "or put a copy into data/custom and name it data/custom/FILE in fetch_data.source",
+    "dataset": "or put a copy into data/custom and name it data/custom/FILE in fetch_data.sources",
     "model": 'or put a copy into data/custom_base and set fetch_model.source to "custom"',
 }
 

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -86,10 +86,9 @@ def problem(section: str, model: type[Params], values: object, detail: Any) -> s
     if detail["type"] == "missing":
         return f"{where}: missing (there are no defaults)"
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1] if keys else "", model.model_fields, n=1)
-        return f"{where}: unknown key" + (
-            f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(model.model_fields)}"
-        )
+        known = fields_at(model, detail["loc"][:-1])
+        near = difflib.get_close_matches(keys[-1] if keys else "", known, n=1)
+        return f"{where}: unknown key" + (f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}")
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     found = "" if isinstance(detail["input"], dict) else f" (found {detail['input']!r})"
     return (
@@ -102,12 +101,31 @@ def problem(section: str, model: type[Params], values: object, detail: Any) -> s
 def user_keys(location: tuple[str | int, ...], values: object) -> list[str]:
     """The part of pydantic's location that is in the user's file: the tag of a union's branch is not, a missing key (the last) is."""
     keys: list[str] = []
-    for part in location:
+    for number, part in enumerate(location, start=1):
         inside = isinstance(values, (dict, list)) and (
             part in values if isinstance(values, dict) else isinstance(part, int)
         )
         if inside:
             values = values[part]  # type: ignore[index]
-        if inside or isinstance(values, dict):
+        if inside or (isinstance(values, dict) and number == len(location)):
             keys.append(str(part))
     return keys
+
+
+def fields_at(model: type[Params], location: tuple[str | int, ...]) -> list[str]:
+    """The keys that are known at a place below a section; of a union's branches, those of the one that its tag names, or of all."""
+    found: list[type[Params]] = [model]
+    for part in location:
+        if any(str(part) in inner.model_fields for inner in found):
+            kinds = [inner.model_fields[str(part)].annotation for inner in found if str(part) in inner.model_fields]
+            found = [inner for kind in kinds for inner in models_in(kind)]
+        else:  # an index of a list, or a branch's tag, which is the model's name
+            found = [inner for inner in found if inner.__name__ == part] or found
+    return [name for inner in found for name in inner.model_fields]
+
+
+def models_in(kind: object) -> list[type[Params]]:
+    """The models that a field's type speaks of, inside of lists and unions too."""
+    if isinstance(kind, type) and issubclass(kind, Params):
+        return [kind]
+    return [inner for part in get_args(kind) for inner in models_in(part)]

@@ -1,48 +1,30 @@
-"""The rows of a dataset file as JSON bytes, one after the other: .jsonl, .json, .parquet, .csv, by the file's ending.
+"""The rows of a dataset file as JSON bytes, one after the other, each with its place: by the file's ending, packed or not.
 
-Memory is bounded by a batch, except for .json, which is one value and is read whole. Errors name the file and the place,
-never what stands there.
+Memory is bounded by a row or a batch. Errors name the file and the place, never what stands there.
 """
 
 import csv
-import json
+import io
 from collections.abc import Iterator
-from decimal import Decimal
 from pathlib import Path
-
-import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any, BinaryIO
 
 from stages.errors import StageError
+from stages.json_text import LONGEST_RECORD, Pieces, dumps, loads, rows_of_object
+from stages.kinds import COLUMNAR, KNOWN, ending_of, other_kind
+from stages.packed import DamagedError, opened, wrong_ending
 
-ENDINGS = (".jsonl", ".json", ".parquet", ".csv")
-
-LONGEST_RECORD = 64 * 2**20
-"""Bytes of one line or field: more is no conversation but a file of another kind."""
-
-PARQUET_ROWS = 1_000
 BOM = b"\xef\xbb\xbf"
-OTHER_KINDS = {
-    b"PAR1": "Parquet",
-    b"ARROW1": "an Arrow file",
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"PK\x03\x04": "a zip archive (or .xlsx)",
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"%PDF": "a PDF",
-    b"GGUF": "a GGUF model",
-    b"SQLite format 3": "an SQLite database",
-    b"version https://git-lfs": "a Git LFS pointer (run `git lfs pull` where it comes from)",
-}
-"""How files of other kinds begin."""
+FIRST_READ = 2**16
+LARGEST_OBJECT = 512 * 2**20
+"""Bytes of a .json file that is one object with the rows in it, since it is read whole."""
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
-def records(path: Path, name: str) -> Iterator[bytes]:
-    """The rows of a file, each as JSON; a .jsonl line exactly as it stands there, even if it is no JSON. Blank lines are no rows.
+def records(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
+    """(place, row) of a file's rows. A row is JSON; of .jsonl and .json exactly what stands there, even if it is no JSON.
+
+    The place is 1-based: the line where a row begins in .jsonl, .csv and .tsv, else the row's number. Blank lines are no rows.
 
     Args:
         path: the file.
@@ -51,129 +33,147 @@ def records(path: Path, name: str) -> Iterator[bytes]:
     Raises:
         StageError: the file is missing, cannot be read, or holds something else than its ending says.
     """
-    ending = Path(name).suffix.lower()
-    readers = {".jsonl": lines, ".json": json_rows, ".parquet": parquet_rows, ".csv": csv_rows}
-    if ending not in readers:
-        raise StageError(f"{name}: a dataset file must end in {', '.join(ENDINGS)}")
+    ending = ending_of(name)
+    if not ending:
+        raise StageError(f"{name}: a dataset file must end in {KNOWN}")
     if not path.is_file():
         raise StageError(f"{name} is not there (or is no file); `retune use --data FILE` brings one to data/custom")
-    if ending != ".parquet":
-        check_beginning(path, name)
-    return readers[ending](path, name)
+    if ending in COLUMNAR:
+        from stages.columnar import columnar_rows
+
+        return columnar_rows(path, name, ending)
+    return text_rows(path, name, ending)
 
 
-def check_beginning(path: Path, name: str) -> None:
-    """Raise StageError if a text file begins like a file of another kind."""
-    with path.open("rb") as file:
-        beginning = file.read(32)
-    for magic, kind in OTHER_KINDS.items():
-        if beginning.startswith(magic):
+def text_rows(path: Path, name: str, ending: str) -> Iterator[tuple[int, bytes]]:
+    """The rows of a text file."""
+    place = 0
+    try:
+        check_beginning(path, name, ending)
+        with opened(path, name, ending) as stream:
+            if ending.startswith(".jsonl"):
+                rows = lines(stream, name)
+            elif ending.startswith(".json"):
+                rows = json_rows(stream, path, name, ending)
+            else:
+                rows = separated_rows(stream, name, SEPARATORS[ending[:4]])
+            for place, row in rows:
+                yield place, row
+    except DamagedError as error:
+        raise StageError(f"{name}: cut off or damaged after the row at {place}; nothing was kept") from error
+    except OSError as error:
+        raise StageError(f"{name} cannot be read ({error.strerror})") from error
+
+
+def check_beginning(path: Path, name: str, ending: str) -> None:
+    """Raise StageError if what is in a text file begins like a file of another kind."""
+    with opened(path, name, ending) as stream:
+        if kind := other_kind(stream.read(32)):
+            raise wrong_ending(name, kind)
+
+
+def lines(stream: "io.BufferedReader[Any]", name: str) -> Iterator[tuple[int, bytes]]:
+    """The lines of JSON lines without their line end (LF or CRLF) and without the file's byte order mark."""
+    number = 0
+    while line := stream.readline(LONGEST_RECORD + 1):
+        number += 1
+        if len(line) > LONGEST_RECORD:
             raise StageError(
-                f"{name} does not hold what its ending says: it is {kind}. Convert it, or give it its right ending."
+                f"{name}, line {number}: longer than {LONGEST_RECORD >> 20} MiB, so this is no JSON-lines file"
             )
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        if number == 1:
+            line = line.removeprefix(BOM)
+            if line.strip() in (b"[", b"{"):
+                raise StageError(f"{name}: one JSON value over many lines, not one a line: let its name end in .json")
+            if line.lstrip()[:1] == b"[" and not stream.peek(1) and is_list_of_objects(line):
+                raise StageError(f"{name}: one list on one line, not one row a line: let its name end in .json")
+        if line and not line.isspace():
+            yield number, line
 
 
-def lines(path: Path, name: str) -> Iterator[bytes]:
-    """The lines of a .jsonl file without their line end (LF or CRLF) and without the file's byte order mark."""
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(LONGEST_RECORD + 1):
-            number += 1
-            if len(line) > LONGEST_RECORD:
-                raise StageError(
-                    f"{name}, line {number}: longer than {LONGEST_RECORD >> 20} MiB, so this is no JSON-lines file"
-                )
-            line = line.removesuffix(b"\n").removesuffix(b"\r")
-            if number == 1:
-                line = line.removeprefix(BOM)
-                if line.strip() in (b"[", b"{"):
-                    raise StageError(
-                        f"{name}: one JSON value over many lines, not one a line: let its name end in .json"
-                    )
-            if line and not line.isspace():
-                yield line
+def is_list_of_objects(line: bytes) -> bool:
+    """Whether a line is a JSON list that holds objects alone: rows."""
+    value = loads(line)
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def json_rows(path: Path, name: str) -> Iterator[bytes]:
+def json_rows(stream: "io.BufferedReader[Any]", path: Path, name: str, ending: str) -> Iterator[tuple[int, bytes]]:
     """The rows of a .json file: a list of rows, one object with one list of rows in it, one row, or (common on the hub) JSON lines."""
-    content = path.read_bytes().removeprefix(BOM)
-    try:
-        value = loads(content)
-    except (ValueError, RecursionError) as error:
-        if is_json_object(content.lstrip().split(b"\n", 1)[0]):
-            yield from lines(path, name)
-            return
-        raise StageError(f"{name} is not JSON: {place(error)}") from error
-    for number, row in enumerate(rows_of(value, name)):
-        try:
-            yield dumps(row)
-        except RecursionError as error:
-            raise StageError(f"{name}, row {number}: nested too deep") from error
+    begun = stream.read(FIRST_READ).removeprefix(BOM)
+    while begun.isspace():
+        begun = stream.read(FIRST_READ)
+    first = begun.lstrip()[:1]
+    if first == b"[":
+        yield from enumerate(Pieces(stream, name, LONGEST_RECORD, begun), start=1)
+    elif first == b"{" and is_json_lines(path, name, ending):
+        with opened(path, name, ending) as again:
+            yield from lines(again, name)
+    elif first == b"{":
+        content = begun + stream.read(LARGEST_OBJECT)
+        if len(content) > LARGEST_OBJECT:
+            raise StageError(
+                f"{name}: one object of more than {LARGEST_OBJECT >> 20} MiB; save the list of rows in it alone, or as .jsonl"
+            )
+        yield from enumerate(rows_of_object(content, name), start=1)
+    elif first:
+        raise StageError(f"{name}: must be a list of rows, or one object with one list of rows in it")
 
 
-def rows_of(value: object, name: str) -> list[object]:
-    """The list of rows in a JSON value. Raises StageError if there is none, or more than one."""
-    if isinstance(value, list):
-        return value
-    if isinstance(value, dict):
-        lists = {key: inner for key, inner in value.items() if isinstance(inner, list)}
-        if any(is_message(inner[0]) for inner in lists.values() if inner):
-            return [value]
-        if len(lists) == 1:
-            return next(iter(lists.values()))
-    raise StageError(f"{name}: must be a list of rows, or one object with one list of rows in it")
+def is_json_lines(path: Path, name: str, ending: str) -> bool:
+    """Whether the first line of a file with text in it is an object of its own, and not the only one."""
+    with opened(path, name, ending) as stream:
+        line = stream.readline(LONGEST_RECORD).removeprefix(BOM)
+        while line.isspace():
+            line = stream.readline(LONGEST_RECORD)
+        rest = stream.read(FIRST_READ)
+        while rest.isspace():
+            rest = stream.read(FIRST_READ)
+    return bool(rest) and isinstance(loads(line), dict)
 
 
-def is_message(value: object) -> bool:
-    """Whether this is a message of a conversation, so that the list it is in is a conversation and no list of rows."""
-    return isinstance(value, dict) and any(keys <= value.keys() for keys in ({"from", "value"}, {"role", "content"}))
-
-
-def parquet_rows(path: Path, name: str) -> Iterator[bytes]:
-    """The rows of a Parquet file, columns in the file's order."""
-    done = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = file.schema_arrow.names
-            if len(set(columns)) < len(columns):
-                raise StageError(f"{name}: two columns have the same name")
-            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-                for row in batch.to_pylist():
-                    yield dumps(row)
-                    done += 1
-    except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:
-        # Arrow's own text may quote values
-        raise StageError(
-            f"{name} cannot be read as Parquet after row {done} ({type(error).__name__}): cut off, damaged, or of another kind"
-        ) from error
-
-
-def csv_rows(path: Path, name: str) -> Iterator[bytes]:
-    """The lines of a .csv file as objects of strings; one with more or fewer fields than the header as a list of its fields.
+def separated_rows(binary: BinaryIO, name: str, separator: str) -> Iterator[tuple[int, bytes]]:
+    """The rows of a .csv or .tsv file as objects of strings; one with more or fewer fields than the header as a list of its fields.
 
     Bytes that are not UTF-8 become lone surrogates, which `standardize` sets aside row by row.
     """
     csv.field_size_limit(LONGEST_RECORD)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
+    with io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        # a line without an end would be read whole
+        reader = csv.reader(iter(lambda: file.readline(LONGEST_RECORD + 1), ""), delimiter=separator, strict=True)
         try:
             header = next(reader, [])
-            check_header(header, name)
+            check_header(header, name, separator)
+            begins = reader.line_num + 1
             for fields in reader:
                 if fields:
-                    yield dumps(dict(zip(header, fields, strict=True)) if len(fields) == len(header) else fields)
+                    row = dict(zip(header, fields, strict=True)) if len(fields) == len(header) else fields
+                    yield begins, dumps(row)
+                begins = reader.line_num + 1
         except csv.Error as error:
-            raise StageError(f"{name}, line {reader.line_num}: not a .csv ({csv_problem(error)})") from error
+            raise StageError(
+                f"{name}, line {reader.line_num}: not a {said(separator)} file ({csv_problem(error)})"
+            ) from error
 
 
-def check_header(header: list[str], name: str) -> None:
+def said(separator: str) -> str:
+    """The ending of files with this separator."""
+    return next(ending for ending, known in SEPARATORS.items() if known == separator)
+
+
+def check_header(header: list[str], name: str, separator: str) -> None:
     """Raise StageError for a first line that names no columns."""
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-        raise StageError(f"{name}: its fields are not separated by commas; save it as comma-separated UTF-8")
+    first = "".join(header)
+    if first.lstrip()[:1] in ("{", "["):
+        raise wrong_ending(name, "JSON")
+    if len(header) == 1 and any(mark in first for mark in ",;\t|" if mark != separator):
+        raise StageError(
+            f"{name}: its fields are not separated by {'commas' if separator == ',' else 'tabs'}; save it as a UTF-8 {said(separator)}"
+        )
     if len(set(header)) < len(header):
         raise StageError(f"{name}: two columns of its first line have the same name")
-    if any("\udc80" <= character <= "\udcff" for character in "".join(header)):
-        raise StageError(f"{name}: its first line is not UTF-8; save it as comma-separated UTF-8")
+    if "\0" in first or any("\udc80" <= character <= "\udcff" for character in first):
+        raise StageError(f"{name}: its first line is not UTF-8; save it as a UTF-8 {said(separator)}")
 
 
 def csv_problem(error: csv.Error) -> str:
@@ -183,46 +183,3 @@ def csv_problem(error: csv.Error) -> str:
         if "unexpected end" in str(error)
         else "a quote or a field in it is not closed, or too long"
     )
-
-
-def loads(content: bytes) -> object:
-    """A JSON value; what the strict and fast reader refuses (NaN, lone surrogates, huge numbers), the standard library's reads."""
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return json.loads(content.decode("utf-8"))
-
-
-def is_json_object(line: bytes) -> bool:
-    """Whether a line is a JSON object of its own."""
-    try:
-        return isinstance(loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def place(error: Exception) -> str:
-    """Where reading JSON failed."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"line {error.lineno}, column {error.colno}"
-    if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not UTF-8"
-    return "nested too deep" if isinstance(error, RecursionError) else type(error).__name__
-
-
-def dumps(value: object) -> bytes:
-    """A value as compact JSON in UTF-8, keys in their order; lone surrogates and huge numbers the way that only ASCII JSON can write them."""
-    try:
-        return orjson.dumps(value, default=plain)
-    except TypeError:
-        return json.dumps(value, default=plain, separators=(",", ":")).encode()
-
-
-def plain(value: object) -> str | None:
-    """What JSON has no word for: bytes as the text they are (null for an image and the like), numbers and times as text."""
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            return None
-    return format(value, "f") if isinstance(value, Decimal) else str(value)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jinja2
 import jinja2.ext
@@ -21,14 +21,24 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stages.errors import StageError
 
-Message = Mapping[str, str]
-"""One turn: {"role": ..., "content": ...}."""
+Message = Mapping[str, Any]
+"""One turn: {"role": ..., "content": text}, and of an assistant that calls tools "tool_calls": [{"type": "function", "function": {"name", "arguments"}}, ...]."""
 
 DATE_FORMATS = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d")
 """How `date_string` may be written; the first is Llama 3's own."""
 
 ROOM = 1_000_000
 """Characters that a rendering may hold beyond eight times its contents (JSON escapes make six of one)."""
+
+
+class Dialogue(NamedTuple):
+    """A conversation as a template gets it, and which of its answers may be trained."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    """What the assistant may call, as JSON schemas; None: nothing."""
+    trained: Sequence[bool] | None = None
+    """By message, whether an assistant's one may bear loss; None: all of them."""
 
 
 class TemplateRefusedError(Exception):
@@ -73,16 +83,25 @@ class Template:
     compiled: jinja2.Template
     variables: Mapping[str, str]
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str:
         """The dialogue as the model sees it.
 
         Raises TemplateRefusedError when the template raises, RenderingTooLargeError when its output outgrows the contents.
         """
-        limit = ROOM + 8 * sum(len(message["content"]) for message in messages)
+        size_in = sum([len(message["content"]) for message in messages])
+        if tools or any("tool_calls" in message for message in messages):
+            size_in += len(json.dumps([tools, [message.get("tool_calls") for message in messages]]))
+        limit = ROOM + 8 * size_in
         context = self.compiled.new_context(
             {
                 "messages": messages,
-                "tools": None,
+                "tools": tools,
                 "documents": None,
                 "add_generation_prompt": add_generation_prompt,
                 **self.variables,

@@ -1,6 +1,6 @@
 """Show what came of it: one self-contained HTML page, and the model card.
 
-Reads  data/audit, the summaries of data/messages and data/tokens, the step log, data/evaluation, the GGUF checks.
+Reads  data/audit, the summaries of data/messages and data/tokens, a few rows of the latter, the step log, data/evaluation, the GGUF checks.
 Writes data/report: index.html (no script, no font, no address: it opens anywhere), README.md (a hub model card).
 
     python -m stages.report --audit data/audit --messages data/messages ... --report data/report
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import jinja2
 from pydantic import Field
+from tokenizers import Tokenizer
 
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
@@ -21,11 +22,16 @@ from stages.entry import Input, Output, run
 from stages.files import read_json, write_text
 from stages.params import Params
 from stages.tables import read_parquet
+from stages.token_view import control_ids, spread, token_runs, visible
 
 PAGES = Path(__file__).parent / "report_pages"
 NOTHING = "\N{EN DASH}"
 WIDTH, HEIGHT = 640, 200
 """Of the loss curve, in CSS pixels."""
+CONVERSATIONS = 4
+"""Training conversations shown, at most: they are long, and `retune preview` shows as many as one likes."""
+SHOWN_TOKENS = 800
+"""Of one conversation, at most."""
 
 
 class ReportParams(Params):
@@ -34,7 +40,8 @@ class ReportParams(Params):
     title: str
     """Name of the model, as people will call it."""
     examples: Annotated[int, Field(ge=0)]
-    """Held-out answers shown side by side. They hold the dataset's text: 0 for data that must not leave this machine."""
+    """Held-out answers shown side by side, and (a few at most) training conversations. They hold the dataset's text: 0 for data that
+    must not leave this machine."""
     license: str | None
     """Licence of the model for the model card, as the hub names it (apache-2.0, llama3.2). null: left out."""
 
@@ -62,6 +69,7 @@ def report(
         "curves": curves(log),
         "metrics": read_json(metrics),
         "answers": read_parquet(answers).slice(0, params.examples).to_pylist(),
+        "conversations": conversations(tokens, min(params.examples, CONVERSATIONS)),
         "ggufs": read_json(ggufs),
     }
     pages = jinja2.Environment(
@@ -71,10 +79,33 @@ def report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"number": number, "percent": percent, "size": size, "small": small}
+    pages.filters |= {"number": number, "percent": percent, "size": size, "small": small, "visible": visible}
     report.mkdir()
     for page in ("index.html", "README.md"):
         write_text(report / page, pages.get_template(f"{page}.jinja").render(facts))
+
+
+def conversations(tokens: Path, count: int) -> list[dict[str, Any]]:
+    """Training rows, evenly spread, as the model sees them: {row_id, tokens, trained_tokens, runs, left_out: tokens not shown}."""
+    if not count:
+        return []
+    table = token_files.read_tokens(tokens / token_files.TRAIN)
+    tokenizer = Tokenizer.from_file(str(tokens / token_files.TOKENIZER / "tokenizer.json"))
+    controls = control_ids(tokenizer)
+    shown = []
+    for place in spread(table.num_rows, count):
+        row = table.slice(place, 1).to_pylist()[0]
+        ids, labels = row["input_ids"], row["labels"]
+        shown.append(
+            {
+                "row_id": row["row_id"],
+                "tokens": len(ids),
+                "trained_tokens": sum(label != token_files.NOT_TRAINED for label in labels),
+                "runs": token_runs(tokenizer, controls, ids[:SHOWN_TOKENS], labels[:SHOWN_TOKENS]),
+                "left_out": max(len(ids) - SHOWN_TOKENS, 0),
+            }
+        )
+    return shown
 
 
 def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

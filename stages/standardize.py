@@ -1,244 +1,189 @@
 """Any chat dialect to role/content messages, each conversation with a stable id, in train or heldout, or set aside with its rule.
 
-Reads   data/raw (rows.parquet), data/exclusions.csv
+Reads   data/raw (rows.parquet, source.json), data/exclusions.csv, data/custom (evaluation sets, if params name some)
 Writes  data/messages (messages.parquet, rejected.parquet, excluded.parquet, summary.json)
-Command python -m stages.standardize --raw data/raw --exclusions data/exclusions.csv --messages data/messages
+Command python -m stages.standardize --raw data/raw --exclusions data/exclusions.csv --custom data/custom --messages data/messages
 
-A row id is the sha256 of the conversation's canonical JSON, [[role, content], ...], cut to 32 hex characters, so it survives
+A row id is the sha256 of the conversation's canonical JSON (stages/conversation.py), cut to 32 hex characters, so it survives
 re-ordering and a growing dataset. The same hash chooses the split: a conversation never moves between train and heldout when
 others come or go. That is why there is no cap on the number of held-out rows here (a cap would move rows); stages that
 need fewer take the first ones by id.
+
+Worker processes judge rows by themselves; this process decides what depends on other rows, in their order, and writes.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import compress
 from pathlib import Path
-from typing import Annotated
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import Field
+import pyarrow.parquet as pq
+from pydantic import Field, TypeAdapter, field_validator
 
+from stages.columns import Columns
 from stages.contracts import messages as contract
 from stages.contracts import raw as raw_contract
 from stages.contracts.messages_check import check_messages
-from stages.conversation import canonical_json, conversation, id_of, parsed, split_of
-from stages.dialects import Layout, Row, mapped_chat, mapped_pair, recognize
+from stages.dialects import Layout
 from stages.entry import Input, Output, run
 from stages.errors import StageError
-from stages.exclusions import Exclusions, read_exclusions
-from stages.files import write_json
-from stages.params import Params
-from stages.rules import RULES, Message, Rejected
-from stages.tables import parquet_batches, write_parquet
+from stages.exclusions import read_exclusions
+from stages.files import read_json, write_json
+from stages.judging import Judge, Judged, judged
+from stages.language import LANGUAGES
+from stages.nearness import Near, decided
+from stages.outcome import Outcome
+from stages.params import Params, Runtime
+from stages.recognition import layout_of
+from stages.show.progress import progress
+from stages.tables import count_rows, leave_pandas_out, parquet_batches, regrouped, write_parquet
+from stages.workers import ordered_map
+
+if TYPE_CHECKING:
+    from stages.contamination import Index
 
 log = logging.getLogger("retune")
 
-ROWS_TO_RECOGNIZE = 1_000
-BATCH = 2_000
-"""Rows held in memory as Python objects at a time: some 10 MB of FineTome."""
+BATCH = 1_000
+"""Rows judged together: some 5 MB of FineTome as Python objects. The files do not depend on it."""
 
-
-class PromptColumns(Params):
-    """A dataset of questions and answers in columns of other names than the known ones."""
-
-    prompt: str
-    """The column that holds what the user says."""
-    answer: str
-    """The column that holds what the assistant answers."""
-    system: str | None
-    """The column that holds the system message; null: there is none."""
-
-
-class ChatColumns(Params):
-    """A dataset of conversations in a column of another name than the known ones, or of several such columns."""
-
-    messages: str
-    """The column that holds the list of messages."""
+ROWS_FOR_WORKERS = 4_000
+"""Fewer rows are judged sooner in this process than others are started."""
 
 
 class StandardizeParams(Params):
     """What a conversation must be, and which are held out."""
 
-    columns: PromptColumns | ChatColumns | None
-    """Which columns hold what, where looking cannot tell: {prompt, answer, system} or {messages}. null: found out by looking."""
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)]
     """Share of conversations held out, 0 to 1, by hash of the row id. More measures better and trains on less; a larger share keeps all that a smaller one held out."""
     max_messages: Annotated[int, Field(ge=2)] | None
     """Messages in one conversation; longer ones are set aside (rule too_many_messages). null: no limit."""
     max_chars: Annotated[int, Field(ge=1)] | None
-    """Characters in one conversation, all contents together; longer ones are set aside (rule too_large). null: no limit."""
+    """Characters in one conversation, contents, tool calls and tools together; longer ones are set aside (rule too_large). null: no limit."""
+    near_duplicates: Literal["off", "flag", "drop"]
+    """Conversations that nearly repeat an earlier one: not looked for, written down beside the row, or set aside (rule near_duplicate)."""
+    near_heldout: Literal["drop", "keep"]
+    """Training rows that nearly repeat a held-out one: set aside (rule near_heldout), since the evaluation would measure what was trained; or kept."""
+    near_threshold: Annotated[float, Field(gt=0, le=1)]
+    """From which similarity a conversation nearly repeats another: the estimated share of three-word runs that both have, of all that either has."""
+    contamination: list[str]
+    """Files in data/custom with evaluation sets; conversations that hold a text of theirs are set aside (rule contaminated). []: none."""
+    languages: Annotated[list[str], Field(min_length=1)] | None
+    """ISO 639-1 codes, such as [en, de]; conversations in other languages are set aside (rule other_language). null: all are kept."""
+
+    @field_validator("languages")
+    @classmethod
+    def known_languages(cls, value: list[str] | None) -> list[str] | None:
+        """Accept the codes that texts can be told to be in."""
+        unknown = sorted(set(value or ()) - LANGUAGES)
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no known ISO 639-1 code; known are {', '.join(sorted(LANGUAGES))}")
+        return value
 
 
-def standardize(raw: Input, exclusions: Input, messages: Output, params: StandardizeParams) -> None:
+def standardize(
+    raw: Input, exclusions: Input, custom: Input, messages: Output, params: StandardizeParams, runtime: Runtime
+) -> None:
     """Turn the rows of data/raw into conversations; every row ends in train, heldout, rejected or excluded."""
-    listed = read_exclusions(exclusions)
-    layout = find_layout(raw / raw_contract.ROWS, params)
-    outcome = Outcome()
-    messages.mkdir(parents=True)
-    kept = kept_batches(raw / raw_contract.ROWS, layout, params, listed, outcome)
-    write_parquet(messages / contract.MESSAGES, kept, contract.SCHEMA)
-    write_parquet(messages / contract.REJECTED, outcome.rejected, contract.REJECTED_SCHEMA)
-    write_parquet(messages / contract.EXCLUDED, outcome.excluded, contract.EXCLUDED_SCHEMA)
-    summary = summarize(outcome, layout)
-    write_json(messages / contract.SUMMARY, summary)
-    log.info(
-        "%d rows (%s): %d train, %d heldout, %d rejected%s, %d excluded",
-        *(
-            summary["raw"],
-            layout.name if layout else "no layout",
-            summary["train"],
-            summary["heldout"],
-            summary["rejected"],
-        ),
-        f" ({by_rule(outcome.rules)})" if outcome.rules else "",
-        summary["excluded"],
+    rows, sources = raw / raw_contract.ROWS, read_json(raw / raw_contract.SOURCE)["sources"]
+    if not count_rows(rows):
+        raise StageError(
+            "the dataset is empty: no row in it. Look at fetch_data.sources (and the split, for a hub dataset)."
+        )
+    layouts = find_layouts(rows, sources)
+    judge = Judge(
+        layouts=layouts,
+        exclusions=read_exclusions(exclusions),
+        max_messages=params.max_messages,
+        max_chars=params.max_chars,
+        heldout_fraction=params.heldout_fraction,
+        languages=params.languages,
+        evaluation=evaluation_sets(custom, params.contamination),
+        sketch=params.near_duplicates != "off" or (params.near_heldout == "drop" and params.heldout_fraction > 0),
     )
+    messages.mkdir(parents=True)
+    outcome = Outcome([source["source"] for source in sources], layouts)
+    near = Near(params.near_duplicates, params.near_heldout, params.near_threshold) if judge.sketch else None
+    kept = kept_batches(rows, judge, near, messages / ".waiting.arrow", outcome, runtime)
+    write_parquet(messages / contract.MESSAGES, checked(kept, outcome), contract.SCHEMA)
+    write_parquet(messages / contract.REJECTED, outcome.rejected_rows(), contract.REJECTED_SCHEMA)
+    write_parquet(messages / contract.EXCLUDED, outcome.excluded, contract.EXCLUDED_SCHEMA)
+    summary = outcome.summary()
+    write_json(messages / contract.SUMMARY, summary)
+    log.info("%s", outcome.told())
+    if not summary["train"]:
+        raise StageError(f"no row is left to train on: {outcome.told()}{outcome.first_rejected()}")
     if not summary["heldout"] and params.heldout_fraction:
         log.warning("no conversation is held out: too few rows for heldout_fraction %s", params.heldout_fraction)
 
 
-@dataclass
-class Outcome:
-    """What became of the rows so far, beside the kept ones, which are written as they come."""
+def find_layouts(rows: Path, sources: Sequence[Mapping[str, Any]]) -> list[Layout | None]:
+    """The layout of each source. Raises StageError where one is not clear or refused."""
+    named = TypeAdapter(Columns | None)
+    return [
+        layout_of(records_of(rows, index), named.validate_python(source["columns"]), source["source"])
+        for index, source in enumerate(sources)
+    ]
 
-    raw: int = 0
-    splits: Counter[str] = field(default_factory=Counter)
-    rules: Counter[str] = field(default_factory=Counter)
-    rejected: list[pa.RecordBatch] = field(default_factory=list)
-    excluded: list[pa.RecordBatch] = field(default_factory=list)
-    seen: set[bytes] = field(default_factory=set)
-    """Ids of the kept conversations, to know a duplicate by: 16 bytes for each."""
+
+def records_of(rows: Path, source: int) -> Iterator[bytes]:
+    """The records of one source, from its first. Read without threads, since worker processes are forked afterwards."""
+    with pq.ParquetFile(rows) as file:
+        for group in range(file.num_row_groups):
+            if source in file.read_row_group(group, ["source"], use_threads=False)["source"].to_numpy():
+                for batch in file.iter_batches(BATCH, [group], ["source", "record"], use_threads=False):
+                    mine = batch["source"].to_numpy() == source
+                    yield from compress(batch["record"].to_pylist(), mine)
+
+
+def evaluation_sets(custom: Path, names: Sequence[str]) -> "Index | None":
+    """What the evaluation sets in data/custom are known by; None if there are none. Raises StageError if one is missing or unreadable."""
+    if not names:
+        return None
+    from stages.contamination import evaluation_index
+
+    return evaluation_index((custom / name, name) for name in names)
 
 
 def kept_batches(
-    rows: Path, layout: Layout | None, params: StandardizeParams, exclusions: Exclusions, outcome: Outcome
+    rows: Path, judge: Judge, near: Near | None, waiting: Path, outcome: Outcome, runtime: Runtime
 ) -> Iterator[pa.RecordBatch]:
-    """The conversations to keep, batch by batch, validated; what is set aside is added to `outcome`."""
-    for batch in parquet_batches(rows, rows=BATCH):
-        kept: list[tuple[str, int, str, list[Message]]] = []
-        rejected: list[tuple[str, int, str]] = []
-        excluded: list[tuple[str, int, str]] = []
-        for row, record in zip(batch["row"].to_pylist(), batch["record"].to_pylist(), strict=True):
-            found, rule = conversation(record, layout, max_messages=params.max_messages, max_chars=params.max_chars)
-            row_id = id_of(canonical_json(found) if found else record)
-            reason = exclusions.reason(row_id, [content for _, content in found])
-            if reason is None and rule is None and bytes.fromhex(row_id) in outcome.seen:
-                rule = "duplicate"
-            if reason is not None:
-                excluded.append((row_id, row, reason))
-            elif rule is not None:
-                rejected.append((row_id, row, rule))
-            else:
-                outcome.seen.add(bytes.fromhex(row_id))
-                kept.append((row_id, row, split_of(row_id, params.heldout_fraction), found))
-        outcome.raw += batch.num_rows
-        outcome.splits.update(split for _, _, split, _ in kept)
-        outcome.rules.update(rule for _, _, rule in rejected)
-        outcome.rejected.append(columns_of(rejected, contract.REJECTED_SCHEMA))
-        outcome.excluded.append(columns_of(excluded, contract.EXCLUDED_SCHEMA))
-        table = messages_batch(kept)
-        check_messages(table)
-        yield table
+    """The conversations to keep, in the order of their rows; what is set aside is added to `outcome`."""
+    total = count_rows(rows)
+    workers = runtime.workers if total >= ROWS_FOR_WORKERS else 1
+    found = shown(ordered_map(partial(judged, judge=judge), parquet_batches(rows, rows=BATCH), workers), total)
+    if near:
+        yield from decided(found, total, waiting, near, outcome)
+    else:
+        for batch in found:
+            yield outcome.first_come(batch)[0]
 
 
-def messages_batch(kept: list[tuple[str, int, str, list[Message]]]) -> pa.RecordBatch:
-    """The kept conversations as Arrow; built from flat columns, four times as fast as from nested rows."""
-    flat = [item for _, _, _, found in kept for item in found]
-    offsets = [0]
-    for _, _, _, found in kept:
-        offsets.append(offsets[-1] + len(found))
-    items = pa.StructArray.from_arrays(
-        [pa.array([role for role, _ in flat], pa.string()), pa.array([content for _, content in flat], pa.string())],
-        fields=list(contract.MESSAGE),
-    )
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items, type=contract.SCHEMA.field("messages").type)
-    firsts = [pa.array([row[i] for row in kept], contract.SCHEMA.field(i).type) for i in range(3)]
-    return pa.RecordBatch.from_arrays([*firsts, lists], schema=contract.SCHEMA)
+def shown(batches: Iterator[Judged], total: int) -> Iterator[Judged]:
+    """The batches, counted for the eye."""
+    with progress("standardizing", total) as advance:
+        for batch in batches:
+            # its libraries take half a second to load: here, while the workers work (they are forked by now)
+            Thread(target=check_messages, args=[batch.kept.slice(0, 0)], daemon=True).start()
+            yield batch
+            break
+        for batch in batches:
+            yield batch
+            advance(batch.kept.num_rows + batch.rejected.num_rows + batch.excluded.num_rows)
 
 
-def columns_of(rows: list[tuple[str, int, str]], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows as a record batch of `schema`."""
-    return pa.RecordBatch.from_arrays(
-        [pa.array([row[i] for row in rows], schema.field(i).type) for i in range(len(schema))], schema=schema
-    )
-
-
-def find_layout(rows: Path, params: StandardizeParams) -> Layout | None:
-    """The dataset's layout: the mapped one, or the one that its first objects have; None if no record is an object.
-
-    Raises StageError for an empty dataset and for a layout that is not clear.
-    """
-    first = list(first_objects(rows, ROWS_TO_RECOGNIZE))
-    if not first:
-        if not any(batch.num_rows for batch in parquet_batches(rows, columns=["row"])):
-            raise StageError(
-                "the dataset is empty: no row in it. Look at fetch_data.source (and its split, for a hub dataset)."
-            )
-        return None
-    if isinstance(params.columns, PromptColumns):
-        named = params.columns
-        if not any(named.prompt in row and named.answer in row for row in first):
-            seen = ", ".join(
-                repr(column[:40]) for column in list(dict.fromkeys(key for row in first for key in row))[:30]
-            )
-            raise StageError(
-                f"standardize.columns names {named.prompt!r} and {named.answer!r}; the columns of the first rows are {seen}"
-            )
-        return mapped_pair(named.prompt, named.answer, named.system)
-    if isinstance(params.columns, ChatColumns):
-        return mapped_chat(params.columns.messages, first)
-    return recognize(first)
-
-
-def first_objects(rows: Path, count: int) -> Iterator[Row]:
-    """The first `count` records that are objects."""
-    found = 0
-    for batch in parquet_batches(rows, columns=["record"], rows=BATCH):
-        for record in batch["record"].to_pylist():
-            try:
-                yield parsed(record)
-            except Rejected:
-                continue
-            found += 1
-            if found == count:
-                return
-
-
-def summarize(outcome: Outcome, layout: Layout | None) -> dict[str, object]:
-    """The counts of summary.json. Raises StageError if nothing is left to train on, RuntimeError if a row is unaccounted for."""
-    rejected, excluded = count(outcome.rejected), count(outcome.excluded)
-    kept = outcome.splits.total()
-    if outcome.raw != kept + rejected + excluded:
-        raise RuntimeError(
-            f"{outcome.raw} rows came in, {kept} kept + {rejected} rejected + {excluded} excluded went out"
-        )
-    if not outcome.splits["train"]:
-        found = (
-            f"of {outcome.raw} rows {rejected} are rejected, {excluded} excluded, {outcome.splits['heldout']} held out"
-        )
-        raise StageError(f"no row is left to train on: {found}. By rule: {by_rule(outcome.rules) or 'none'}")
-    return {
-        "raw": outcome.raw,
-        "train": outcome.splits["train"],
-        "heldout": outcome.splits["heldout"],
-        "rejected": rejected,
-        "excluded": excluded,
-        "rules": dict(outcome.rules),
-        "dialects": {layout.name: kept} if layout else {},
-    }
-
-
-def by_rule(rules: Counter[str]) -> str:
-    """`3 duplicate (the same ...), 1 ...`: the counts in the rules' order, with what each means."""
-    return ", ".join(f"{rules[rule]} {rule} ({meaning})" for rule, meaning in RULES.items() if rules[rule])
-
-
-def count(batches: Iterable[pa.RecordBatch]) -> int:
-    """Rows of all batches."""
-    return sum(batch.num_rows for batch in batches)
+def checked(batches: Iterable[pa.RecordBatch], outcome: Outcome) -> Iterator[pa.RecordBatch]:
+    """The conversations that are written, validated and counted, a row group at a time."""
+    for table in regrouped(batches, contract.SCHEMA):
+        for batch in table.combine_chunks().to_batches():
+            check_messages(batch)
+            yield outcome.keep(batch)
 
 
 if __name__ == "__main__":
+    leave_pandas_out()
     run(standardize)

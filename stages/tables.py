@@ -1,6 +1,9 @@
 """Arrow tables on disk: written whole or not at all, the same bytes for the same rows, read memory-mapped where the format allows."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +11,26 @@ import pyarrow.parquet as pq
 
 ROWS_PER_GROUP = 10_000
 """Rows of a Parquet row group and of an Arrow record batch. Fixed, since it shapes the bytes of the file."""
+
+
+def leave_pandas_out() -> None:
+    """Let pyarrow believe that there is no pandas: it imports it, 0.25 s, at the first array made of a list or of numbers.
+
+    For commands that never turn a table into a data frame. Others may import pandas all the same.
+    """
+    if "pandas" not in sys.modules:
+        sys.meta_path.insert(0, NoPandas())
+        pa.array([0])
+        del sys.meta_path[0]
+
+
+class NoPandas(MetaPathFinder):
+    """Finds that there is no pandas."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:  # noqa: ARG002 - the protocol's
+        """Raise for pandas, leave all else to the others."""
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
 
 
 def write_parquet(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> None:
@@ -32,11 +55,18 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(path, columns=columns)
 
 
+def count_rows(path: Path) -> int:
+    """Rows of a Parquet file, by its footer."""
+    rows: int = pq.read_metadata(path).num_rows
+    return rows
+
+
 def parquet_batches(
     path: Path, columns: list[str] | None = None, rows: int = ROWS_PER_GROUP
 ) -> Iterable[pa.RecordBatch]:
     """The table batch by batch, at most `rows` rows each: memory is bounded by the batch and one row group."""
-    with pq.ParquetFile(path) as file:
+    # pre_buffer, the default, keeps what it has read of all row groups: memory would grow with the file
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         yield from file.iter_batches(batch_size=rows, columns=columns)
 
 
@@ -47,9 +77,31 @@ def write_arrow(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], schema: p
     if schema is None:
         msg = "write_arrow needs the schema of the batches"
         raise TypeError(msg)
+    with arrow_writer(path, schema) as write:
+        for batch in rows:
+            write(batch)
+
+
+@contextmanager
+def arrow_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Write Arrow IPC as `write_arrow` does, batch by batch: for several files at a time. The file is there when the block ends well."""
     temporary = path.with_name(f".{path.name}.partial")
+    held: list[pa.RecordBatch] = []
+
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for table in regrouped(rows, schema):
+
+        def write(batch: pa.RecordBatch) -> None:
+            held.append(batch)
+            if sum(part.num_rows for part in held) >= ROWS_PER_GROUP:
+                *groups, rest = [*regrouped(held, schema), schema.empty_table()]
+                while groups and groups[-1].num_rows < ROWS_PER_GROUP:
+                    rest = groups.pop()
+                for table in groups:
+                    writer.write_table(table.combine_chunks())
+                held[:] = rest.to_batches()
+
+        yield write
+        for table in regrouped(held, schema):
             writer.write_table(table.combine_chunks())
     temporary.replace(path)
 

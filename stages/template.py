@@ -10,40 +10,42 @@ of train.arrow, BOS once, today and next year.
 """
 
 import hashlib
-import itertools
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from stages import rendering
-from stages.chat import Chat, Row, encode_dialogues, single_token
+from stages.chat import Chat, single_token
 from stages.contracts import messages as messages_contract
 from stages.contracts import tokens as contract
 from stages.contracts.tokens import NOT_TRAINED
 from stages.entry import Input, Output, run
 from stages.errors import StageError
+from stages.fast_tokenizer import Differs, Reference, open_encoder
 from stages.files import write_json
+from stages.fitting import COLUMNS, NO_LABELS_LEFT, TOO_LONG, Fit, Fitted, fitted
 from stages.params import Params, Runtime
-from stages.rendering import Message
-from stages.tables import parquet_batches, write_arrow, write_parquet
+from stages.show.progress import progress
+from stages.tables import arrow_writer, count_rows, leave_pandas_out, parquet_batches, write_parquet
 from stages.template_plan import Plan, our_templates, prepare
-from stages.tokenizer_folder import read_tokenizer_folder, vocabulary_size, write_tokenizer_folder
+from stages.tokenizer_folder import read_tokenizer_folder, write_tokenizer_folder
+from stages.workers import available, ordered_map
 
-BATCH = 500
+log = logging.getLogger("retune")
+
+BATCH = 1_000
 """Dialogues encoded together. The files do not depend on it."""
-
-TOO_LONG = "too_long"
-NO_LABELS_LEFT = "no_labels_left"
-"""What was cut off held all that would have been trained."""
 
 PERCENTILES = (1, 10, 50, 90, 99)
 
@@ -62,6 +64,9 @@ class TemplateParams(Params):
     """What becomes of longer rows: set aside; cut behind the last answer that fits whole; or cut at max_length, in mid-sentence."""
     train_on: Literal["all_assistant_turns", "last_assistant_turn"]
     """Which answers bear loss. The last alone fits data whose earlier answers are only context."""
+    control_tokens_in_content: Literal["reject", "split"]
+    """What to do with a message that has a control token in its text, which would forge a turn: set the row aside, or spell the
+    token out as ordinary text (where that can be told from a real one: not in tools, nor where a template changes contents)."""
     missing_control_tokens: Literal["text", "add", "error"]
     """What to do with control tokens of the template that the vocabulary lacks: spell them out as text (the base model has to
     learn them, generation stops on that text); add them as tokens (their embeddings must be trained and are saved); or fail."""
@@ -92,30 +97,37 @@ def template(
     rows_in, chat_template, date_string, end_of_turn.{text, ids, special}, bos, pad, control_tokens.{as_text, added},
     vocabulary_size. `end_of_turn.special` false: generation must stop on the text, no token stands for it.
     """
-    if runtime.workers is not None:
-        # read by the tokenizers library when its threads start; how many there are shows in no output
-        os.environ.setdefault("RAYON_NUM_THREADS", str(runtime.workers))
-    plan = prepare(
-        read_tokenizer_folder(tokenizer),
-        custom,
-        params.chat_template,
-        params.date_string,
-        params.missing_control_tokens,
-    )
+    if available(runtime.workers) > 1:
+        # each worker is one thread's work; the slower tokenizer would start as many threads as there are cores in each
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    came = read_tokenizer_folder(tokenizer)
+    choices = (custom, params.chat_template, params.date_string, params.missing_control_tokens)
     tokens.mkdir(parents=True)
+    path = messages / messages_contract.MESSAGES
+    plan = prepare(came, *choices, open_encoder)
+    try:
+        outcome = write_rows(path, tokens, plan.chat, params, runtime)
+    except Differs as difference:
+        log.warning("%s; starting again with the slower tokenizer", difference)
+        plan = prepare(came, *choices, lambda _, reference: Reference(reference))
+        outcome = write_rows(path, tokens, plan.chat, params, runtime)
     write_tokenizer_folder(
         tokens / contract.TOKENIZER, plan.came, plan.source, plan.tokens, plan.chat_template, plan.added
     )
-    tallies = {split: Tally() for split in contract.SPLITS}
-    for split, name in contract.SPLITS.items():
-        source = dialogues(messages / messages_contract.MESSAGES, split)
-        batches = encoded(source, plan.chat, params, tallies[split])
-        write_arrow(tokens / name, batches, contract.SCHEMA)
-    rejected = [(row_id, split, rule) for split, tally in tallies.items() for row_id, rule in tally.rejected]
-    write_parquet(tokens / contract.REJECTED, rejected_table(rejected))
-    write_json(tokens / contract.SUMMARY, summary(plan, tallies, params))
-    if not tallies["train"].lengths:
-        raise StageError(nothing_left(tallies["train"], params))
+    write_parquet(tokens / contract.REJECTED, outcome.rejected, contract.REJECTED_SCHEMA)
+    write_json(tokens / contract.SUMMARY, summary(plan, outcome, params))
+    train, heldout = outcome.tallies["train"], outcome.tallies["heldout"]
+    if not len(train.lengths):
+        raise StageError(nothing_left(outcome.rules["train"], params))
+    rules: Counter[str] = sum(outcome.rules.values(), Counter())
+    log.info(
+        "%d train and %d heldout rows, %d tokens, %.0f%% of them trained; %d rejected%s, %d cut",
+        *(len(train.lengths), len(heldout.lengths), train.lengths.sum() + heldout.lengths.sum()),
+        100 * (train.labelled + heldout.labelled) / (train.lengths.sum() + heldout.lengths.sum()),
+        rules.total(),
+        f" ({', '.join(f'{count} {rule}' for rule, count in sorted(rules.items()))})" if rules else "",
+        train.truncated + heldout.truncated,
+    )
 
 
 # --- the rows -------------------------------------------------------------------------------------------------------
@@ -125,108 +137,65 @@ def template(
 class Tally:
     """What has been counted of one split."""
 
-    lengths: list[int] = field(default_factory=list)
+    lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     labelled: int = 0
     truncated: int = 0
-    rejected: list[tuple[str, str]] = field(default_factory=list)
-    """(row id, rule)"""
 
 
-def dialogues(path: Path, split: str) -> Iterator[tuple[list[str], list[list[Message]]]]:
-    """Row ids and conversations of one split, in batches."""
-    for batch in parquet_batches(path, ["row_id", "split", "messages"]):
-        kept = batch.filter(pc.equal(batch["split"], split))
-        for start in range(0, kept.num_rows, BATCH):
-            part = kept.slice(start, BATCH)
-            turns = part["messages"].flatten()
-            roles, contents = turns.field("role").to_pylist(), turns.field("content").to_pylist()
-            both: list[Message] = [
-                {"role": role, "content": content} for role, content in zip(roles, contents, strict=True)
-            ]
-            sizes = part["messages"].value_lengths().to_pylist()
-            stops = np.cumsum([0, *sizes]).tolist()
-            yield part["row_id"].to_pylist(), [both[a:b] for a, b in itertools.pairwise(stops)]
+@dataclass
+class Outcome:
+    """What became of the rows."""
+
+    tallies: dict[str, Tally] = field(default_factory=lambda: {split: Tally() for split in contract.SPLITS})
+    rules: dict[str, Counter[str]] = field(default_factory=lambda: {split: Counter() for split in contract.SPLITS})
+    """By split, how many rows each rule set aside."""
+    rejected: list[pa.RecordBatch] = field(default_factory=list)
 
 
-def encoded(
-    source: Iterable[tuple[list[str], list[list[Message]]]], chat: Chat, params: TemplateParams, tally: Tally
-) -> Iterator[pa.RecordBatch]:
-    """Batches of data/tokens; what is refused, cut and counted goes into the tally.
-
-    The tokenizers library works on all cores and lets Python go on meanwhile: two batches are in work at a time.
-    """
-
-    def work(item: tuple[list[str], list[list[Message]]]) -> tuple[list[str], list[tuple[Row | str, bool]]]:
-        row_ids, batch = item
-        rows = encode_dialogues(chat, batch, params.train_on)
-        return row_ids, [fitted(row, dialogue, chat, params) for row, dialogue in zip(rows, batch, strict=True)]
-
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        pending: list[Future[tuple[list[str], list[tuple[Row | str, bool]]]]] = []
-        for item in source:
-            pending.append(pool.submit(work, item))
-            if len(pending) > 2:  # noqa: PLR2004 - one more than are in work
-                yield record_batch(pending.pop(0).result(), tally)
-        for future in pending:
-            yield record_batch(future.result(), tally)
-
-
-def fitted(row: Row | str, dialogue: list[Message], chat: Chat, params: TemplateParams) -> tuple[Row | str, bool]:
-    """The row as it fits into max_length, or the rule that sets it aside; and whether something was cut off."""
-    if isinstance(row, str) or len(row.input_ids) <= params.max_length:
-        return row, False
-    if params.too_long == "reject":
-        return TOO_LONG, False
-    if params.too_long == "cut":
-        short = Row(row.input_ids[: params.max_length], row.labels[: params.max_length], row.answer_ends)
-        return (short, True) if (short.labels != NOT_TRAINED).any() else (NO_LABELS_LEFT, False)
-    places = [index for index, message in enumerate(dialogue) if message["role"] == "assistant"]
-    for place, end in reversed(list(zip(places, row.answer_ends, strict=True))):
-        if end <= params.max_length:
-            shorter = encode_dialogues(chat, [dialogue[: place + 1]], params.train_on)[0]
-            if not isinstance(shorter, str) and len(shorter.input_ids) <= params.max_length:
-                return shorter, True
-    return TOO_LONG, False
+def write_rows(path: Path, tokens: Path, chat: Chat, params: TemplateParams, runtime: Runtime) -> Outcome:
+    """Encode data/messages batch by batch, in worker processes, and write the rows of each split as they come."""
+    outcome = Outcome()
+    fit = Fit(params.max_length, params.too_long, params.train_on, params.control_tokens_in_content == "split")
+    lengths: dict[str, list[npt.NDArray[np.int64]]] = {split: [] for split in contract.SPLITS}
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(arrow_writer(tokens / name, contract.SCHEMA))
+            for split, name in contract.SPLITS.items()
+        }
+        advance = stack.enter_context(progress("tokenizing", count_rows(path)))
+        for done in encoded(path, chat, fit, runtime.workers):
+            for split, batch in done.tokens.items():
+                writers[split](batch)
+                lengths[split].append(np.asarray(batch["input_ids"].value_lengths()))
+                outcome.tallies[split].labelled += int((np.asarray(batch["labels"].flatten()) != NOT_TRAINED).sum())
+                outcome.tallies[split].truncated += done.truncated[split]
+            for split, rule in zip(*(done.rejected[name].to_pylist() for name in ("split", "rule")), strict=True):
+                outcome.rules[split][rule] += 1
+            outcome.rejected.append(done.rejected)
+            advance(sum(batch.num_rows for batch in done.tokens.values()) + done.rejected.num_rows)
+    for split, parts in lengths.items():
+        outcome.tallies[split].lengths = np.concatenate([np.zeros(0, np.int64), *parts])
+    return outcome
 
 
-def record_batch(done: tuple[list[str], list[tuple[Row | str, bool]]], tally: Tally) -> pa.RecordBatch:
-    """The kept rows in Arrow; all rows in the tally."""
-    kept: list[tuple[str, Row]] = []
-    for row_id, (row, cut) in zip(*done, strict=True):
-        if isinstance(row, str):
-            tally.rejected.append((row_id, row))
-        else:
-            kept.append((row_id, row))
-            tally.truncated += cut
-    lengths = [len(row.input_ids) for _, row in kept]
-    labels = np.concatenate([row.labels for _, row in kept] or [np.empty(0, np.int32)])
-    ids = np.concatenate([row.input_ids for _, row in kept] or [np.empty(0, np.int32)])
-    tally.lengths += lengths
-    tally.labelled += int((labels != NOT_TRAINED).sum())
-    offsets = pa.array(np.cumsum([0, *lengths]), pa.int32())
-    lists = [pa.ListArray.from_arrays(offsets, pa.array(values, pa.int32()), contract.IDS) for values in (ids, labels)]
-    return pa.RecordBatch.from_arrays(
-        [pa.array([row_id for row_id, _ in kept], pa.string()), *lists], schema=contract.SCHEMA
-    )
+def encoded(path: Path, chat: Chat, fit: Fit, workers: int | None) -> Iterator[Fitted]:
+    """Every batch of data/messages, encoded and fitted, in order."""
+    yield from ordered_map(partial(fitted, chat=chat, fit=fit), parquet_batches(path, COLUMNS, BATCH), workers)
 
 
 # --- what is said of them -------------------------------------------------------------------------------------------
 
 
-def rejected_table(rejected: list[tuple[str, str, str]]) -> pa.Table:
-    """rejected.parquet: row id, split, rule."""
-    columns = [list(column) for column in zip(*rejected, strict=True)] or [[], [], []]
-    return pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=contract.REJECTED_SCHEMA)
-
-
-def summary(plan: Plan, tallies: dict[str, Tally], params: TemplateParams) -> dict[str, object]:
+def summary(plan: Plan, outcome: Outcome, params: TemplateParams) -> dict[str, object]:
     """summary.json."""
     tokenizer = plan.chat.tokenizer
     end = plan.chat.turns.end_of_turn.strip()
-    rules = Counter(rule for tally in tallies.values() for _, rule in tally.rejected)
+    rules: Counter[str] = sum(outcome.rules.values(), Counter())
     return {
-        "rows_in": sum(len(tally.lengths) + len(tally.rejected) for tally in tallies.values()),
-        "splits": {split: split_summary(tally) for split, tally in tallies.items()},
+        "rows_in": sum(len(tally.lengths) for tally in outcome.tallies.values()) + rules.total(),
+        "splits": {
+            split: split_summary(tally, outcome.rules[split].total()) for split, tally in outcome.tallies.items()
+        },
         "rejected": dict(rules),
         "chat_template": {
             "name": params.chat_template,
@@ -236,7 +205,7 @@ def summary(plan: Plan, tallies: dict[str, Tally], params: TemplateParams) -> di
         "end_of_turn": {
             "text": end,
             "ids": tokenizer.encode(end, add_special_tokens=False).ids,
-            "special": single_token(plan.chat, end),
+            "special": single_token(tokenizer, end),
         },
         "bos": plan.bos,
         "pad": {"text": plan.tokens["pad_token"], "id": tokenizer.token_to_id(plan.tokens["pad_token"])},
@@ -244,38 +213,38 @@ def summary(plan: Plan, tallies: dict[str, Tally], params: TemplateParams) -> di
             "as_text": plan.spelled,
             "added": {token: tokenizer.token_to_id(token) for token in plan.added},
         },
-        "vocabulary_size": vocabulary_size(tokenizer),
+        "vocabulary_size": len(plan.chat.is_special),
     }
 
 
-def split_summary(tally: Tally) -> dict[str, object]:
+def split_summary(tally: Tally, rejected: int) -> dict[str, object]:
     """Counts of one split. `lengths`: rows by length, up to each power of two; `length`: its percentiles and extremes."""
-    lengths = sorted(tally.lengths)
-    steps = Counter(f"{1 << max(length - 1, 1).bit_length()}" for length in lengths)
+    lengths: list[int] = np.sort(tally.lengths).tolist()
+    steps = Counter(1 << max(length - 1, 1).bit_length() for length in lengths)
     ranks = {f"p{share}": lengths[(len(lengths) - 1) * share // 100] for share in PERCENTILES} if lengths else {}
     return {
         "rows": len(lengths),
         "tokens": sum(lengths),
         "labelled_tokens": tally.labelled,
         "truncated": tally.truncated,
-        "rejected": len(tally.rejected),
+        "rejected": rejected,
         "length": {**ranks, "min": lengths[0], "max": lengths[-1]} if lengths else {},
-        "lengths": dict(sorted(steps.items(), key=lambda step: int(step[0]))),
+        "lengths": {str(step): steps[step] for step in sorted(steps)},
     }
 
 
-def nothing_left(tally: Tally, params: TemplateParams) -> str:
+def nothing_left(rules: Counter[str], params: TemplateParams) -> str:
     """What to say when no training row is left."""
-    rules = Counter(rule for _, rule in tally.rejected)
     if not rules:
         return "data/messages holds no training row; look at its rejected.parquet, and at standardize.heldout_fraction"
     found = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items()))
     hint = f"; max_length is {params.max_length}" if TOO_LONG in rules or NO_LABELS_LEFT in rules else ""
     return (
-        f"no training row is left of {len(tally.rejected)} ({found}){hint}. "
-        "template_refused and spans_unverified ask for another template.chat_template"
+        f"no training row is left of {rules.total()} ({found}){hint}. "
+        "template_refused, tools_not_rendered and spans_unverified ask for another template.chat_template"
     )
 
 
 if __name__ == "__main__":
+    leave_pandas_out()
     run(template)

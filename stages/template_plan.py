@@ -4,14 +4,16 @@ The tokenizer that comes out ends a turn with its eos_token, pads with another t
 the date (and, where the template left it out, the BOS) written in.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from stages.chat import Chat, missing_control_tokens, open_chat, single_token
+from tokenizers import Tokenizer
+
+from stages.chat import Chat, Encoder, control_tokens, missing_control_tokens, open_chat, single_token
 from stages.errors import StageError
 from stages.rendering import compile_template, pin_template, without_header
-from stages.spans import marked
 from stages.tokenizer_folder import (
     NEW_PAD,
     TokenizerFolder,
@@ -20,10 +22,13 @@ from stages.tokenizer_folder import (
     with_added_tokens,
     writes_bos,
 )
+from stages.turns import Turns, marked, open_turns
 
 OURS = Path(__file__).parent / "chat_templates"
 
 Missing = Literal["text", "add", "error"]
+OpenEncoder = Callable[[bytes, Tokenizer], Encoder]
+"""tokenizer.json and its tokenizer -> what encodes texts with it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ class Plan:
     bos: Literal["template", "added", "none"]
 
 
-def prepare(came: TokenizerFolder, custom: Path, name: str, date_string: str, missing_tokens: Missing) -> Plan:
+def prepare(
+    came: TokenizerFolder, custom: Path, name: str, date_string: str, missing_tokens: Missing, open_encoder: OpenEncoder
+) -> Plan:
     """Choose the template; add what the vocabulary must have; make its end of turn the eos_token, and padding another.
 
     BOS: once. Where the template writes none and the tokenizer's own encoding would, the saved template writes it,
@@ -61,15 +68,17 @@ def prepare(came: TokenizerFolder, custom: Path, name: str, date_string: str, mi
         raise StageError(msg)
     added = missing if missing_tokens == "add" else []
     spelled = [token for token in missing if token not in added]
-    source = with_added_tokens(came.source, added)
-    tokenizer = load_tokenizer(source)
+    source = came.source
+    if added:
+        source = with_added_tokens(source, added)
+        tokenizer = load_tokenizer(source)
 
-    chat = open_chat(tokenizer, probe, spelled)
-    end = chat.turns.end_of_turn.strip()
+    turns = open_turns(probe, [token.content for token in control_tokens(tokenizer).values()], spelled)
+    end = turns.end_of_turn.strip()
     tokens = dict(came.tokens)
-    if single_token(chat, end):
+    if single_token(tokenizer, end):
         tokens["eos_token"] = end
-    pad = choose_pad(tokenizer, tokens, tokens.get("eos_token", end), written_tokens(chat))
+    pad = choose_pad(tokenizer, tokens, tokens.get("eos_token", end), written_tokens(turns))
     if pad is None:
         pad = NEW_PAD
         added = [*added, pad]
@@ -85,7 +94,8 @@ def prepare(came: TokenizerFolder, custom: Path, name: str, date_string: str, mi
     saved = pin_template(text, date_string, set_tokens=former, write_bos=adds)
     compiled = compile_template(saved, tokens, date_string)
     how: Literal["template", "added", "none"] = "template" if writes else "added" if adds else "none"
-    return Plan(came, source, tokens, saved, open_chat(tokenizer, compiled, spelled), spelled, added, how)
+    chat = open_chat(tokenizer, open_encoder(source, tokenizer), compiled, spelled)
+    return Plan(came, source, tokens, saved, chat, spelled, added, how)
 
 
 def our_templates() -> list[str]:
@@ -112,10 +122,6 @@ def choose_template(came: TokenizerFolder, custom: Path, name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def written_tokens(chat: Chat) -> set[str]:
+def written_tokens(turns: Turns) -> set[str]:
     """The special tokens that the template writes around a plain dialogue."""
-    return set(
-        chat.turns.special.findall(
-            chat.turns.template.render(marked(("user", "assistant")), add_generation_prompt=True)
-        )
-    )
+    return set(turns.special.findall(turns.template.render(marked(("user", "assistant")), add_generation_prompt=True)))

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.environment.pins import PINNED, locked_versions, pin_file
-from tests.project import ROOT, closure
+from tests.project import ROOT, closure, imports_of
 
 # files that a stage reads beside Python modules
 DATA_FILES = {
@@ -16,7 +16,7 @@ DATA_FILES = {
     "report": {"stages/report_pages"},
 }
 # files whose edits change no result: what only shows or logs. Keep it short.
-EXEMPT: set[str] = set()
+EXEMPT = {"stages/show/progress.py"}
 
 
 def pipeline() -> dict[str, Any]:
@@ -70,6 +70,32 @@ def test_stage_paths_in_its_command_are_its_deps_and_outs(name: str) -> None:
     named = {path for flag, path in flags.items() if flag != "--environment"}
     external = {dep for dep in stage["deps"] if not dep.startswith("stages/")} - {"data/checked.json"}
     assert named - {"params.yaml"} == external | outs
+
+
+def test_exempt_files_are_short_and_can_only_show() -> None:
+    files = [ROOT / name for name in sorted(EXEMPT)]
+    assert files == sorted(
+        path for path in ROOT.glob("stages/show/*") if path.name not in ("__init__.py", "__pycache__")
+    )
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 150
+    for file in files:
+        assert imports_of(file) == set(), "what it imports of ours would be exempt with it"
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        known = {
+            "collections.abc",
+            "contextlib",
+            "logging",
+            "os",
+            "rich.console",
+            "rich.progress",
+            "sys",
+            "time",
+            "typing",
+        }
+        assert modules <= known, "it shows: it needs no way to a file"
+        assert "open" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 def test_packages_init_files_hold_nothing_but_a_docstring() -> None:

@@ -1,25 +1,42 @@
-"""data/messages: conversations as role/content messages, each in train or heldout. Written by `standardize`, read by `template` and `audit`."""
+"""data/messages: conversations as role/content messages, each in train or heldout. Written by `standardize`, read by `template`, `audit` and `report`."""
 
 import pyarrow as pa
+
+from stages.contracts.origin import ORIGIN
 
 MESSAGES = "messages.parquet"
 REJECTED = "rejected.parquet"
 EXCLUDED = "excluded.parquet"
 SUMMARY = "summary.json"
-"""Counts: {raw, train, heldout, rejected, excluded, rules: {rule: rows}, dialects: {layout: rows kept}}; raw is the sum of the next four."""
+"""Counts: {raw, train, heldout, rejected, excluded, rules: {rule: rows}, dialects: {layout: rows kept}, sources: [{source, layout, raw, train, heldout,
+rejected, excluded}], near_duplicates: rows flagged}; raw is the sum of the next four, in all and for each source."""
 
 ROLES = ("system", "user", "assistant", "tool")
 SPLITS = ("train", "heldout")
 ID_LENGTH = 32
 """Hex characters of a row id: the first half of the sha256 of the conversation's canonical JSON."""
 
-MESSAGE = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string(), nullable=False)])
+MESSAGE = pa.struct(
+    [
+        pa.field("role", pa.string(), nullable=False),
+        # the text; empty only beside tool_calls
+        pa.field("content", pa.string(), nullable=False),
+        # of an assistant that calls tools: JSON, [{"type": "function", "function": {"name": ..., "arguments": {...}}, "id": ... where it had one}, ...]; else null
+        pa.field("tool_calls", pa.string()),
+        # whether an assistant's message may bear loss: false for one of weight 0. true for every other message (they never bear any)
+        pa.field("train", pa.bool_(), nullable=False),
+    ]
+)
 
 SCHEMA = pa.schema(
     [
         pa.field("row_id", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
+        *ORIGIN,
         pa.field("split", pa.string(), nullable=False),
+        # the row id of an earlier conversation that this one nearly repeats, where near duplicates are flagged; else null
+        pa.field("near_duplicate_of", pa.string()),
+        # the tools that the assistant may call: JSON, a list as `apply_chat_template(tools=...)` takes it; else null
+        pa.field("tools", pa.string()),
         pa.field("messages", pa.list_(pa.field("element", MESSAGE, nullable=False)), nullable=False),
     ]
 )
@@ -27,15 +44,17 @@ SCHEMA = pa.schema(
 REJECTED_SCHEMA = pa.schema(
     [
         pa.field("row_id", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
+        *ORIGIN,
         pa.field("rule", pa.string(), nullable=False),
+        # the row id of the conversation that it repeats or nearly repeats (rules duplicate, near_duplicate, near_heldout); else null
+        pa.field("of", pa.string()),
     ]
 )
 
 EXCLUDED_SCHEMA = pa.schema(
     [
         pa.field("row_id", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
+        *ORIGIN,
         pa.field("reason", pa.string(), nullable=False),
     ]
 )

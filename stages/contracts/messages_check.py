@@ -39,14 +39,23 @@ def schema() -> "pandera.DataFrameSchema":
     import pandera.polars as pandera
     import polars as pl
 
-    message = pl.Struct({"role": pl.String, "content": pl.String})
-    role, content = pl.element().struct.field("role"), pl.element().struct.field("content")
+    message = pl.Struct({"role": pl.String, "content": pl.String, "tool_calls": pl.String, "train": pl.Boolean})
+    role, content, calls, train = (
+        pl.element().struct.field(name) for name in ("role", "content", "tool_calls", "train")
+    )
+    is_assistant = role == "assistant"
+    messages = pl.col("messages").list
 
-    def each(name: str, condition: pl.Expr) -> pandera.Check:
-        return pandera.Check(lambda data: data.lazyframe.select(condition), name=name)
+    def every(name: str, holds: pl.Expr) -> pandera.Check:
+        """A condition of each message; null counts as broken."""
+        return pandera.Check(
+            lambda data: data.lazyframe.select(messages.eval(holds.fill_null(value=False)).list.all()), name=name
+        )
 
-    messages = pl.col("messages")
-    roles = messages.list.eval(role)
+    def each(name: str, holds: pl.Expr) -> pandera.Check:
+        """A condition of each conversation."""
+        return pandera.Check(lambda data: data.lazyframe.select(holds), name=name)
+
     return pandera.DataFrameSchema(
         {
             "row_id": pandera.Column(
@@ -56,16 +65,26 @@ def schema() -> "pandera.DataFrameSchema":
                 unique=True,
             ),
             "row": pandera.Column(pl.Int64, pandera.Check.ge(0, error="row_not_negative"), nullable=False),
+            "source": pandera.Column(pl.Int32, pandera.Check.ge(0, error="source_not_negative"), nullable=False),
+            "file": pandera.Column(pl.String, nullable=False),
+            "line": pandera.Column(pl.Int64, pandera.Check.ge(1, error="line_from_1"), nullable=False),
             "split": pandera.Column(pl.String, pandera.Check.isin(SPLITS, error="split_known"), nullable=False),
+            "near_duplicate_of": pandera.Column(pl.String, nullable=True),
+            "tools": pandera.Column(pl.String, nullable=True),
             "messages": pandera.Column(
                 pl.List(message),
                 [
-                    each("has_messages", messages.list.len() > 0),
-                    each("roles_known", messages.list.eval(role.is_in(ROLES)).list.all()),
-                    each("nothing_null", messages.list.eval(role.is_null() | content.is_null()).list.any().not_()),
-                    each("nothing_empty", messages.list.eval(content.str.len_bytes() > 0).list.all()),
-                    each("system_only_first", roles.list.slice(1).list.contains("system").not_()),
-                    each("ends_with_answer", roles.list.last() == "assistant"),
+                    each("has_messages", messages.len() > 0),
+                    each("ends_with_answer", messages.last().struct.field("role") == "assistant"),
+                    every("roles_known", role.is_in(ROLES)),
+                    every(
+                        "contents_not_empty",
+                        (content.str.len_bytes() > 0) | (content.is_not_null() & calls.is_not_null()),
+                    ),
+                    every("calls_are_the_assistants", calls.is_null() | is_assistant),
+                    every("train_said", train | (train.is_not_null() & is_assistant)),
+                    each("system_only_first", messages.slice(1).list.eval(role == "system").list.any().not_()),
+                    each("something_to_train", messages.eval(is_assistant & train).list.any()),
                 ],
                 nullable=False,
             ),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from stages.contracts.origin import ORIGIN
 from stages.tables import read_arrow
 
 TRAIN = "train.arrow"
@@ -36,6 +37,7 @@ The two .arrow files are Arrow IPC in the stream format: `datasets.Dataset.from_
 REJECTED_SCHEMA = pa.schema(
     [
         pa.field("row_id", pa.string(), nullable=False),
+        *ORIGIN,
         pa.field("split", pa.string(), nullable=False),
         pa.field("rule", pa.string(), nullable=False),
     ]

@@ -5,15 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from stages.contracts import messages as messages_contract
 from stages.params import Runtime
 from stages.rendering import Message
-from stages.tables import write_parquet
 from stages.template import TemplateParams, template
 from tests.oracle import llama3
+from tests.stages.talks import write_messages
 
 RUNTIME = Runtime(
     device="cpu",
@@ -55,6 +53,7 @@ def llama_params(**changed: object) -> TemplateParams:
         "too_long": "reject",
         "train_on": "all_assistant_turns",
         "missing_control_tokens": "error",
+        "control_tokens_in_content": "reject",
     }
     return TemplateParams.model_validate(values | changed)
 
@@ -67,15 +66,8 @@ def templated(llama3_folder: Path, tmp_path: Path) -> Templated:
     """Run the stage on dialogues (row ids are their numbers), all in train; gives data/tokens."""
 
     def run_stage(dialogues: Sequence[Sequence[Message]], params: TemplateParams) -> Path:
-        rows = [
-            {"row_id": f"{index:032x}", "row": index, "split": "train", "messages": list(dialogue)}
-            for index, dialogue in enumerate(dialogues)
-        ]
         messages = tmp_path / "messages"
-        messages.mkdir()
-        write_parquet(
-            messages / messages_contract.MESSAGES, pa.Table.from_pylist(rows, schema=messages_contract.SCHEMA)
-        )
+        write_messages(messages, {"train": dialogues})
         tokenizer = llama3_folder / llama3.TOKENIZER
         template(messages, tokenizer, tmp_path / "custom", tmp_path / "tokens", params, RUNTIME)
         return tmp_path / "tokens"

@@ -1,4 +1,4 @@
-"""The real Llama-3 vocabulary and the official Llama-3.2 template, from a package source; nothing of it is in git.
+"""The real Llama-3 vocabulary and the official chat templates of many families, from a package source; nothing of it is in git.
 
 Both lie in the source release of llama-cpp-python on the package index. The first use fetches it with pip (76 MB, about
 10 s), checks its sha256, takes the files out and makes a tokenizer folder of them, in a cache outside the checkout:
@@ -31,8 +31,10 @@ WANTED = {
     f"{MODELS}/{TEXT_IDS}": TEXT_IDS,
     f"{MODELS}/templates/{TEMPLATE}": TEMPLATE,
 }
+TEMPLATES = "templates"
+"""The folder of all chat templates that llama.cpp's source holds."""
 TOKENIZER = "tokenizer"
-LAYOUT = 1
+LAYOUT = 2
 """Raised when what is made of the files changes."""
 
 PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -44,7 +46,7 @@ class UnreachableError(Exception):
 
 
 def folder() -> Path:
-    """The cache folder with the four files and `tokenizer/`. Raises UnreachableError if it must be fetched and cannot."""
+    """The cache folder with the four files, `templates/` and `tokenizer/`. Raises UnreachableError if it must be fetched and cannot."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retune"
     made = cache / f"llama3-{VERSION}-{LAYOUT}"
     if made.is_dir():
@@ -91,6 +93,7 @@ def fetch(work: Path) -> Path:
 
 def take_out(release: Path, files: Path) -> None:
     """The wanted members of the archive, by name, as files of ours."""
+    (files / TEMPLATES).mkdir()
     with tarfile.open(release) as archive:
         for member, name in WANTED.items():
             source = archive.extractfile(member)
@@ -98,6 +101,11 @@ def take_out(release: Path, files: Path) -> None:
                 raise FileNotFoundError(member)
             with source, (files / name).open("wb") as target:
                 shutil.copyfileobj(source, target)
+        for entry in archive.getmembers():
+            if entry.name.startswith(f"{MODELS}/templates/") and entry.name.endswith(".jinja"):
+                source = archive.extractfile(entry)
+                if source is not None:
+                    (files / TEMPLATES / Path(entry.name).name).write_bytes(source.read())
 
 
 def write_tokenizer(vocabulary: Path, template: str, target: Path) -> None:

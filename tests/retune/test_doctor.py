@@ -11,9 +11,11 @@ import pytest
 
 from retune.doctor import (
     dvc_repository,
+    fast_tokenizer,
     git_state,
     gpu,
     gpus,
+    hub_sources,
     installed,
     locks,
     packages,
@@ -151,6 +153,24 @@ def test_package_that_differs_from_the_lock_is_named(tmp_path):
     assert "rich" in found.found
 
 
+def test_fast_tokenizer_that_is_missing_or_of_another_release_is_named(tmp_path):
+    (tmp_path / "requirements-apart.lock").write_text("tokenizers==1.0 \\\n    --hash=sha256:00\n")
+    for version, state, word in (
+        (None, "warning", "not installed"),
+        ("0.9", "warning", "0.9, not 1.0"),
+        ("1.0", "ok", "1.0"),
+    ):
+        environment = tmp_path / str(version)
+        if version:
+            (environment / f"apart/tokenizers-{version}.dist-info").mkdir(parents=True)
+            metadata = f"Metadata-Version: 2.1\nName: tokenizers\nVersion: {version}\n"
+            (environment / f"apart/tokenizers-{version}.dist-info/METADATA").write_text(metadata)
+        found = fast_tokenizer(tmp_path, environment)
+        assert found.state == state
+        assert word in found.found
+        assert ("make setup" in found.todo) == (state == "warning")
+
+
 @pytest.mark.parametrize(
     ("source", "size"), [("owner/Llama-3.2-3B-Instruct", 6_000_000_000), ("owner/tiny", 0), ("custom", 4)]
 )
@@ -213,3 +233,16 @@ def test_every_verb_has_help(project, retune, verb):
     done = retune(*verb, "--help", cwd=project)
     assert done.returncode == 0
     assert "Usage: retune" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "named"),
+    [
+        ("demo", [{"source": "demo"}], []),
+        ("o/m", [{"source": "demo"}, {"source": "data/custom/a.csv"}, {"source": "o/d"}], ["o/m", "o/d"]),
+        ("custom", "wrong", []),
+        (None, [{"sauce": 1}, 3], []),
+    ],
+)
+def test_hub_is_needed_for_the_models_and_datasets_that_params_name(model, data, named):
+    assert hub_sources({"fetch_model": {"source": model}, "fetch_data": {"sources": data}}) == named

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from retune.use import brought, changed_params, differences, set_value
+from retune.bring import brought, named_columns
+from retune.use import changed_params, differences, set_value
 
 PARAMS = """\
 # the head
@@ -14,6 +15,9 @@ train: # section
   modules: [q, v]
 data:
   - a
+mixed:
+  - source: a
+    rows: null # all
 """
 
 
@@ -33,6 +37,12 @@ def test_override_is_read_as_yaml_as_dvc_reads_it(value, found):
     assert changed_params(text, [])[0] == values
 
 
+def test_override_of_an_item_of_a_list_names_it_by_its_number():
+    values, text = changed_params(PARAMS, ["mixed.0.rows=100"])
+    assert values["mixed"] == [{"source": "a", "rows": 100}]
+    assert text.replace("100", "null").split() == PARAMS.split()
+
+
 def test_null_is_written_as_null():
     assert "rate: null # per step" in " ".join(changed_params(PARAMS, ["train.rate=null"])[1].split())
 
@@ -48,6 +58,9 @@ def test_no_override_keeps_the_text():
         ("rate=1", "did you mean train.rate"),
         ("train=1", "no such param"),
         ("train.rate.deep=1", "no such param"),
+        ("mixed.1.rows=1", "did you mean mixed.0.rows"),
+        ("mixed.rows=1", "did you mean mixed.0.rows"),
+        ("mixed.x.rows=1", "no such param"),
         ("train.rate", "write it as section.key=value"),
         ("train.rate=[1", "not YAML"),
     ],
@@ -74,6 +87,11 @@ def test_differences_tell_old_and_new_at_any_depth():
     }
 
 
+def test_differences_within_a_list_of_mappings_are_told_by_number():
+    old = {"a": [{"b": 1}], "c": []}
+    assert differences(old, {"a": [{"b": 2}, {"b": 3}], "c": []}) == {"a.0.b": [1, 2], "a.1.b": [None, 3]}
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -91,7 +109,7 @@ def test_files_that_are_not_kept_leave_the_folders_as_they_were(project, model, 
     (project / "data/custom/rows.jsonl").write_text("before")
     (project / "data/custom_base/old.safetensors").write_text("before")
     (tmp_path / "rows.jsonl").write_text("after")
-    with brought(project, tmp_path / "rows.jsonl", model):
+    with brought(project, [tmp_path / "rows.jsonl"], model):
         assert (project / "data/custom/rows.jsonl").read_text() == "after"
         assert names(project / "data/custom_base") == [".gitkeep", "config.json", "model.safetensors", "tokenizer.json"]
     assert (project / "data/custom/rows.jsonl").read_text() == "before"
@@ -101,7 +119,7 @@ def test_files_that_are_not_kept_leave_the_folders_as_they_were(project, model, 
 
 def test_files_are_taken_back_when_the_block_fails(project, tmp_path):
     (tmp_path / "rows.jsonl").write_text("after")
-    with pytest.raises(KeyError), brought(project, tmp_path / "rows.jsonl", None):
+    with pytest.raises(KeyError), brought(project, [tmp_path / "rows.jsonl"], None):
         raise KeyError
     assert names(project / "data/custom") == []
 
@@ -109,7 +127,7 @@ def test_files_are_taken_back_when_the_block_fails(project, tmp_path):
 def test_a_link_is_brought_as_a_file(project, tmp_path):
     (tmp_path / "far.jsonl").write_text("rows")
     (tmp_path / "rows.jsonl").symlink_to(tmp_path / "far.jsonl")
-    with brought(project, tmp_path / "rows.jsonl", None) as keep:
+    with brought(project, [tmp_path / "rows.jsonl"], None) as keep:
         keep()
     assert not (project / "data/custom/rows.jsonl").is_symlink()
 
@@ -147,9 +165,76 @@ def test_use_of_own_files_brings_and_names_them(project, retune, tmp_path, model
     done = retune("use", "--data", str(tmp_path / "my rows.jsonl"), "--model", str(model), "--json", cwd=project)
     assert done.returncode == 0, done.stderr
     changed = json.loads(done.stdout)["changed"]
-    assert changed["fetch_data.source"] == ["demo", "data/custom/my rows.jsonl"]
+    assert changed["fetch_data.sources.0.source"] == ["demo", "data/custom/my rows.jsonl"]
     assert changed["fetch_model.source"] == ["demo", "custom"]
     assert (project / "data/custom/my rows.jsonl").read_text() == "{}"
+
+
+def test_use_of_several_datasets_makes_a_mixture(project, retune, tmp_path):
+    (tmp_path / "a.csv").write_text("q,a\n1,2\n")
+    shards = tmp_path / "shards"
+    for name in ("train/1.jsonl", "test/1.jsonl", ".git/x.jsonl", "README.md", "notes.txt"):
+        (shards / name).parent.mkdir(parents=True, exist_ok=True)
+        (shards / name).write_text("{}")
+    (shards / "train/2.jsonl").symlink_to(shards / "test/1.jsonl")
+    done = retune(
+        "use", "--data", str(tmp_path / "a.csv"), "--data", f"{shards}/", "--columns", "prompt=q, answer=a",
+        "--set", "fetch_data.sources.1.split=train", "--set", "fetch_data.sources.0.max_rows=100",
+        cwd=project,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    mapped = {"prompt": "q", "answer": "a", "system": None}
+    alone = {"revision": None, "config": None, "split": None, "columns": mapped, "weight": None, "max_rows": None}
+    assert changed_params((project / "params.yaml").read_text(), [])[0]["fetch_data"]["sources"] == [
+        {**alone, "source": "data/custom/a.csv", "max_rows": 100},
+        {**alone, "source": "data/custom/shards", "split": "train"},
+    ]
+    brought_files = [path for path in (project / "data/custom").rglob("*") if path.is_file()]
+    assert sorted(path.relative_to(project / "data/custom").as_posix() for path in brought_files) == [
+        "a.csv", "shards/README.md", "shards/test/1.jsonl", "shards/train/1.jsonl", "shards/train/2.jsonl",
+    ]  # fmt: skip
+    assert not any(path.is_symlink() for path in brought_files)
+    assert "sources.0.split" not in done.stdout, "what was null before and is null now is not told"
+
+
+def test_folder_that_is_brought_again_replaces_the_one_before_and_comes_back_on_errors(project, retune, tmp_path):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f/new.jsonl").write_text("{}")
+    (project / "data/custom/f").mkdir()
+    (project / "data/custom/f/old.jsonl").write_text("{}")
+    assert retune("use", "--data", str(tmp_path / "f"), "--set", "train.steps=-1", cwd=project).returncode == 1
+    assert names(project / "data/custom/f") == ["old.jsonl"]
+    assert retune("use", "--data", str(tmp_path / "f"), cwd=project).returncode == 0
+    assert names(project / "data/custom/f") == ["new.jsonl"]
+
+
+def test_data_that_is_in_data_custom_already_stays_there(project, retune):
+    (project / "data/custom/f").mkdir()
+    (project / "data/custom/f/old.jsonl").write_text("{}")
+    assert retune("use", "--data", "data/custom/f", cwd=project).returncode == 0
+    assert names(project / "data/custom/f") == ["old.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("prompt=q,answer=a", {"prompt": "q", "answer": "a", "system": None}),
+        ("system=s, prompt=my q , answer=a=b", {"prompt": "my q", "answer": "a=b", "system": "s"}),
+        ("messages=turns", {"messages": "turns"}),
+        ("prompt=q", None),
+        ("prompt=q,answer", None),
+        ("prompt=q,prompt=a,answer=b", None),
+        ("messages=m,prompt=q,answer=a", None),
+        ("question=q,answer=a", None),
+        ("", None),
+    ],
+)
+def test_columns_are_named_by_what_they_hold(text, found):
+    if found is None:
+        with pytest.raises(typer.Exit):
+            named_columns(text)
+    else:
+        assert named_columns(text) == found
 
 
 @pytest.mark.parametrize(
@@ -158,10 +243,19 @@ def test_use_of_own_files_brings_and_names_them(project, retune, tmp_path, model
         (["dmo"], "did you mean demo"),
         (["--data", "missing.jsonl"], "no such file"),
         (["--data", "dvc.yaml"], "ends in .jsonl"),
+        (["--data", "presets"], "no file in it ends in .jsonl"),
+        (["--data", "."], "this project lies in that folder"),
+        (["--data", "data/custom"], "name a file or a folder in it"),
+        (["--data", "rows.csv", "--data", "data/rows.csv"], "two are named rows.csv"),
+        (["--columns", "prompt=q,answer=a"], "what --data brings"),
+        (["--data", "rows.csv", "--columns", "prompt"], "prompt=COLUMN,answer=COLUMN"),
+        (["--set", "fetch_data.source=demo"], "did you mean fetch_data.sources.0.source?"),
         (["--model", "presets"], "config.json"),
     ],
 )
 def test_use_of_what_is_not_there_says_so(project, retune, arguments, message):
+    for name in ("rows.csv", "data/rows.csv"):
+        (project / name).write_text("a,b\n1,2\n")
     done = retune("use", *arguments, cwd=project)
     assert done.returncode == 1
     assert message in done.stderr

@@ -45,6 +45,8 @@ class World:
             },
         }
         self.rows = {"raw": 6, "train": 3, "heldout": 1, "rejected": 1, "excluded": 1}
+        self.second = dict.fromkeys(self.rows, 0)
+        """Those of them that are the second source's."""
         self.split = {"a": "train", "b": "train", "c": "train", "h": "heldout"}
         self.train, self.heldout, self.refused, self.trained = ["a", "b"], ["h"], ["c"], ["a", "b"]
         self.labels = {"splits": {"train": {"tokens": 100, "labelled_tokens": 40}}}
@@ -66,18 +68,24 @@ class World:
             (root / folder).mkdir()
         for stage, record in self.records.items():
             write_json(root / "records" / f"{stage}.json", record)
-        write_json(root / "messages" / messages.SUMMARY, self.rows)
+        first = {key: count - self.second[key] for key, count in self.rows.items()}
+        sources = [{"source": "one", **first}, {"source": "two", **self.second}]
+        write_json(root / "messages" / messages.SUMMARY, {**self.rows, "sources": sources})
+        origin = {"row": 0, "source": 0, "file": "f", "line": 1}
         said = {
+            **{name: [value] * len(self.split) for name, value in origin.items()},
             "row_id": list(self.split),
-            "row": list(range(len(self.split))),
             "split": list(self.split.values()),
-            "messages": [[{"role": "user", "content": "x"}]] * len(self.split),
+            "near_duplicate_of": [None] * len(self.split),
+            "tools": [None] * len(self.split),
+            "messages": [[{"role": "user", "content": "x", "tool_calls": None, "train": True}]] * len(self.split),
         }
         write_parquet(root / "messages" / messages.MESSAGES, pa.Table.from_pydict(said, schema=messages.SCHEMA))
         for name, ids in ((tokens.TRAIN, self.train), (tokens.HELDOUT, self.heldout)):
             columns = {"row_id": ids, "input_ids": [[1]] * len(ids), "labels": [[1]] * len(ids)}
             write_arrow(root / "tokens" / name, pa.Table.from_pydict(columns, schema=tokens.SCHEMA))
         refused = {
+            **{name: [value] * len(self.refused) for name, value in origin.items()},
             "row_id": self.refused,
             "split": ["train"] * len(self.refused),
             "rule": ["too_long"] * len(self.refused),
@@ -126,6 +134,15 @@ BREAKS = {
     "m-q8_0.gguf: top1": lambda world: world.ggufs["files"]["m-q8_0.gguf"]["quality"].update(top_1_agreement=0.9),
     "m-q8_0.gguf: exact_match": lambda world: world.ggufs["files"]["m-q8_0.gguf"]["quality"].update(exact_match=0.9),
 }
+
+
+def test_audit_rows_that_one_source_lost_and_another_won_are_named(world: World) -> None:
+    world.second.update(raw=2, train=1)
+    (reason,) = world.judge()["reasons"]
+    assert (
+        reason
+        == "rows_accounted: 6 rows = 3 train + 1 heldout + 1 rejected + 1 excluded; the rows of one, two do not add up"
+    )
 
 
 @pytest.mark.parametrize("name", BREAKS)

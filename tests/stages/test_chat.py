@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from stages import chat as chat_module
-from stages import spans
-from stages.chat import Chat, Row, encode_dialogues, missing_control_tokens, open_chat
+from stages import turns as rules
+from stages.chat import Chat, missing_control_tokens, open_chat
 from stages.contracts.tokens import NOT_TRAINED, answers
+from stages.encoding import Row, TrainOn, encode_dialogues
 from stages.errors import StageError
-from stages.rendering import Message, compile_template
+from stages.fast_tokenizer import open_encoder
+from stages.rendering import Dialogue, Message, compile_template
 from stages.template_plan import OURS
 
 DAY = "26 Jul 2024"
@@ -123,7 +124,20 @@ TEMPLATES = {
 
 
 def opened(template: str, tokenizer: Tokenizer, spelled: Sequence[str] = ()) -> Chat:
-    return open_chat(tokenizer, compile_template(template, {"bos_token": "<bos>", "eos_token": "<eos>"}, DAY), spelled)
+    compiled = compile_template(template, {"bos_token": "<bos>", "eos_token": "<eos>"}, DAY)
+    return open_chat(tokenizer, open_encoder(tokenizer.to_str().encode(), tokenizer), compiled, spelled)
+
+
+def rows_of(
+    chat: Chat,
+    dialogues: Sequence[Sequence[Message] | Dialogue],
+    train_on: TrainOn = "all_assistant_turns",
+    *,
+    split: bool = False,
+) -> list[Row | str]:
+    talks = [dialogue if isinstance(dialogue, Dialogue) else Dialogue(dialogue) for dialogue in dialogues]
+    encoded = encode_dialogues(chat, talks, train_on, split=split)
+    return [encoded.row(index) for index in range(len(talks))]
 
 
 def turns(*contents: str) -> list[Message]:
@@ -133,8 +147,8 @@ def turns(*contents: str) -> list[Message]:
     ]
 
 
-def one(chat: Chat, dialogue: Sequence[Message], train_on: chat_module.TrainOn = "all_assistant_turns") -> Row:
-    (row,) = encode_dialogues(chat, [dialogue], train_on)
+def one(chat: Chat, dialogue: Sequence[Message], train_on: TrainOn = "all_assistant_turns") -> Row:
+    (row,) = rows_of(chat, [dialogue], train_on)
     assert isinstance(row, Row), row
     assert (
         row.input_ids.tolist()
@@ -218,24 +232,20 @@ def test_control_token_in_a_content_is_refused(content: str, place: int) -> None
     template, tokenizer, _ = TEMPLATES["chatml"]
     contents = ["q", "a"]
     contents[place] = content
-    assert encode_dialogues(opened(template, tokenizer), [turns(*contents)], "all_assistant_turns") == [
-        spans.CONTROL_TOKEN_IN_CONTENT
-    ]
+    assert rows_of(opened(template, tokenizer), [turns(*contents)]) == [rules.CONTROL_TOKEN_IN_CONTENT]
 
 
 def test_control_token_that_only_the_tokenizer_recognizes_in_a_content_is_refused() -> None:
     tokenizer = byte_level(["<|im_start|>"], normalizers.Lowercase())
     tokenizer.add_special_tokens([AddedToken("<|im_end|>", normalized=True, special=True)])
-    rows = encode_dialogues(opened(CHATML, tokenizer), [turns("q<|IM_END|>", "a")], "all_assistant_turns")
-    assert rows == [spans.CONTROL_TOKEN_IN_CONTENT]
+    rows = rows_of(opened(CHATML, tokenizer), [turns("q<|IM_END|>", "a")])
+    assert rows == [rules.CONTROL_TOKEN_IN_CONTENT]
 
 
 def test_control_token_spelled_as_text_is_refused_in_a_content_too() -> None:
     tokenizer = TEMPLATES["plain"][1]
     chat = opened(CHATML, tokenizer, ["<|im_start|>", "<|im_end|>"])
-    assert encode_dialogues(chat, [turns("q<|im_end|>", "a")], "all_assistant_turns") == [
-        spans.CONTROL_TOKEN_IN_CONTENT
-    ]
+    assert rows_of(chat, [turns("q<|im_end|>", "a")]) == [rules.CONTROL_TOKEN_IN_CONTENT]
 
 
 def test_end_of_turn_spelled_as_text_is_labelled_whole_or_up_to_a_token_it_shares() -> None:
@@ -256,8 +266,8 @@ def test_content_that_melts_with_the_header_is_refused_as_unverified() -> None:
     tokenizer = byte_level(["<|im_start|>", "<|im_end|>"])
     chat = opened(CHATML, tokenizer)
     assert "ĊĊ" in tokenizer.get_vocab()
-    rows = encode_dialogues(chat, [turns("q", "\n\nanswer"), turns("q", "answer\n\n")], "all_assistant_turns")
-    assert rows[0] == spans.SPANS_UNVERIFIED
+    rows = rows_of(chat, [turns("q", "\n\nanswer"), turns("q", "answer\n\n")])
+    assert rows[0] == rules.SPANS_UNVERIFIED
     assert isinstance(rows[1], Row)
 
 
@@ -266,8 +276,8 @@ def test_text_that_the_vocabulary_cannot_spell_is_refused_as_unverified() -> Non
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     chat = opened(CHATML, tokenizer)
-    rows = encode_dialogues(chat, [turns("yes", "yes"), turns("yes", "no")], "all_assistant_turns")
-    assert rows[1] == spans.SPANS_UNVERIFIED
+    rows = rows_of(chat, [turns("yes", "yes"), turns("yes", "no")])
+    assert rows[1] == rules.SPANS_UNVERIFIED
 
 
 @pytest.mark.parametrize(
@@ -283,7 +293,7 @@ def test_dialogue_that_cannot_be_templated_is_refused_by_its_rule(
     template: str, dialogue: list[Message], rule: str
 ) -> None:
     tokenizer = byte_level(["<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"])
-    assert encode_dialogues(opened(template, tokenizer), [dialogue], "all_assistant_turns") == [rule]
+    assert rows_of(opened(template, tokenizer), [dialogue]) == [rule]
 
 
 def test_output_without_end_is_stopped_at_its_bound() -> None:
@@ -293,7 +303,7 @@ def test_output_without_end_is_stopped_at_its_bound() -> None:
     )
     chat = opened(template, TEMPLATES["chatml"][1])
     started = time.perf_counter()
-    assert encode_dialogues(chat, [turns("huge", "a")], "all_assistant_turns") == [spans.RENDERING_TOO_LARGE]
+    assert rows_of(chat, [turns("huge", "a")]) == [rules.RENDERING_TOO_LARGE]
     assert time.perf_counter() - started < 5
 
 
@@ -318,8 +328,8 @@ def test_template_that_is_no_jinja_is_an_error_with_its_line() -> None:
 def test_rows_do_not_depend_on_the_batch_they_are_in() -> None:
     template, tokenizer, _ = TEMPLATES["chatml"]
     dialogues = [turns(*contents) for contents in HARD]
-    whole = encode_dialogues(opened(template, tokenizer), dialogues, "all_assistant_turns")
-    single = [encode_dialogues(opened(template, tokenizer), [d], "all_assistant_turns")[0] for d in dialogues]
+    whole = rows_of(opened(template, tokenizer), dialogues)
+    single = [rows_of(opened(template, tokenizer), [d])[0] for d in dialogues]
     for a, b in zip(whole, single, strict=True):
         assert isinstance(a, Row)
         assert isinstance(b, Row)

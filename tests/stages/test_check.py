@@ -29,7 +29,7 @@ def test_params_as_shipped_are_the_demo() -> None:
 def test_recipe_preset_is_the_published_recipe() -> None:
     recipe = read_params(ROOT / "presets" / "llama-3.2-3b-finetome.yaml")
     train, runtime = recipe["train"], recipe["runtime"]
-    assert (recipe["fetch_model"]["revision"], recipe["fetch_data"]["revision"]) == (
+    assert (recipe["fetch_model"]["revision"], recipe["fetch_data"]["sources"][0]["revision"]) == (
         "006f5dcd1393c3add266de40994ba96225e9689d",
         "c2343c1372ff31f51aa21248db18bffa3193efdb",
     )
@@ -66,7 +66,6 @@ def test_missing_section_is_named(demo: dict[str, Any], section: str) -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "says"),
     [
-        ("fetch_data", "source", "data/custom/absent.jsonl", "retune use --data"),
         ("fetch_model", "source", "custom", "retune use --model"),
         ("template", "chat_template", "absent.jinja", "data/custom/absent.jinja is not there"),
     ],
@@ -78,6 +77,47 @@ def test_named_file_that_is_missing_is_said(
     found = problems(demo, tmp_path)
     assert len(found) == 1
     assert says in found[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("data/custom/absent.jsonl", "retune use --data"),
+        ("data/custom/../a.jsonl", "outside"),
+        ("data/custom/empty", "no file"),
+        ("data/custom/both", "set `split`"),
+    ],
+)
+def test_source_that_cannot_be_read_is_said_with_its_place(
+    demo: dict[str, Any], tmp_path: Path, source: str, says: str
+) -> None:
+    (tmp_path / "data/custom/empty").mkdir(parents=True)
+    for split in ("train", "test"):
+        (tmp_path / "data/custom/both" / split).mkdir(parents=True)
+        (tmp_path / "data/custom/both" / split / "a.jsonl").touch()
+    demo["fetch_data"]["sources"].append({**demo["fetch_data"]["sources"][0], "source": source})
+    found = problems(demo, tmp_path)
+    assert len(found) == 1
+    assert found[0].startswith("fetch_data.sources.1: ")
+    assert says in found[0]
+
+
+def test_source_keys_of_earlier_versions_are_answered_with_the_new_shape_in_one_line(demo: dict[str, Any]) -> None:
+    demo["fetch_data"] = {"source": "demo", "revision": None, "config": None, "split": None, "limit": None}
+    found = problems(demo, ROOT)
+    assert len(found) == 1
+    assert found[0].startswith("fetch_data: ")
+    assert "sources: [{source: ..., revision: null" in found[0]
+    assert "\n" not in found[0]
+
+
+def test_wrong_key_of_one_source_is_answered_with_the_keys_of_a_source(demo: dict[str, Any]) -> None:
+    demo["fetch_data"]["sources"][0] |= {"revison": None, "columns": {"prompt": "a", "answr": "b", "system": None}}
+    assert problems(demo, ROOT) == [
+        "fetch_data.sources.0.columns.answer: missing (there are no defaults)",
+        "fetch_data.sources.0.columns.answr: unknown key; did you mean `answer`?",
+        "fetch_data.sources.0.revison: unknown key; did you mean `revision`?",
+    ]
 
 
 @pytest.mark.parametrize(

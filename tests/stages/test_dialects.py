@@ -1,97 +1,172 @@
+from collections.abc import Mapping
+
+import orjson
 import pytest
 
-from stages.dialects import LAYOUTS, mapped_chat, mapped_pair, recognize
+from stages.columns import ChatColumns, PromptColumns
+from stages.conversation import canonical_form
+from stages.dialects import Layout, layouts_of
 from stages.errors import StageError
+from stages.recognition import layout_of
 from stages.rules import Rejected
 
 TURNS = [("user", "q"), ("assistant", "a")]
+EARLIER = [("user", "q0"), ("assistant", "a0")]
+SYSTEM = ("system", "s")
+CONTEXT = {"train": False}
+
+
+def found(*rows: Mapping[str, object], columns: PromptColumns | ChatColumns | None = None) -> Layout:
+    layout = layout_of([orjson.dumps(row) for row in rows], columns, "the source")
+    assert layout is not None
+    return layout
+
+
+def messages(row: Mapping[str, object], layout: Layout) -> list[tuple[object, ...]]:
+    return canonical_form(row, layout)[0]
+
+
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 
 
 @pytest.mark.parametrize(
-    ("row", "name", "pairs"),
+    ("row", "name", "expected"),
     [
-        (
-            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
-            "conversations: from/value",
-            [("human", "q"), ("gpt", "a")],
-        ),
-        (
-            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
-            "messages: role/content",
-            TURNS,
-        ),
-        (
-            {"conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
-            "conversations: role/content",
-            TURNS,
-        ),
-        (
-            {"dialog": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
-            "dialog: role/content",
-            TURNS,
-        ),
-        (
-            {"conversations": [{"from": "human", "value": "q"}], "system": "s"},
-            "conversations: from/value",
-            [("system", "s"), ("human", "q")],
-        ),
-        (
-            {"messages": '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'},
-            "messages: role/content",
-            TURNS,
-        ),
+        ({"conversations": SHAREGPT}, "conversations: from/value", TURNS),
+        ({"messages": CHAT}, "messages: role/content", TURNS),
+        ({"conversations": CHAT}, "conversations: role/content", TURNS),
+        ({"dialog": CHAT}, "dialog: role/content", TURNS),
+        ({"chat": [{"role": "human", "text": "q"}, {"role": "ai", "text": "a"}]}, "chat: role/text", TURNS),
+        ({"conversations": [{"role": "user", "value": "q"}, {"role": "bot", "value": "a"}]}, "conversations: role/value", TURNS),
+        ({"conversations": SHAREGPT, "system": "s"}, "conversations: from/value", [SYSTEM, *TURNS]),
+        ({"messages": orjson.dumps(CHAT).decode()}, "messages: role/content", TURNS),
+        ({"messages": [{"role": "system", "content": "s"}, *CHAT], "system": "s"}, "messages: role/content", [SYSTEM, *TURNS]),
+        ({"prompt": "q", "messages": CHAT}, "messages: role/content", TURNS),
+        ({"conversation": [{"human": "q0", "assistant": "a0"}, {"human": "q", "assistant": "a"}]}, "conversation: {human, assistant}", [*EARLIER, *TURNS]),
+        ({"conversation": [{"user": "q", "assistant": "a"}], "system": "s"}, "conversation: {user, assistant}", [SYSTEM, *TURNS]),
+        ({"conversation": [{"system": "s", "input": "q", "output": "a"}]}, "conversation: {input, output}", [SYSTEM, *TURNS]),
+        ({"dialogue": [{"prompt": "q", "response": "a"}]}, "dialogue: {prompt, response}", TURNS),
         ({"instruction": "q", "output": "a"}, "instruction/input/output", TURNS),
         ({"instruction": "q", "input": "", "output": "a", "system": ""}, "instruction/input/output", TURNS),
-        (
-            {"instruction": "q", "input": "i", "output": "a"},
-            "instruction/input/output",
-            [("user", "q\ni"), ("assistant", "a")],
-        ),
-        (
-            {"instruction": "", "input": "i", "output": "a"},
-            "instruction/input/output",
-            [("user", "i"), ("assistant", "a")],
-        ),
-        (
-            {"instruction": "q", "output": "a", "system": "s", "history": [["q0", "a0"]]},
-            "instruction/input/output",
-            [("system", "s"), ("user", "q0"), ("assistant", "a0"), *TURNS],
-        ),
+        ({"instruction": "q", "input": "i", "output": "a", "prompt": "p"}, "instruction/input/output", [("user", "q\ni"), ("assistant", "a")]),
+        ({"instruction": "", "input": "i", "output": "a"}, "instruction/input/output", [("user", "i"), ("assistant", "a")]),
+        ({"instruction": "q", "context": "i", "response": "a"}, "instruction/context/response", [("user", "q\ni"), ("assistant", "a")]),
+        ({"instruction": "q", "input": "i", "response": "a"}, "instruction/input/response", [("user", "q\ni"), ("assistant", "a")]),
+        ({"instruction": "q", "output": "a", "system": "s", "history": [["q0", "a0"]]}, "instruction/input/output", [SYSTEM, *EARLIER, *TURNS]),
         ({"prompt": "q", "completion": "a", "id": 1}, "prompt/completion", TURNS),
         ({"prompt": "q", "response": "a"}, "prompt/response", TURNS),
         ({"question": "q", "answer": "a"}, "question/answer", TURNS),
-        (
-            {"query": "q", "response": "a", "history": [["q0", "a0"]]},
-            "query/response",
-            [("user", "q0"), ("assistant", "a0"), *TURNS],
-        ),
+        ({"system_prompt": "s", "question": "q", "response": "a"}, "question/response", [SYSTEM, *TURNS]),
+        ({"query": "q", "response": "a", "history": [["q0", "a0"]]}, "query/response", [*EARLIER, *TURNS]),
+        ({"query": "q", "response": "a", "history": '[["q0", "a0"]]'}, "query/response", [*EARLIER, *TURNS]),
+        ({"query": "q", "response": "a", "history": [{"role": "user", "content": "q0"}, {"role": "assistant", "content": "a0"}]}, "query/response", [*EARLIER, *TURNS]),
         ({"query": "q", "response": "a", "history": ""}, "query/response", TURNS),
-        ({"prompt": "q", "messages": [{"role": "user", "content": "q"}]}, "messages: role/content", [("user", "q")]),
+        ({"input": "q", "output": "a"}, "input/output", TURNS),
+        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, "prompt/completion", TURNS),
+        ({"prompt": SHAREGPT[:1], "completion": "a"}, "prompt/completion", TURNS),
+        (
+            {"prompt": [{"role": "system", "content": "s"}, *CHAT, *CHAT[:1]], "completion": CHAT[1:]},
+            "prompt/completion",
+            [SYSTEM, ("user", "q"), ("assistant", "a", CONTEXT), *TURNS],
+        ),
+        ({"prompt": "[INST] q", "completion": "[1]"}, "prompt/completion", [("user", "[INST] q"), ("assistant", "[1]")]),
     ],
-)
-def test_layout_is_recognized_and_read(row: dict[str, object], name: str, pairs: list[tuple[str, str]]) -> None:
-    layout = recognize([row])
+)  # fmt: skip
+def test_layout_is_recognized_and_read(row: dict[str, object], name: str, expected: list[tuple[object, ...]]) -> None:
+    layout = found(row)
     assert layout.name == name
-    assert layout.pairs(row) == pairs
+    assert messages(row, layout) == expected
 
 
 def test_layout_of_most_rows_wins() -> None:
-    chat = {"messages": [{"role": "user", "content": "q"}]}
-    assert recognize([{"prompt": "q", "completion": "a"}, chat, chat]).name == "messages: role/content"
+    assert (
+        found({"prompt": "q", "completion": "a"}, {"messages": CHAT}, {"messages": CHAT}).name
+        == "messages: role/content"
+    )
+
+
+def test_every_layout_has_a_name_of_its_own() -> None:
+    rows = [
+        {"messages": [{role: "user", content: "q"}]}
+        for role in ("role", "from")
+        for content in ("content", "value", "text")
+    ]
+    rows += [{"messages": [{question: "q", "assistant": "a"}]} for question in ("user", "human")]  # type: ignore[misc]
+    names = [layout.name for row in rows for layout in layouts_of(row)]
+    assert len(names) == len(set(names)) == len(rows)
 
 
 def test_unknown_layout_lists_columns_and_mapping_without_contents() -> None:
     with pytest.raises(StageError) as caught:
-        recognize([{"ask": "secret", "say": "secret"}])
+        found({"ask": "secret", "say": "secret"})
     message = str(caught.value)
-    assert "'ask', 'say'" in message
-    assert "standardize.columns" in message
+    for expected in ("the source", "'ask', 'say'", "--columns prompt=COLUMN,answer=COLUMN", "params.yaml"):
+        assert expected in message
     assert "secret" not in message
 
 
 def test_two_layouts_in_the_same_rows_are_not_guessed_between() -> None:
     with pytest.raises(StageError, match="prompt/completion, prompt/response"):
-        recognize([{"prompt": "q", "completion": "a", "response": "b"}])
+        found({"prompt": "q", "completion": "a", "response": "b"})
+    with pytest.raises(StageError, match="instruction/input/output, instruction/input/response"):
+        found({"instruction": "q", "input": "i", "output": "a", "response": "b"})
+    with pytest.raises(StageError, match="conversations: from/value, messages: role/content"):
+        found({"messages": CHAT, "conversations": SHAREGPT})
+
+
+PICTURE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q"}]}, CHAT[1]]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "q", "chosen": "secret", "rejected": "b"}, "preference data.*messages=chosen"),
+        ({"chosen": CHAT, "rejected": CHAT}, "preference data.*messages=chosen"),
+        ({"messages": CHAT, "rejected_response": "b"}, "preference data"),
+        ({"instruction": "q", "output": "a", "rejected": "b"}, "preference data"),
+        ({"prompt": "q", "completion": "a", "label": True}, "preference data.*verdict"),
+        ({"messages": CHAT, "kto_tag": False}, "preference data.*verdict"),
+        ({"prompt": "q", "completions": ["a", "b"], "labels": [True, False]}, "preference data.*verdict"),
+        ({"messages": CHAT, "images": ["secret.png"]}, "pictures, sounds or films"),
+        ({"prompt": "q", "response": "a", "audio": {"path": "x"}}, "pictures, sounds or films"),
+        ({"messages": PICTURE}, "pictures, sounds or films"),
+        ({"prompt": PICTURE[:1], "completion": CHAT[1:]}, "pictures, sounds or films"),
+        ({"image": "x", "text": "secret"}, "pictures, sounds or films"),
+        ({"prompt": "secret"}, "prompts without answers"),
+        ({"prompt": CHAT[:1]}, "prompts without answers"),
+        ({"question": "secret", "level": 3}, "prompts without answers"),
+        ({"messages": CHAT[:1]}, "prompts without answers"),
+        ({"completion": "secret"}, "answers without prompts"),
+        ({"text": "secret"}, "bare text without prompts"),
+        ({"text": "secret", "meta": {}}, "bare text without prompts"),
+    ],
+)
+def test_data_that_no_answers_can_be_learned_from_is_refused_with_what_to_do(row: dict[str, object], says: str) -> None:
+    with pytest.raises(StageError, match=f"(?s)^the source is .*{says}") as caught:
+        found(row, row)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": CHAT, "images": [], "image": None},
+        {"prompt": "q", "completion": "a", "label": "physics"},
+        {"messages": CHAT, "score": 5, "text": "all of it"},
+        {"messages": [{"role": "system", "content": ""}, *CHAT]},
+        {"messages": [{"role": "system", "content": None, "name": "x"}, *CHAT]},
+    ],
+)
+def test_data_that_looks_like_it_is_read(row: dict[str, object]) -> None:
+    assert messages(row, found(row)) == TURNS
+
+
+def test_few_rows_of_another_kind_do_not_refuse_the_others() -> None:
+    assert (
+        found({"messages": PICTURE}, {"messages": CHAT}, {"messages": CHAT}, {"rejected": "a"}).name
+        == "messages: role/content"
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,45 +178,61 @@ def test_two_layouts_in_the_same_rows_are_not_guessed_between() -> None:
         ({"messages": {"role": "user"}}, "layout"),
         ({"messages": "[not json"}, "layout"),
         ({"messages": ["text"]}, "layout"),
-        ({"messages": [{"from": "human", "value": "q"}]}, "layout"),
-        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}]}, "tool_calls"),
-        ({"messages": [{"role": "assistant", "content": "a", "weight": 0}]}, "weight_zero_answer"),
-        ({"messages": [{"role": "assistant", "content": "a", "train": False}]}, "weight_zero_answer"),
+        ({"messages": SHAREGPT}, "layout"),
+        ({"messages": CHAT, "video": "x.mp4"}, "media"),
     ],
 )
 def test_row_of_another_layout_is_rejected(row: dict[str, object], rule: str) -> None:
-    layout = recognize([{"messages": [{"role": "user", "content": "q"}]}])
     with pytest.raises(Rejected) as caught:
-        layout.pairs(row)
+        messages(row, found({"messages": CHAT}))
     assert caught.value.rule == rule
-
-
-def test_null_extras_and_weights_of_questions_change_nothing() -> None:
-    row = {
-        "messages": [
-            {"role": "user", "content": "q", "weight": 0, "tool_calls": None},
-            {"role": "assistant", "content": "a", "weight": 1.0},
-        ]
-    }
-    assert recognize([row]).pairs(row) == TURNS
 
 
 @pytest.mark.parametrize("history", [[["q"]], "text", [["q", "a", "b"]], [{"q": "a"}], 3])
 def test_history_that_is_no_list_of_pairs_is_rejected(history: object) -> None:
-    layout = recognize([{"query": "q", "response": "a"}])
+    layout = found({"query": "q", "response": "a"})
     with pytest.raises(Rejected, match="layout"):
-        layout.pairs({"query": "q", "response": "a", "history": history})
+        messages({"query": "q", "response": "a", "history": history}, layout)
+
+
+def test_exchange_without_its_keys_is_rejected() -> None:
+    layout = found({"conversation": [{"human": "q", "assistant": "a"}]})
+    with pytest.raises(Rejected, match="layout"):
+        messages({"conversation": [{"human": "q", "assistant": "a"}, {"user": "q"}]}, layout)
 
 
 def test_named_columns_are_read() -> None:
     row = {"ask": "q", "say": "a", "context": "s"}
-    assert mapped_pair("ask", "say", "context").pairs(row) == [("system", "s"), *TURNS]
-    assert mapped_pair("ask", "say", None).pairs(row) == TURNS
-    chat = {"turns": [{"from": "human", "value": "q"}]}
-    assert mapped_chat("turns", [chat]).pairs(chat) == [("human", "q")]
-    with pytest.raises(StageError, match="'turns'"):
-        mapped_chat("turns", [row])
+    with_system = PromptColumns(prompt="ask", answer="say", system="context")
+    assert messages(row, found(row, columns=with_system)) == [SYSTEM, *TURNS]
+    without = PromptColumns(prompt="ask", answer="say", system=None)
+    assert messages(row | {"system": "x"}, found(row, columns=without)) == TURNS
+    for turns in (CHAT, SHAREGPT, [{"human": "q", "assistant": "a"}]):
+        row = {"turns": turns, "rejected": turns}
+        assert messages(row, found(row, columns=ChatColumns(messages="turns"))) == TURNS
+    with pytest.raises(StageError, match=r"no column 'turns'.*'ask'"):
+        found({"ask": "q"}, columns=ChatColumns(messages="turns"))
+    with pytest.raises(StageError, match="'ask' holds no list of messages"):
+        found({"ask": "q"}, columns=ChatColumns(messages="ask"))
+    with pytest.raises(StageError, match="no column 'say' and no 'rules'"):
+        found({"ask": "q"}, columns=PromptColumns(prompt="ask", answer="say", system="rules"))
 
 
-def test_layout_names_differ() -> None:
-    assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
+def test_preferred_answers_can_be_learned_by_naming_them() -> None:
+    row = {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}
+    assert messages(row, found(row, columns=PromptColumns(prompt="prompt", answer="chosen", system=None))) == TURNS
+
+
+def test_source_without_an_object_has_no_layout() -> None:
+    assert layout_of([b"{", b"[1]"], None, "the source") is None
+
+
+def test_results_of_parallel_calls_stand_in_the_order_of_the_calls_that_their_ids_name() -> None:
+    calls = [
+        {"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("a", "b", "c")
+    ]
+    results = [{"role": "tool", "content": f"of {name}", "tool_call_id": name} for name in ("c", "x", "a", "b")]
+    asked = [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    row = {"messages": [*asked, *results, {"role": "assistant", "content": "done"}]}
+    contents = [message[1] for message in messages(row, found(row))]
+    assert contents == ["q", "", "of a", "of b", "of c", "of x", "done"]

@@ -4,34 +4,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from stages.errors import StageError
-from stages.fetch_data import FetchDataParams, fetch_data
+from stages.fetch_data import fetch_data
 from stages.records import records
-
-REVISION = "c" * 40
-
-
-def params(source: str = "data/custom/mine.jsonl", **changed: object) -> FetchDataParams:
-    return FetchDataParams(
-        **({"source": source, "revision": None, "config": None, "split": None, "limit": None} | changed)
-    )
+from tests.stages.data_files import REVISION, fetch, params, parquet
 
 
 def fetched(tmp_path: Path, name: str, content: bytes, **changed: object) -> list[bytes]:
-    custom = tmp_path / "custom"
-    custom.mkdir(exist_ok=True)
-    (custom / name).write_bytes(content)
-    out = tmp_path / "raw"
-    fetch_data(tmp_path / "demo.jsonl", custom, out, params(f"data/custom/{name}", **changed))
-    table = pq.read_table(out / "rows.parquet")
-    assert table["row"].to_pylist() == list(range(table.num_rows))
-    assert json.loads((out / "source.json").read_text())["rows"] == table.num_rows
-    return table["record"].to_pylist()
+    return [row["record"] for row in located(tmp_path, name, content, **changed)]
+
+
+def located(tmp_path: Path, name: str, content: bytes, **changed: object) -> list[dict[str, object]]:
+    return fetch(tmp_path, {name: content}, params(f"data/custom/{name}", **changed))
 
 
 def refusal(tmp_path: Path, name: str, content: bytes) -> str:
@@ -41,12 +28,6 @@ def refusal(tmp_path: Path, name: str, content: bytes) -> str:
     assert name in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
     return str(caught.value)
-
-
-def parquet(rows: list[dict[str, object]]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    return sink.getvalue().to_pybytes()
 
 
 def test_jsonl_lines_come_exactly_as_they_are_even_broken(tmp_path: Path) -> None:
@@ -59,15 +40,33 @@ def test_jsonl_lines_come_exactly_as_they_are_even_broken(tmp_path: Path) -> Non
     ]
 
 
-def test_json_list_keeps_key_order(tmp_path: Path) -> None:
-    assert fetched(tmp_path, "mine.json", '[{"b": 1, "a": "ü\\n"}, 3]'.encode()) == [
-        '{"b":1,"a":"ü\\n"}'.encode(),
+def test_json_rows_come_exactly_as_they_are_in_the_list(tmp_path: Path) -> None:
+    content = (
+        b'\xef\xbb\xbf[ {"b": 1,\r\n "a": "\xc3\xbc\\"]}"} ,3, {"a": 1, "a": 2},\n{"n": NaN, "s": "\\ud800\xff\0"} ]\n'
+    )
+    assert fetched(tmp_path, "mine.json", content) == [
+        b'{"b": 1,\r\n "a": "\xc3\xbc\\"]}"}',
         b"3",
+        b'{"a": 1, "a": 2}',
+        b'{"n": NaN, "s": "\\ud800\xff\0"}',
     ]
 
 
+def test_json_rows_across_pieces_of_the_file_are_whole(tmp_path: Path) -> None:
+    rows = [b'{"a": "%s", "b": ["\\\\", {"c": "]"}]}' % (b'x\\"[{' * (number * 9973 % 70_000)) for number in range(60)]
+    assert fetched(tmp_path, "mine.json", b"[" + b" ,\n".join(rows) + b"]") == rows
+
+
+def test_json_row_nested_a_thousand_deep_is_a_row(tmp_path: Path) -> None:
+    deep = b"[" * 1000 + b"]" * 1000
+    assert fetched(tmp_path, "mine.json", b'[{"a": %s}, 1]' % deep)[0] == b'{"a": %s}' % deep
+
+
 def test_json_object_with_one_list_gives_its_rows(tmp_path: Path) -> None:
-    assert fetched(tmp_path, "mine.json", b'{"version": "1", "data": [{"a": 1}]}') == [b'{"a":1}']
+    assert fetched(tmp_path, "mine.json", b'{"version": "1", "data": [{"a": 1}, {"a": 1, "a": 2}]}') == [
+        b'{"a": 1}',
+        b'{"a": 1, "a": 2}',
+    ]
 
 
 def test_json_object_that_is_a_conversation_is_one_row(tmp_path: Path) -> None:
@@ -76,11 +75,6 @@ def test_json_object_that_is_a_conversation_is_one_row(tmp_path: Path) -> None:
 
 def test_json_with_one_object_a_line_is_read_as_lines(tmp_path: Path) -> None:
     assert fetched(tmp_path, "mine.json", b'{"a": 1}\n{"a": 2}\n') == [b'{"a": 1}', b'{"a": 2}']
-
-
-def test_json_nan_and_lone_surrogates_survive_for_standardize_to_judge(tmp_path: Path) -> None:
-    rows = fetched(tmp_path, "mine.json", b'[{"a": NaN, "b": "\\ud800"}]')
-    assert json.loads(rows[0])["b"] == "\ud800"
 
 
 def test_parquet_rows_keep_column_order_and_nesting(tmp_path: Path) -> None:
@@ -98,6 +92,25 @@ def test_csv_with_bom_crlf_and_quoted_line_break_gives_strings(tmp_path: Path) -
     content = b'\xef\xbb\xbfprompt,answer\r\n"a ""b"",\r\nc",1\r\n\r\n,\r\n'
     rows = [json.loads(row) for row in fetched(tmp_path, "mine.csv", content)]
     assert rows == [{"prompt": 'a "b",\r\nc', "answer": "1"}, {"prompt": "", "answer": ""}]
+
+
+def test_places_are_lines_where_rows_begin_or_numbers_of_rows(tmp_path: Path) -> None:
+    cases = {
+        "a.jsonl": (b"\n{}\n \n{}\n", [2, 4]),
+        "a.csv": (b'a,b\r\n"x\r\ny",1\r\n\r\n2,"\n\n"\n3,4', [2, 5, 8]),
+        "a.tsv": (b"a\tb\n1\t2\n", [2]),
+        "a.json": (b"[\n1,\n\n2]", [1, 2]),
+        "b.json": (b'{"n": 1}\n\n{"n": 2}\n', [1, 3]),
+        "a.parquet": (parquet([{"n": 1}] * 2500), list(range(1, 2501))),
+    }
+    for name, (content, places) in cases.items():
+        rows = located(tmp_path, name, content)
+        assert [row["line"] for row in rows] == places, name
+        assert {row["file"] for row in rows} == {name}
+
+
+def test_tsv_gives_strings_as_csv_does(tmp_path: Path) -> None:
+    assert fetched(tmp_path, "mine.tsv", b'a\tb\n"x\ty"\t1,5\n') == [b'{"a":"x\\ty","b":"1,5"}']
 
 
 def test_csv_line_with_other_field_count_and_bad_bytes_stay_as_rows(tmp_path: Path) -> None:
@@ -121,20 +134,31 @@ def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
         ("mine.jsonl", b"\n \n", "no rows"),
         ("mine.json", b"[]", "no rows"),
         ("mine.csv", b"a,b\n", "no rows"),
+        ("mine.json", b"", "no rows"),
+        ("mine.json", b" \n", "no rows"),
         ("mine.parquet", b"", "Parquet"),
+        ("mine.parquet", b"\x1f\x8bsecret", "it is gzip"),
+        ("mine.json", parquet([{"a": "secret"}]), "it is Parquet"),
         ("mine.jsonl", b"PAR1secret", "Parquet"),
         ("mine.jsonl", b"\x1f\x8bsecret", "gzip"),
         ("mine.csv", b"\xff\xfes\0e\0c\0r\0e\0t\0", "UTF-16"),
         ("mine.jsonl", b'[\n{"a": "secret"}\n]', ".json"),
-        ("mine.json", b'[\n{"a": "secret"},\n{"a" "secret"}]', "line 3"),
-        ("mine.json", b'[{"a": "\xffsecret"}]', "UTF-8"),
-        ("mine.json", b"[" * 200_000, "deep"),
+        ("mine.jsonl", b'[{"a": "secret"}, {"a": 2}]\n', "one list on one line"),
+        ("mine.json", b'[\n{"a": "secret"},\n{"a": "secret"', "line 3, after 1 rows: the text ends"),
+        ("mine.json", b'[\n{"a": "secret"},\n{"a": "secret', "line 3, after 1 rows: the text ends"),
+        ("mine.json", b'[{"a": "secret"},\n,{"a": 1}]', "line 2, after 1 rows: nothing stands"),
+        ("mine.json", b'[{"a": "secret"},\n]', "line 2, after 1 rows: nothing stands"),
+        ("mine.json", b'[{"a": "secret"}\n}', "line 2"),
+        ("mine.json", b'[{"a": "secret"}]\n [1]', "behind its end"),
+        ("mine.json", b"[" * 200_000, "the text ends"),
+        ("mine.json", b'[\0{\0"\0s\0e\0c\0', "UTF-16"),
         ("mine.json", b'"secret"', "list of rows"),
         ("mine.json", b'{"a": [1], "b": ["secret"]}', "list of rows"),
         ("mine.parquet", b'{"a": "secret"}', "Parquet"),
         ("mine.parquet", parquet([{"a": "secret"}])[:-20], "Parquet"),
         ("mine.csv", b'a,b\n1,2\n"secret,2\n', "line"),
         ("mine.csv", b"a;b\nsecret;2\n", "commas"),
+        ("mine.tsv", b"a,b\nsecret,2\n", "tabs"),
         ("mine.csv", b"a,a\nsecret,2\n", "same name"),
         ("mine.csv", b"\xe9,a\nsecret,2\n", "UTF-8"),
         ("mine.xlsx", b"secret", ".jsonl"),
@@ -151,9 +175,16 @@ def test_damaged_parquet_page_is_an_error_that_names_the_file(tmp_path: Path) ->
     assert "Parquet" in refusal(tmp_path, "mine.parquet", bytes(content))
 
 
-def test_line_beyond_the_longest_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.records.LONGEST_RECORD", 2**20)
-    assert "line 2" in refusal(tmp_path, "mine.jsonl", b"{}\n" + b"x" * (2**20 + 1))
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mine.jsonl", b"{}\n" + b"x" * (65 * 2**20)),
+        ("mine.json", b'[{},\n"' + b"x" * (65 * 2**20) + b'"]'),
+        ("mine.csv", b"a,b\n" + b"x" * (65 * 2**20)),
+    ],
+)
+def test_row_beyond_the_longest_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    assert "line 2" in refusal(tmp_path, name, content)
 
 
 def test_missing_file_says_how_to_bring_it(tmp_path: Path) -> None:
@@ -162,38 +193,12 @@ def test_missing_file_says_how_to_bring_it(tmp_path: Path) -> None:
         fetch_data(tmp_path / "demo.jsonl", tmp_path / "custom", tmp_path / "raw", params())
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "data/custom/../outside.jsonl",
-        "data/custom//etc/hostname.jsonl",
-        "data/custom/link.jsonl",
-        "data/custom/folder/outside.jsonl",
-    ],
-)
-def test_file_outside_the_folder_is_refused(tmp_path: Path, source: str) -> None:
-    custom = tmp_path / "custom"
-    custom.mkdir()
-    (tmp_path / "outside.jsonl").write_text("{}\n")
-    (custom / "link.jsonl").symlink_to("../outside.jsonl")
-    (custom / "folder").symlink_to("..")
-    with pytest.raises(StageError, match="outside"):
-        fetch_data(tmp_path / "demo.jsonl", custom, tmp_path / "raw", params(source))
-
-
-def test_link_within_the_folder_is_followed(tmp_path: Path) -> None:
-    custom = tmp_path / "custom"
-    custom.mkdir()
-    (custom / "real.jsonl").write_text("{}\n")
-    (custom / "link.jsonl").symlink_to("real.jsonl")
-    fetch_data(tmp_path / "demo.jsonl", custom, tmp_path / "raw", params("data/custom/link.jsonl"))
-
-
 def test_demo_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "demo.jsonl").write_text('{"a": 1}\n')
     fetch_data(tmp_path / "demo.jsonl", tmp_path, tmp_path / "raw", params("demo"))
     source = json.loads((tmp_path / "raw/source.json").read_text())
-    assert (source["source"], source["rows"], list(source["files"])) == ("demo", 1, ["demo.jsonl"])
+    assert source["rows"] == 1
+    assert (source["sources"][0]["source"], list(source["sources"][0]["files"])) == ("demo", ["demo.jsonl"])
 
 
 @pytest.mark.parametrize(
@@ -208,6 +213,12 @@ def test_demo_file_is_read(tmp_path: Path) -> None:
         ({"source": "nonsense"}, "OWNER/NAME"),
         ({"source": "../etc", "revision": REVISION, "split": "train"}, "OWNER/NAME"),
         ({"source": "demo", "limit": 0}, "limit"),
+        ({"source": "demo", "weight": 0}, "weight"),
+        ({"source": "demo", "weight": float("inf")}, "weight"),
+        ({"source": "demo", "max_rows": 0}, "max_rows"),
+        ({"source": "data/custom/a.jsonl.gz", "config": "b"}, "must be null"),
+        ({"source": "demo", "columns": {"prompt": "a"}}, "answer"),
+        ({"source": "demo", "columns": {"messages": "a", "prompt": "b"}}, "prompt"),
     ],
 )
 def test_params_that_do_not_belong_together_are_refused(changed: dict[str, object], message: str) -> None:
@@ -221,8 +232,8 @@ def test_same_source_gives_same_bytes_anywhere(tmp_path: Path) -> None:
     (custom / "mine.parquet").write_bytes(parquet([{"b": n, "a": [str(n)]} for n in range(25_000)]))
     script = (
         "import sys; from pathlib import Path; from stages.fetch_data import *; p = Path(sys.argv[1]);"
-        "fetch_data(p, p / 'custom', p / sys.argv[2], FetchDataParams(source='data/custom/mine.parquet', revision=None, config=None, split=None, limit=None));"
-        "assert not {'torch', 'datasets', 'transformers', 'huggingface_hub'} & sys.modules.keys()"
+        "fetch_data(p, p / 'custom', p / sys.argv[2], FetchDataParams(limit=None, sources=[dict(source='data/custom/mine.parquet', revision=None, config=None, split=None, columns=None, weight=None, max_rows=20_000)]));"
+        "assert not {'torch', 'datasets', 'transformers', 'huggingface_hub', 'httpx', 'pandas'} & sys.modules.keys()"
     )
     for out, zone, seed in (("one", "UTC", "1"), ("two", "Asia/Tokyo", "2")):
         environment = os.environ | {"TZ": zone, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -231,7 +242,28 @@ def test_same_source_gives_same_bytes_anywhere(tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_any_sizes_of_batch_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"f/{number}.jsonl": b'{"n": %d}\n' % number * (number * 777) for number in range(1, 8)}
+    fetch(tmp_path, files, params("data/custom/f", max_rows=15_000))
+    monkeypatch.setattr("stages.fetch_data.BATCH_ROWS", 7)
+    monkeypatch.setattr("stages.fetch_data.BATCH_BYTES", 30)
+    fetch(tmp_path, files, params("data/custom/f", max_rows=15_000))
+    for name in ("rows.parquet", "source.json"):
+        assert (tmp_path / "raw0" / name).read_bytes() == (tmp_path / "raw1" / name).read_bytes()
+
+
+def test_object_too_large_to_be_read_whole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.records.LARGEST_OBJECT", 2**20)
+    assert "one object of more than 1 MiB" in refusal(tmp_path, "mine.json", b'{"data": ["%s"]}' % (b"secret" * 2**18))
+
+
+def test_list_a_line_is_a_row_a_line(tmp_path: Path) -> None:
+    lists = b'[{"role": "user", "content": "a"}]\n[{"role": "user", "content": "b"}]'
+    assert len(fetched(tmp_path, "mine.jsonl", lists)) == 2
+    assert len(fetched(tmp_path, "mine.jsonl", b"[1, 2]")) == 1
+
+
 def test_records_come_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "big.jsonl"
     path.write_bytes(b"{}\n" * 10 + b"x" * 10)
-    assert next(iter(records(path, "big.jsonl"))) == b"{}"
+    assert next(iter(records(path, "big.jsonl"))) == (1, b"{}")

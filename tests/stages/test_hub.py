@@ -1,5 +1,6 @@
 """The fetching stages against a hub on loopback, each in a process of its own, since the hub library reads HF_ENDPOINT when imported."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -170,8 +171,11 @@ assert "torch" not in sys.modules
         )
 
     def data(self, **changed: object) -> subprocess.CompletedProcess[str]:
-        params = {"source": DATASET, "revision": REVISION, "config": None, "split": "train", "limit": None}
-        return self("fetch_data", **(params | changed))
+        """Of the dataset's train split; `limit` is the stage's, other changes are its source's."""
+        source = {"source": DATASET, "revision": REVISION, "config": None, "split": "train", "columns": None}
+        source |= {"weight": None, "max_rows": None}
+        limit = changed.pop("limit", None)
+        return self("fetch_data", sources=[source | changed], limit=limit)
 
     def model(self) -> subprocess.CompletedProcess[str]:
         return self("fetch_model", source=MODEL, revision=REVISION)
@@ -215,8 +219,8 @@ def test_dataset_shards_come_in_order_with_source_record(fetch: Fetch, hub: Hub)
     assert fetch.records() == [b'{"n":1}', b'{"n":2}']
     source = json.loads((fetch.tmp_path / "out/raw/source.json").read_text())
     first = hashlib.sha256(hub.files["data/train-00000-of-00002.parquet"]).hexdigest()
-    assert source["files"]["data/train-00000-of-00002.parquet"] == first
-    assert (source["source"], source["revision"], source["rows"]) == (DATASET, REVISION, 2)
+    assert source["sources"][0]["files"]["data/train-00000-of-00002.parquet"] == first
+    assert (source["sources"][0]["source"], source["sources"][0]["revision"], source["rows"]) == (DATASET, REVISION, 2)
 
 
 def test_dataset_limit_fetches_no_shard_it_does_not_need(fetch: Fetch, hub: Hub) -> None:
@@ -224,6 +228,25 @@ def test_dataset_limit_fetches_no_shard_it_does_not_need(fetch: Fetch, hub: Hub)
     assert fetch.data(limit=1).returncode == 0
     assert fetch.records() == [b'{"n":0}']
     assert not any("00002-of" in asked for asked in hub.asked)
+
+
+def test_dataset_sample_fetches_each_file_once(fetch: Fetch, hub: Hub) -> None:
+    hub.files = {
+        f"data/train-0000{i}-of-00002.jsonl": b"".join(b'{"n": %d}\n' % (50 * i + n) for n in range(50))
+        for i in range(2)
+    }
+    done = fetch.data(max_rows=10)
+    assert done.returncode == 0, done.stderr
+    assert len(fetch.records()) == 10
+    assert sum(asked.startswith("GET") and "/tree/" in asked for asked in hub.asked) == 1
+    assert sum(asked.startswith("GET") and asked.endswith(".jsonl") for asked in hub.asked) == 2
+
+
+def test_dataset_of_packed_shards_is_read(fetch: Fetch, hub: Hub) -> None:
+    hub.files = {"en/c4-train.00000-of-00002.json.gz": gzip.compress(FIRST + SECOND), "en/c4-validation.json.gz": b""}
+    done = fetch.data()
+    assert done.returncode == 0, done.stderr
+    assert fetch.records() == [FIRST.strip(), SECOND.strip()]
 
 
 def test_dataset_file_that_differs_from_listing_is_refused_and_fetched_anew(fetch: Fetch, hub: Hub) -> None:

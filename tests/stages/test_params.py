@@ -1,7 +1,8 @@
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Discriminator, Tag
 
 from stages.errors import StageError
 from stages.params import Params, read_params, section_params, section_problems
@@ -16,6 +17,18 @@ class Some(Params):
     mode: Literal["a", "b"]
     limit: int | None
     inner: Inner
+
+
+class Item(Params):
+    name: str
+    either: Annotated[
+        Annotated[Inner, Tag("Inner")] | Annotated[Some, Tag("Some")],
+        Discriminator(lambda value: "Some" if "rate" in value else "Inner"),
+    ]
+
+
+class Several(Params):
+    items: list[Item]
 
 
 RIGHT = {"rate": 1, "mode": "a", "limit": None, "inner": {"r": 3}}
@@ -44,6 +57,23 @@ def test_section_problems_missing_key_has_no_default() -> None:
 
 def test_section_problems_unknown_key_suggests_the_near_one() -> None:
     assert section_problems(Some, "some", {**RIGHT, "limits": 3}) == ["some.limits: unknown key; did you mean `limit`?"]
+
+
+def test_section_problems_in_lists_and_tagged_unions_speak_of_the_keys_of_that_place() -> None:
+    values = {
+        "items": [
+            {"name": "a", "either": {"r": 1}},
+            {"nam": "a", "either": {"rate": 1, "mode": "a", "limt": 1, "inner": {"q": 1}}},
+        ]
+    }
+    assert section_problems(Several, "some", values) == [
+        "some.items.1.name: missing (there are no defaults)",
+        "some.items.1.either.limit: missing (there are no defaults)",
+        "some.items.1.either.inner.r: missing (there are no defaults)",
+        "some.items.1.either.inner.q: unknown key; known: r",
+        "some.items.1.either.limt: unknown key; did you mean `limit`?",
+        "some.items.1.nam: unknown key; did you mean `name`?",
+    ]
 
 
 def test_section_bool_is_no_int() -> None:

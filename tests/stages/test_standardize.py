@@ -19,26 +19,48 @@ from stages.contracts.messages import EXCLUDED_SCHEMA, REJECTED_SCHEMA, SCHEMA
 from stages.contracts.messages_check import check_messages
 from stages.conversation import canonical_json
 from stages.errors import StageError
-from stages.fetch_data import FetchDataParams, fetch_data
-from stages.rules import ALIASES, RULES
-from stages.standardize import ChatColumns, PromptColumns, StandardizeParams, messages_batch, standardize
+from stages.files import write_json
+from stages.params import Runtime, read_params, section_params
+from stages.roles import ALIASES
+from stages.rules import CALL, RULES
+from stages.standardize import StandardizeParams, standardize
 from stages.tables import write_parquet
+from tests.stages.data_files import fetch
+from tests.stages.data_files import params as source_params
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 HEADER = "row_id_or_hash,reason,requested_by,date\n"
+RUNTIME = section_params(Runtime, "runtime", read_params(ROOT / "presets/demo.yaml")).model_copy(update={"workers": 1})
+PARAMS = {
+    "heldout_fraction": 0.2,
+    "max_messages": None,
+    "max_chars": None,
+    "near_duplicates": "off",
+    "near_heldout": "keep",
+    "near_threshold": 0.8,
+    "contamination": [],
+    "languages": None,
+}
 
 
 def params(**changed: object) -> StandardizeParams:
-    return StandardizeParams(
-        **({"columns": None, "heldout_fraction": 0.2, "max_messages": None, "max_chars": None} | changed)
-    )
+    return StandardizeParams.model_validate(PARAMS | changed)
 
 
-def write_raw(folder: Path, records: Sequence[bytes]) -> Path:
+def write_raw(folder: Path, *sources: Sequence[bytes], columns: object = None, file: str = "rows.jsonl") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    columns = [pa.array(range(len(records)), pa.int64()), pa.array(list(records), pa.binary())]
-    write_parquet(folder / raw_contract.ROWS, pa.table(columns, schema=raw_contract.SCHEMA))
+    records = [record for source in sources for record in source]
+    arrays = [
+        pa.array(range(len(records)), pa.int64()),
+        pa.array([index for index, source in enumerate(sources) for _ in source], pa.int32()),
+        pa.array([file] * len(records)),
+        pa.array([line for source in sources for line in range(1, len(source) + 1)], pa.int64()),
+        pa.array(records, pa.binary()),
+    ]
+    write_parquet(folder / raw_contract.ROWS, pa.table(arrays, schema=raw_contract.SCHEMA))
+    named = [{"source": f"source {index}", "columns": columns} for index in range(len(sources))]
+    write_json(folder / raw_contract.SOURCE, {"sources": named})
     return folder
 
 
@@ -64,7 +86,11 @@ class Result:
         self.summary = json.loads((folder / "summary.json").read_text())
         rows = sorted(row["row"] for row in self.kept + self.rejected + self.excluded)
         assert rows == list(range(self.summary["raw"])), "every row ends in exactly one place"
-        assert self.summary["raw"] == sum(self.summary[key] for key in ("train", "heldout", "rejected", "excluded"))
+        for counts in (self.summary, *self.summary["sources"]):
+            assert counts["raw"] == sum(counts[key] for key in ("train", "heldout", "rejected", "excluded"))
+        for key in ("raw", "train", "heldout", "rejected", "excluded"):
+            assert self.summary[key] == sum(source[key] for source in self.summary["sources"])
+        assert not list(folder.glob(".*")), "nothing is left over"
 
     def rules(self) -> dict[int, str]:
         return {row["row"]: row["rule"] for row in self.rejected}
@@ -74,17 +100,46 @@ class Result:
 
 
 def run(
-    tmp_path: Path, records: Sequence[bytes], *, exclusions: str = "", name: str = "messages", **changed: object
+    tmp_path: Path,
+    *sources: Sequence[bytes],
+    exclusions: str = "",
+    name: str = "messages",
+    columns: object = None,
+    file: str = "rows.jsonl",
+    runtime: Runtime = RUNTIME,
+    **changed: object,
 ) -> Result:
-    raw = write_raw(tmp_path / "raw", records)
+    raw = write_raw(tmp_path / "raw", *sources, columns=columns, file=file)
     (tmp_path / "exclusions.csv").write_text(HEADER + exclusions)
-    standardize(raw, tmp_path / "exclusions.csv", tmp_path / name, params(**changed))
+    standardize(raw, tmp_path / "exclusions.csv", tmp_path / "custom", tmp_path / name, params(**changed), runtime)
     return Result(tmp_path / name)
+
+
+def run_again(tmp_path: Path) -> None:
+    standardize(
+        tmp_path / "raw", tmp_path / "exclusions.csv", tmp_path / "custom", tmp_path / "messages", params(), RUNTIME
+    )
 
 
 def rule_of(tmp_path: Path, record: bytes, **changed: object) -> str | None:
     others = [good(number) for number in range(20)]
     return run(tmp_path, [*others, record], **changed).rules().get(20)
+
+
+def message(role: str, content: object, **beside: object) -> dict[str, object]:
+    return {"role": role, "content": content, **beside}
+
+
+def row(*messages: dict[str, object], **beside: object) -> bytes:
+    return json.dumps({"messages": messages, **beside}).encode()
+
+
+ASKED, ANSWERED = message("user", "q"), message("assistant", "a")
+CALLED = {"function": {"name": "f", "arguments": "{}"}}
+
+
+def calling(value: object, **beside: object) -> bytes:
+    return row(ASKED, message("assistant", "", tool_calls=value), **beside)
 
 
 HOSTILE = [
@@ -95,6 +150,13 @@ HOSTILE = [
     (b'{"messages": "\xff"}', "invalid_unicode"),
     (b"[1]", "not_an_object"),
     (b"null", "not_an_object"),
+    (b"NaN", "not_an_object"),
+    (row(ASKED, ANSWERED)[:-1] + b", " + row(ASKED, message("assistant", "b"))[1:], "duplicate_key"),
+    (b'{"messages": [{"role": "user", "content": "q", "content": "r"}, {"role": "assistant", "content": "a"}]}', "duplicate_key"),
+    (b'{"messages": [{"role": "system" , "role" :"user", "content": "q"}, {"role": "assistant", "content": "a"}]}', "duplicate_key"),
+    (row(ASKED, ANSWERED, images=["cat.png"]), "media"),
+    (row(message("user", [{"type": "image", "url": "x"}, {"type": "text", "text": "q"}]), ANSWERED), "media"),
+    (row(message("user", [{"type": "image_url", "image_url": {}}]), ANSWERED), "media"),
     (b'{"text": "hello"}', "layout"),
     (b'{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}', "layout"),
     (b'{"messages": [["user", "q"]]}', "layout"),
@@ -104,22 +166,37 @@ HOSTILE = [
     (chat((None, "q"), ("assistant", "a")), "unknown_role"),
     (chat((1, "q"), ("assistant", "a")), "unknown_role"),
     (chat(("", "q"), ("assistant", "a")), "unknown_role"),
+    (chat((["user"], "q"), ("assistant", "a")), "unknown_role"),
+    *[(row(ASKED, ANSWERED, tools=value), "tools_unreadable") for value in ("no json", 3, [3], {"a": 1}, [{"name": ""}], "[NaN]")],
+    (row(ASKED, ANSWERED, tools='[{"name": "f", "name": "g"}]'), "tools_unreadable"),
+    (b'{"tools": [{"name": "f", "x": ' + b"[" * 500 + b"]" * 500 + b"}], " + row(ASKED, ANSWERED)[1:], "tools_unreadable"),
+    *[(calling(value), "tool_call_unreadable") for value in ([1], "no json", [{}], [{"function": {"name": "f", "arguments": "[1]"}}], [{"name": 3}])],
+    (calling([{"function": {"name": "f", "arguments": '{"a": 1, "a": 2}'}}]), "tool_call_unreadable"),
+    (calling([{"function": {"name": "f", "arguments": {"a": float("nan")}}}]), "tool_call_unreadable"),
+    (calling([{**CALLED, "id": 5}]), "tool_call_unreadable"),
+    (row(ASKED, message("assistant", "", tool_calls=[CALLED], function_call=CALLED["function"])), "tool_call_unreadable"),
+    (row(message("user", "q", tool_calls=[CALLED]), ANSWERED), "tool_call_unreadable"),
+    (chat(("user", "q"), ("function_call", "<call>")), "tool_call_unreadable"),
+    (chat(("user", "q"), ("function_call", "[]")), "tool_call_unreadable"),
+    *[(row(ASKED, message("assistant", "a", weight=value)), "weight_not_0_or_1") for value in (0.5, 2, -1, "1", [1], float("nan"))],
+    (row(ASKED, message("assistant", "a", weight=1, train=False)), "weight_not_0_or_1"),
     (chat(("user", "q"), ("assistant", None)), "null_content"),
     (b'{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}', "null_content"),
     (chat(("user", "q"), ("assistant", 5)), "content_not_text"),
     (chat(("user", "q"), ("assistant", float("nan"))), "content_not_text"),
     (chat(("user", "q"), ("assistant", {"text": "a"})), "content_not_text"),
     (chat(("user", "q"), ("assistant", [])), "content_not_text"),
-    (chat(("user", [{"type": "image", "url": "x"}]), ("assistant", "a")), "content_not_text"),
+    (chat(("user", "q"), ("assistant", [{"type": "thinking", "thinking": "t"}])), "content_not_text"),
+    (chat(("user", [{"type": "text", "text": 5}]), ("assistant", "a")), "content_not_text"),
     (chat(("user", "q\0"), ("assistant", "a")), "nul_character"),
+    (chat(("user", "q\\\0"), ("assistant", "a")), "nul_character"),
+    (calling([{"name": "f", "arguments": {"a": "\0"}}]), "nul_character"),
     (chat(("user", "q"), ("assistant", "")), "empty_content"),
     (chat(("user", " \n\t"), ("assistant", "a")), "empty_content"),
+    (calling([]), "empty_content"),
     (chat(("user", "q"), ("assistant", "\ud800")), "invalid_unicode"),
-    (b'{"messages": [{"role": "assistant", "content": "a", "tool_calls": [1]}]}', "tool_calls"),
-    (
-        b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0.0}]}',
-        "weight_zero_answer",
-    ),
+    (calling([{"name": "\ud800", "arguments": {}}]), "invalid_unicode"),
+    (row(ASKED, ANSWERED, tools=[{"name": "\ud800"}]), "invalid_unicode"),
     (chat(("user", "q"), ("system", "s"), ("assistant", "a")), "system_not_first"),
     (chat(("system", "s"), ("system", "s"), ("user", "q"), ("assistant", "a")), "system_not_first"),
     (chat(("assistant", "a"), ("user", "q"), ("assistant", "a")), "starts_with_answer"),
@@ -128,11 +205,15 @@ HOSTILE = [
     (chat(("user", "q"), ("user", "q"), ("assistant", "a")), "roles_not_alternating"),
     (chat(("user", "q"), ("assistant", "a"), ("assistant", "a")), "roles_not_alternating"),
     (chat(("user", "q"), ("tool", "t"), ("assistant", "a")), "roles_not_alternating"),
+    (row(ASKED, message("assistant", "", tool_calls=[CALLED]), ANSWERED), "roles_not_alternating"),
+    (row(ASKED, message("assistant", "", tool_calls=[CALLED]), ASKED, ANSWERED), "roles_not_alternating"),
     (chat(("user", "q"), ("assistant", "a"), ("user", "q")), "ends_without_answer"),
     (chat(("user", "q"), ("assistant", "a"), ("tool", "t")), "ends_without_answer"),
     (chat(("system", "s")), "ends_without_answer"),
+    (row(ASKED, message("assistant", "a", weight=0.0)), "nothing_to_train"),
+    (row(ASKED, message("assistant", "", tool_calls=[CALLED], train=False)), "nothing_to_train"),
     (good(3), "duplicate"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -143,7 +224,9 @@ def test_hostile_row_is_rejected_with_its_rule(tmp_path: Path, record: bytes, ru
 
 
 def test_every_rule_has_a_hostile_row() -> None:
-    assert {rule for _, rule in HOSTILE} | {"too_many_messages", "too_large"} == RULES.keys()
+    assert {rule for _, rule in HOSTILE} | {
+        *("too_many_messages", "too_large", "other_language", "contaminated", "near_heldout", "near_duplicate")
+    } == RULES.keys()
 
 
 def test_limits_reject_what_is_over_them_and_nothing_at_them(tmp_path: Path) -> None:
@@ -166,23 +249,202 @@ def test_limits_reject_what_is_over_them_and_nothing_at_them(tmp_path: Path) -> 
         b'{"score": NaN, "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}',
         b'{"note": "\\ud800", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}',
         chat(("user", "x" * 10_000_000), ("assistant", "a")),
+        chat(("user", "\\u0000 as text"), ("assistant", "a")),
+        row(ASKED, ANSWERED, images=[], image=None, video=""),
+        row(message("user", "<image> as text"), ANSWERED),
+        row(
+            message("user", "q", weight=0, name="Ann", id=7),
+            message("assistant", "a", weight=1.0, train=True, thoughts=[1]),
+        ),
+        row(ASKED, message("assistant", "a", tool_calls=None, function_call=None, weight=None)),
+        row(ASKED, ANSWERED, tools=None, functions="[]"),
+        b'{"note": {"a": 1, "a": 2}, ' + row(ASKED, ANSWERED)[1:],
+        b'{"note": ' + b"[" * 1_000 + b"]" * 1_000 + b", " + row(ASKED, ANSWERED)[1:],
+        b'{"a\\\\":1, "b" :2, "c":": d", ' + row(message("user", 'so "it":'), ANSWERED)[1:],
+        row(ASKED, message("assistant", "a", weight=0), ASKED, ANSWERED),
+        calling([CALLED]),
+        row(ASKED, message("assistant", None, function_call={"name": "f", "arguments": ""})),
     ],
+    ids=range(19),
 )
 def test_unusual_row_is_kept(tmp_path: Path, record: bytes) -> None:
     assert rule_of(tmp_path, record) is None
 
 
 def test_every_alias_becomes_its_role(tmp_path: Path) -> None:
+    call = '{"name": "f", "arguments": {}}'
     for role, aliases in ALIASES.items():
-        for alias in aliases:
+        for alias in (*aliases, *[alias.upper().replace("_", "-") for alias in aliases]):
             turns = {
                 "system": [(alias, "s"), ("user", "q"), ("assistant", "a")],
                 "user": [(alias, "q"), ("assistant", "a")],
                 "assistant": [("user", "q"), (alias, "a")],
                 "tool": [("user", "q"), ("assistant", "c"), (alias, "t"), ("assistant", "a")],
+                CALL: [("user", "q"), (alias, call)],
             }[role]
             (found,) = run(tmp_path, [chat(*turns)], name=f"{role}-{alias}", heldout_fraction=0).turns()
-            assert [given for given, _ in found] == [role if given == alias else given for given, _ in turns]
+            expected = "assistant" if role == CALL else role
+            assert [given for given, _ in found] == [expected if given == alias else given for given, _ in turns]
+
+
+def test_message_of_weight_0_is_context_and_has_an_id_of_its_own(tmp_path: Path) -> None:
+    turns = [ASKED, message("assistant", "a", weight=0), message("user", "r"), message("assistant", "b")]
+    weighted, plain = run(
+        tmp_path, [row(*turns), row(*[message(turn["role"], turn["content"]) for turn in turns])], heldout_fraction=0
+    ).kept  # type: ignore[arg-type]
+    assert [turn["train"] for turn in weighted["messages"]] == [True, False, True, True]
+    assert all(turn["train"] for turn in plain["messages"])
+    canonical = b'[["user","q"],["assistant","a",{"train":false}],["user","r"],["assistant","b"]]'
+    assert weighted["row_id"] == hashlib.sha256(canonical).hexdigest()[:32]
+    assert plain["row_id"] == hashlib.sha256(canonical.replace(b',{"train":false}', b"")).hexdigest()[:32]
+
+
+def test_tool_calls_of_every_dialect_are_one_form(tmp_path: Path) -> None:
+    arguments = {"city": "Rome", "a": 1.5}
+    text = json.dumps(arguments)
+    end = [message("tool", "sun"), ANSWERED]
+    tools = [{"name": "weather", "description": "d", "parameters": {}}]
+    wrapped = [{"type": "function", "function": tools[0]}]
+    records = [
+        row(ASKED, message("assistant", None, tool_calls=[{"type": "function", "function": {"name": "weather", "arguments": text}}]), *end, tools=wrapped),
+        row(ASKED, message("assistant", "", tool_calls=[{"name": "weather", "arguments": arguments}]), *end, tools=json.dumps(tools)),
+        row(ASKED, message("assistant", "", tool_calls=json.dumps([{"function": {"name": "weather", "arguments": text}}])), *end, tools=[json.dumps(tools[0])]),
+        row(ASKED, message("assistant", "", function_call={"name": "weather", "arguments": text}), *end, functions=tools),
+        row(ASKED, message("function_call", json.dumps({"name": "weather", "arguments": arguments})), *end, tools=tools[0]),
+        row(ASKED, message("tool_call", json.dumps([{"name": "weather", "parameters": text}])), *end, tools=wrapped),
+        row(ASKED, message("assistant", [{"type": "tool_call", "value": json.dumps({"name": "weather", "arguments": arguments})}]), *end, tools=json.dumps(wrapped)),
+    ]  # fmt: skip
+    result = run(tmp_path, records, heldout_fraction=0)
+    assert result.rules() == dict.fromkeys(range(1, 7), "duplicate"), "the same conversation in seven dialects"
+    (kept,) = result.kept
+    called = '[{"type":"function","function":{"name":"weather","arguments":{"city":"Rome","a":1.5}}}]'
+    assert kept["messages"][1] == {"role": "assistant", "content": "", "tool_calls": called, "train": True}
+    assert [turn["tool_calls"] for turn in kept["messages"]] == [None, called, None, None]
+    listed = '[{"type":"function","function":{"name":"weather","description":"d","parameters":{}}}]'
+    assert kept["tools"] == listed
+    canonical = f'[["user","q"],["assistant","",{{"tool_calls":{called}}}],["tool","sun"],["assistant","a"],{{"tools":{listed}}}]'
+    assert kept["row_id"] == hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def test_parallel_calls_are_one_turn_and_keep_their_ids(tmp_path: Path) -> None:
+    one, two = ({"name": "f", "arguments": {"n": number}} for number in (1, 2))
+    calls = [{"id": "c1", "type": "function", "function": one}, {"id": "c2", "type": "function", "function": two}]
+    results = [message("tool", "1", tool_call_id="c1"), message("tool", {"found": 2}, tool_call_id="c2"), ANSWERED]
+    by_messages = [message("tool_call", json.dumps(one)), message("tool_call", json.dumps(two))]
+    beside, apart = run(
+        tmp_path,
+        [row(ASKED, message("assistant", "let me see", tool_calls=calls), *results), row(ASKED, message("gpt", "hm"), *by_messages, *results)],
+        heldout_fraction=0,
+    ).kept  # fmt: skip
+    assert [turn["role"] for turn in apart["messages"]] == ["user", "assistant", "tool", "tool", "assistant"]
+    assert [turn["content"] for turn in beside["messages"]] == ["q", "let me see", "1", '{"found":2}', "a"]
+    assert apart["messages"][1]["content"] == "hm"
+    assert [call.get("id") for call in json.loads(beside["messages"][1]["tool_calls"])] == ["c1", "c2"]
+    assert [call["function"] for call in json.loads(apart["messages"][1]["tool_calls"])] == [one, two]
+
+
+def test_a_huge_number_in_a_call_is_not_rounded(tmp_path: Path) -> None:
+    assert rule_of(tmp_path, calling([{"name": "f", "arguments": f'{{"id": {"9" * 30}}}'}])) == "tool_call_unreadable"
+
+
+def test_sources_have_layouts_of_their_own_and_are_counted_apart(tmp_path: Path) -> None:
+    alpaca = [json.dumps({"instruction": f"ask {number}", "output": "a"}).encode() for number in range(3)]
+    result = run(tmp_path, [good(1), good(2), b"{"], alpaca, [good(1), good(9)], heldout_fraction=0)
+    assert [(kept["source"], kept["line"], kept["file"]) for kept in result.kept] == [
+        *((0, 1, "rows.jsonl"), (0, 2, "rows.jsonl")),
+        *((1, 1, "rows.jsonl"), (1, 2, "rows.jsonl"), (1, 3, "rows.jsonl")),
+        (2, 2, "rows.jsonl"),
+    ]
+    assert [
+        (source["layout"], source["raw"], source["train"], source["rejected"]) for source in result.summary["sources"]
+    ] == [
+        ("messages: role/content", 3, 2, 1),
+        ("instruction/input/output", 3, 3, 0),
+        ("messages: role/content", 2, 1, 1),
+    ]
+    assert result.summary["dialects"] == {"messages: role/content": 3, "instruction/input/output": 3}
+    by_row = {rejected["row"]: rejected for rejected in result.rejected}
+    assert (by_row[2]["source"], by_row[2]["line"], by_row[2]["of"]) == (0, 3, None)
+    assert (by_row[6]["source"], by_row[6]["line"], by_row[6]["of"]) == (2, 1, result.kept[0]["row_id"])
+
+
+WORDS = [f"w{number}" for number in range(4_000)]
+
+
+def like(number: int, changed: int) -> bytes:
+    """One of several families of long answers; of each some words are changed."""
+    said = random.Random(number).choices(WORDS, k=200)
+    said[:changed] = [f"other{place}" for place in range(changed)]
+    return chat(("user", f"question {number}"), ("assistant", " ".join(said)))
+
+
+def test_near_duplicates_are_flagged_or_dropped_and_the_first_stays(tmp_path: Path) -> None:
+    records = [like(1, 0), like(2, 0), like(1, 2), like(3, 0), like(1, 100), like(2, 1)]
+    for workers, name in ((1, "one"), (2, "two")):
+        flagged = run(
+            tmp_path,
+            records,
+            name=name,
+            near_duplicates="flag",
+            heldout_fraction=0,
+            runtime=RUNTIME.model_copy(update={"workers": workers}),
+        )
+        ids = {kept["row"]: kept["row_id"] for kept in flagged.kept}
+        assert {kept["row"]: kept["near_duplicate_of"] for kept in flagged.kept if kept["near_duplicate_of"]} == {
+            2: ids[0],
+            5: ids[1],
+        }
+        assert flagged.summary["near_duplicates"] == 2
+    dropped = run(tmp_path, records, name="drop", near_duplicates="drop", heldout_fraction=0)
+    assert dropped.rules() == {2: "near_duplicate", 5: "near_duplicate"}
+    assert [rejected["of"] for rejected in dropped.rejected] == [ids[0], ids[1]]
+    assert run(tmp_path, records, name="off", heldout_fraction=0).summary["near_duplicates"] == 0
+
+
+def test_training_row_near_a_heldout_one_goes_and_nothing_else_moves(tmp_path: Path) -> None:
+    records = [like(number, changed) for number in range(40) for changed in (0, 1)]
+    kept = {row["row"]: row for row in run(tmp_path, records, name="keep").kept}
+    result = run(tmp_path, records, name="drop", near_heldout="drop")
+    pairs = [(number, number + 1) for number in range(0, 80, 2)]
+    crossing = [pair for pair in pairs if {kept[row]["split"] for row in pair} == {"train", "heldout"}]
+    assert 0 < len(crossing) < 40
+    expected = {
+        row: kept[other]["row_id"]
+        for pair in crossing
+        for row, other in (pair, pair[::-1])
+        if kept[row]["split"] == "train"
+    }
+    assert {rejected["row"]: rejected["of"] for rejected in result.rejected} == expected
+    assert set(result.rules().values()) == {"near_heldout"}
+    assert {row["row"]: row["split"] for row in result.kept} == {
+        row: kept[row]["split"] for row in kept if row not in expected
+    }
+
+
+def test_row_with_a_text_of_an_evaluation_set_is_set_aside(tmp_path: Path) -> None:
+    question = " ".join(random.Random(5).choices(WORDS, k=30))
+    (tmp_path / "custom").mkdir()
+    (tmp_path / "custom/exam.jsonl").write_text(json.dumps({"question": question}) + "\n")
+    records = [good(1), chat(("user", f"Solve this: {question} Now!"), ("assistant", "a")), like(1, 0)]
+    result = run(tmp_path, records, contamination=["exam.jsonl"], heldout_fraction=0)
+    assert result.rules() == {1: "contaminated"}
+    with pytest.raises(StageError, match=r"missing\.jsonl"):
+        run(tmp_path, records, contamination=["missing.jsonl"], name="again")
+
+
+def test_row_in_another_language_is_set_aside(tmp_path: Path) -> None:
+    english = chat(
+        ("user", "What is the capital of France, and how many people live there?"),
+        ("assistant", "Paris. It has about two million inhabitants."),
+    )
+    german = chat(
+        ("user", "Was ist die Hauptstadt von Frankreich, und wie viele Menschen leben dort?"),
+        ("assistant", "Paris. Die Stadt hat etwa zwei Millionen Einwohner."),
+    )
+    assert run(tmp_path, [english, german], languages=["en"], heldout_fraction=0).rules() == {1: "other_language"}
+    assert not run(tmp_path, [english, german], languages=["en", "de"], heldout_fraction=0, name="both").rejected
+    with pytest.raises(ValueError, match="xx: no known ISO 639-1 code"):
+        params(languages=["en", "xx"])
 
 
 def test_row_id_is_the_hash_of_the_canonical_json(tmp_path: Path) -> None:
@@ -267,7 +529,7 @@ def test_exclusion_list_that_cannot_be_understood_stops_the_run(tmp_path: Path, 
     write_raw(tmp_path / "raw", [good(1)])
     (tmp_path / "exclusions.csv").write_text(text)
     with pytest.raises(StageError, match=r"exclusions\.csv") as caught:
-        standardize(tmp_path / "raw", tmp_path / "exclusions.csv", tmp_path / "messages", params())
+        run_again(tmp_path)
     assert "secret" not in str(caught.value)
 
 
@@ -279,8 +541,8 @@ def test_empty_dataset_is_an_error(tmp_path: Path) -> None:
 def test_all_bad_dataset_is_an_error_with_counts_by_rule(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"3 invalid_json.*1 not_an_object"):
         run(tmp_path, [b"secret", b"{", b"}", b"[1]"])
-    with pytest.raises(StageError, match="2 ends_without_answer"):
-        run(tmp_path, [chat(("user", "q")), chat(("user", "r"))], name="again")
+    for name in ("messages", "rejected", "excluded"):
+        assert (tmp_path / f"messages/{name}.parquet").exists(), "what became of the rows can be looked up"
 
 
 def test_layout_is_found_behind_a_thousand_broken_rows(tmp_path: Path) -> None:
@@ -289,48 +551,71 @@ def test_layout_is_found_behind_a_thousand_broken_rows(tmp_path: Path) -> None:
 
 def test_mapped_columns_are_used_and_a_wrong_name_is_named(tmp_path: Path) -> None:
     record = json.dumps({"ask": "q", "say": "a", "rules": "s"}).encode()
-    columns = PromptColumns(prompt="ask", answer="say", system="rules")
+    columns = {"prompt": "ask", "answer": "say", "system": "rules"}
     assert run(tmp_path, [record], columns=columns, heldout_fraction=0).turns() == [
         [("system", "s"), ("user", "q"), ("assistant", "a")]
     ]
-    with pytest.raises(StageError, match="'ask', 'say', 'rules'"):
-        run(tmp_path, [record], columns=PromptColumns(prompt="asks", answer="say", system=None), name="wrong")
+    with pytest.raises(StageError, match=r"source 0 has no column 'asks'.*'ask', 'say', 'rules'"):
+        run(tmp_path, [record], columns=columns | {"prompt": "asks"}, name="wrong")
     turns = json.dumps({"turns": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}).encode()
-    assert len(run(tmp_path, [turns], columns=ChatColumns(messages="turns"), heldout_fraction=0, name="chat").kept) == 1
+    assert len(run(tmp_path, [turns], columns={"messages": "turns"}, heldout_fraction=0, name="chat").kept) == 1
 
 
-def test_params_accept_each_form_of_columns() -> None:
-    for columns in (None, {"prompt": "a", "answer": "b", "system": None}, {"messages": "m"}):
-        params(columns=columns)
-    with pytest.raises(ValueError, match="columns"):
-        params(columns={"prompt": "a"})
+def test_named_columns_read_what_looking_would_refuse(tmp_path: Path) -> None:
+    record = json.dumps({"prompt": "q", "chosen": "a", "rejected": "b", "image": "x"}).encode()
+    columns = {"prompt": "prompt", "answer": "chosen", "system": None}
+    assert run(tmp_path, [record], columns=columns, heldout_fraction=0).turns() == [[("user", "q"), ("assistant", "a")]]
 
 
 def test_no_text_of_the_data_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        run(
-            tmp_path, [chat(("user", "secret"), ("assistant", f"secret {number}")) for number in range(9)] + [b"secret"]
-        )
+        said = [chat(("user", "secret"), ("assistant", f"secret {number}")) for number in range(9)]
+        run(tmp_path, [*said, b"secret"])
     assert "10 rows" in caplog.text
     assert "secret" not in caplog.text
 
 
-def test_contract_names_row_and_check_and_no_text() -> None:
-    batch = messages_batch(
-        [("0" * 32, 0, "train", [("user", "secret"), ("wizard", "secret")]), ("1" * 32, 1, "nowhere", [])]
-    )
-    with pytest.raises(RuntimeError) as caught:
-        check_messages(batch)
-    message = str(caught.value)
-    for expected in (
-        "roles_known at " + "0" * 32,
-        "ends_with_answer",
-        "has_messages at " + "1" * 32,
-        "split_known at " + "1" * 32,
-    ):
-        assert expected in message
-    assert "secret" not in message
-    assert "wizard" not in message
+def test_contract_names_row_and_check_and_no_text(tmp_path: Path) -> None:
+    run(tmp_path, [good(1), good(2)], heldout_fraction=0)
+    batch = pq.read_table(tmp_path / "messages/messages.parquet").to_batches()[0]
+    check_messages(batch)
+
+    def turn(
+        role: str | None, content: str | None, calls: str | None = None, *, train: bool | None = True
+    ) -> dict[str, object]:
+        return {"role": role, "content": content, "tool_calls": calls, "train": train}
+
+    right = [turn("user", "secret"), turn("assistant", "secret")]
+    broken = {
+        "roles_known": [[turn("wizard", "secret"), *right], [turn(None, "secret"), *right]],
+        "ends_with_answer": [right[:1]],
+        "has_messages": [[]],
+        "contents_not_empty": [
+            [turn("user", ""), right[1]],
+            [turn("user", None), right[1]],
+            [right[0], turn("assistant", None, "[]")],
+        ],
+        "calls_are_the_assistants": [[turn("user", "secret", "[]"), right[1]]],
+        "train_said": [
+            [turn("user", "secret", train=False), right[1]],
+            [right[0], turn("assistant", "secret", train=None)],
+        ],
+        "system_only_first": [[right[0], turn("system", "secret"), right[1]]],
+        "something_to_train": [[right[0], turn("assistant", "secret", train=False)]],
+    }
+    for check, conversations in broken.items():
+        for messages in conversations:
+            column = pa.array([right, messages], SCHEMA.field("messages").type)
+            with pytest.raises(RuntimeError, match=f"{check} at {batch['row_id'][1]}") as caught:
+                check_messages(
+                    batch.set_column(len(SCHEMA) - 1, SCHEMA.field("messages").with_type(column.type), column)
+                )
+            assert "secret" not in str(caught.value)
+            assert "wizard" not in str(caught.value)
+    others = {"split_known": ("split", "nowhere"), "row_id_is_hex": ("row_id", "x"), "line_from_1": ("line", 0)}
+    for check, (name, value) in others.items():
+        with pytest.raises(RuntimeError, match=check):
+            check_messages(pa.RecordBatch.from_pylist([batch.slice(0, 1).to_pylist()[0] | {name: value}], SCHEMA))
 
 
 values = st.recursive(
@@ -343,7 +628,10 @@ values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["messages", "role", "content", "from", "value", "system", "history"]) | st.text(),
+            st.sampled_from(
+                ["messages", "role", "content", "weight", "tool_calls", "tools", "function", "name", "arguments"]
+            )
+            | st.text(),
             inner,
             max_size=4,
         )
@@ -361,34 +649,43 @@ def test_any_rows_end_somewhere_and_crash_nothing(
 
 
 def test_same_rows_give_same_bytes_anywhere(tmp_path: Path) -> None:
-    write_raw(
-        tmp_path / "raw",
-        [record for number in range(3_000) for record in (good(number), b"{" + str(number % 9).encode())],
-    )
-    (tmp_path / "exclusions.csv").write_text(HEADER)
+    records = [record for number in range(2_200) for record in (good(number % 2_100), b"{" + str(number % 9).encode())]
+    write_raw(tmp_path / "raw", [*records, like(1, 0), like(1, 1)])
+    (tmp_path / "exclusions.csv").write_text(HEADER + hashlib.sha256(b"answer 5").hexdigest() + ",r,w,d\n")
     script = (
-        "import sys; from pathlib import Path; from stages import standardize as s; p = Path(sys.argv[1]); s.BATCH = int(sys.argv[3]);"
-        "s.standardize(p / 'raw', p / 'exclusions.csv', p / sys.argv[2],"
-        " s.StandardizeParams(columns=None, heldout_fraction=0.1, max_messages=None, max_chars=None));"
-        "assert not {'torch', 'datasets', 'transformers'} & sys.modules.keys()"
+        "import sys; from pathlib import Path; from tests.stages.test_standardize import *; from stages import standardize as s\n"
+        "p = Path(sys.argv[1]); s.BATCH = int(sys.argv[3]); r = RUNTIME.model_copy(update={'workers': int(sys.argv[4])})\n"
+        "wanted = params(near_duplicates='flag', near_heldout='drop')\n"
+        "s.standardize(p / 'raw', p / 'exclusions.csv', p / 'custom', p / sys.argv[2], wanted, r)\n"
     )
-    for out, zone, seed, batch in (("one", "UTC", "1", "2000"), ("two", "Asia/Tokyo", "2", "137")):
+    for out, zone, seed, batch, workers in (("one", "UTC", "1", "2000", "1"), ("two", "Asia/Tokyo", "2", "137", "3")):
         environment = os.environ | {
             "TZ": zone,
             "PYTHONHASHSEED": seed,
             "PYTHONPATH": str(ROOT),
             "POLARS_MAX_THREADS": seed,
         }
-        subprocess.run([sys.executable, "-c", script, str(tmp_path), out, batch], env=environment, check=True)
+        command = [sys.executable, "-c", script, str(tmp_path), out, batch, workers]
+        subprocess.run(command, env=environment, check=True)
     for name in ("messages.parquet", "rejected.parquet", "excluded.parquet", "summary.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    counts = json.loads((tmp_path / "one/summary.json").read_text())
+    assert counts["near_duplicates"] + counts["rules"].get("near_heldout", 0) == 1, (
+        "the last row repeats the one before it"
+    )
+
+
+def test_stage_loads_no_heavy_library_before_its_work() -> None:
+    heavy = {"torch", "datasets", "transformers", "polars", "pandera", "pandas", "rensa", "py3langid", "rich"}
+    script = f"import sys, stages.standardize; print(sorted({heavy} & sys.modules.keys()))"
+    assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).strip() == "[]"
 
 
 REAL = {
     "axolotl_conversation.json": (1, 1, {}),
     "fastchat_dummy_conversation.json": (500, None, {"duplicate"}),
     "llamafactory_alpaca_en_demo.json": (999, None, {"duplicate", "empty_content"}),
-    "llamafactory_glaive_toolcall_en_demo.json": (300, 262, {"duplicate"}),
+    "llamafactory_glaive_toolcall_en_demo.json": (300, 265, {"duplicate"}),
     "llamafactory_identity.json": (91, 91, {}),
     "llamafactory_v1_sft_demo.jsonl": (500, None, {"duplicate", "empty_content"}),
     "ms-swift/alpaca.csv": (3, 3, {}),
@@ -404,16 +701,23 @@ REAL = {
 def test_real_file_of_another_project_is_read(tmp_path: Path, name: str) -> None:
     if not (SHARED / name).exists():
         pytest.skip("the shared sample files are not here")
-    custom = tmp_path / "custom"
-    custom.mkdir()
-    path = custom / Path(name).name
-    path.write_bytes((SHARED / name).read_bytes())
-    source = FetchDataParams(source=f"data/custom/{path.name}", revision=None, config=None, split=None, limit=None)
-    fetch_data(tmp_path / "demo.jsonl", custom, tmp_path / "raw", source)
+    short = Path(name).name
+    fetch(tmp_path, {short: (SHARED / name).read_bytes()}, source_params(f"data/custom/{short}"))
     (tmp_path / "exclusions.csv").write_text(HEADER)
-    standardize(tmp_path / "raw", tmp_path / "exclusions.csv", tmp_path / "messages", params(heldout_fraction=0))
+    folders = [tmp_path / part for part in ("raw0", "exclusions.csv", "custom", "messages")]
+    standardize(*folders, params(heldout_fraction=0), RUNTIME)
     result = Result(tmp_path / "messages")
     rows, kept, rules = REAL[name]
     assert result.summary["raw"] == rows
     assert set(result.summary["rules"]) <= set(rules), result.summary
     assert len(result.kept) == kept if kept is not None else len(result.kept) > 0.95 * rows, result.summary
+    if "glaive" in name:
+        assert sum(bool(turn["tool_calls"]) for row in result.kept for turn in row["messages"]) > 100
+        assert all(row["tools"] is None or json.loads(row["tools"])[0]["function"]["name"] for row in result.kept)
+
+
+def test_all_shared_files_are_tried() -> None:
+    if not SHARED.exists():
+        pytest.skip("the shared sample files are not here")
+    files = {path.relative_to(SHARED).as_posix() for path in SHARED.rglob("*") if path.is_file()}
+    assert files - {"README.md"} == REAL.keys()

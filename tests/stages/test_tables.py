@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -5,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.tables import ROWS_PER_GROUP, read_arrow, read_parquet, regrouped, write_arrow, write_parquet
+from stages.tables import (
+    ROWS_PER_GROUP,
+    parquet_batches,
+    read_arrow,
+    read_parquet,
+    regrouped,
+    write_arrow,
+    write_parquet,
+)
 
 SCHEMA = pa.schema([("row", pa.int64()), ("ids", pa.list_(pa.int32()))])
 
@@ -28,6 +37,16 @@ def test_write_any_batch_size_gives_the_same_bytes(tmp_path: Path, write, batch:
 def test_write_then_read_gives_the_rows(tmp_path: Path, write, read, rows: int) -> None:
     write(tmp_path / "file", table(rows))
     assert read(tmp_path / "file").equals(table(rows))
+
+
+def test_parquet_batches_keeps_no_earlier_row_groups_in_memory(tmp_path: Path) -> None:
+    schema = pa.schema([("row", pa.binary())])
+    groups = (pa.record_batch([[os.urandom(100) for _ in range(ROWS_PER_GROUP)]], schema=schema) for _ in range(20))
+    write_parquet(tmp_path / "file", groups, schema)
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in parquet_batches(tmp_path / "file", rows=1000)]
+    assert len(held) == 200
+    assert max(held) < 4 * 100 * ROWS_PER_GROUP, "a group is 1 MB, the file 20"
 
 
 def test_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""What `retune inspect` found, in words."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from retune.painting import heading, legend, painted, told
+from stages.fitting import TOO_LONG
+from stages.kinds import PACKED, ending_of
+from stages.token_view import Run, visible
+
+KINDS = {
+    ".jsonl": "JSON lines",
+    ".json": "JSON",
+    ".csv": "comma-separated values",
+    ".tsv": "tab-separated values",
+    ".parquet": "Parquet",
+    ".arrow": "Arrow",
+    ".feather": "Feather",
+}
+PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+FILES, COLUMNS = 5, 30
+"""Files and columns that are named."""
+HEAD, TAIL = 500, 150
+"""Characters that are shown of a long stretch of text: of its beginning, of its end."""
+RUNS = 80
+"""Stretches that are shown of one conversation."""
+
+
+def lines(found: Mapping[str, Any], source: str | None, columns: str | None, *, colour: bool) -> Iterator[str]:
+    """Every line of the answer: what was recognized, examples, counts, and what to do next."""
+    for number, one in enumerate(found["sources"]):
+        yield from source_lines(one, found["rows_limit"], colour=colour)
+        if number + 1 < len(found["sources"]):
+            yield ""
+    yield from example_lines(found, colour=colour)
+    yield ""
+    yield from count_lines(found, colour=colour)
+    yield ""
+    yield next_step(found, source, columns)
+
+
+def source_lines(one: Mapping[str, Any], limit: int | None, *, colour: bool) -> Iterator[str]:
+    """What was recognized in one source."""
+    at = f" at {one['revision'][:12]}" if one["revision"] else ""
+    yield heading(f"{one['source']}{at}", colour=colour)
+    names = list(one["files"])
+    more = f" and {len(names) - FILES} more" if names[FILES:] else ""
+    kinds = " and ".join(dict.fromkeys(kind_of(name) for name in names))
+    yield field("files", f"{', '.join(names[:FILES])}{more}: {kinds}")
+    yield field("layout", one["layout"] or "none: no row is a JSON object")
+    for place, (name, use) in enumerate(list(one["uses"].items())[:COLUMNS]):
+        yield field("columns" if not place else "", f"{name}: {use}")
+    if len(one["uses"]) > COLUMNS:
+        yield field("", f"and {len(one['columns']) - COLUMNS} more")
+    looked = f" (the first {limit:,} at most, as --rows says)" if limit else ""
+    chosen = f", {one['rows']:,} of them taken" if one["rows"] != one["rows_seen"] else ""
+    yield field("rows", f"{one['rows_seen']:,}{looked}{chosen}")
+
+
+def kind_of(name: str) -> str:
+    """What a file is, by its ending."""
+    ending = ending_of(name)
+    packing = next((packed for packed in PACKED if ending.endswith(packed)), "")
+    kind = KINDS.get(ending.removesuffix(packing), ending)
+    return f"{kind}, packed with {PACKINGS[packing]}" if packing else kind
+
+
+def field(name: str, text: str) -> str:
+    """A name and what is said of it."""
+    return visible(f"  {name:<9}{text}")
+
+
+def example_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
+    """Rows as they will be trained."""
+    rows = found["examples"]
+    if not rows:
+        return
+    yield ""
+    count = f"{len(rows)} rows" if len(rows) > 1 else "One row"
+    by = "as they will be trained" if found["tokens"] else "as messages"
+    yield heading(f"{count}, {by}", colour=colour)
+    if found["no_tokens"]:
+        yield f"no tokens: {visible(found['no_tokens'])}"
+    yield legend(colour=colour)
+    for row in rows:
+        size = f"  {row['tokens']:,} tokens, {row['trained_tokens']:,} trained" if "tokens" in row else ""
+        yield ""
+        yield heading(
+            f"{row['row_id'][:12]}  {row['split']}  {told(row['origin'], several=len(found['sources']) > 1)}{size}",
+            colour=colour,
+        )
+        yield painted(shortened(row["runs"]), colour=colour).rstrip("\n")
+
+
+def shortened(runs: Sequence[Run]) -> list[Run]:
+    """Runs fit for a look: of a long text its beginning and end, of very many runs the first."""
+    kept = []
+    for run in runs[:RUNS]:
+        left = len(run.text) - HEAD - TAIL
+        text = run.text if left <= TAIL else f"{run.text[:HEAD]} [... {left:,} characters ...] {run.text[-TAIL:]}"
+        kept.append(run._replace(text=text))
+    if len(runs) > RUNS:
+        kept.append(Run(f"\n[... {len(runs) - RUNS:,} more stretches ...]", trained=False, control=False, tokens=0))
+    return kept
+
+
+def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
+    """What became of the rows."""
+    rows = found["rows"]
+    kept = rows["train"] + rows["heldout"]
+    yield heading(
+        f"{rows['raw']:,} {'row' if rows['raw'] == 1 else 'rows'}: {kept:,} kept ({rows['train']:,} to train, {rows['heldout']:,} held out), "
+        f"{rows['rejected']:,} rejected, {rows['excluded']:,} excluded",
+        colour=colour,
+    )
+    several = len(found["sources"]) > 1
+    for place, rule in enumerate(found["rules"]):
+        limit = f" ({found['params']['max_length']:,})" if rule["rule"] == TOO_LONG else ""
+        meaning = f": {rule['meaning']}{limit}" if rule["meaning"] else ""
+        yield field("rejected" if not place else "", f"{rule['rows']:,} {rule['rule']}{meaning}")
+        more = ", ..." if rule["rows"] > len(rule["origins"]) else ""
+        yield field("", f"    at {', '.join(told(origin, several=several) for origin in rule['origins'])}{more}")
+    if kept and not rows["heldout"] and found["params"]["heldout_fraction"]:
+        yield field("held out", f"none, by chance: few rows for heldout_fraction {found['params']['heldout_fraction']}")
+    tools = found["tools"]
+    said = f"yes: {tools['defined']:,} rows define some, {tools['calls']:,} messages call one"
+    yield field("tools", said if tools["defined"] or tools["calls"] else "no")
+    if tools["context_only"]:
+        yield field("weights", f"{tools['context_only']:,} answers are context only, as their weight says")
+    if found["tokenizer"]:
+        yield field("model", f"the tokenizer in {found['tokenizer']}, as fetch_model.source says")
+    tokens = found["tokens"]
+    if tokens:
+        cut = f", {tokens['truncated']:,} rows cut" if tokens["truncated"] else ""
+        yield field(
+            "tokens",
+            f"{tokens['tokens']:,}, {tokens['trained_share']:.1%} trained; a row has {tokens['p50']:,} (median), "
+            f"{tokens['p90']:,} (90%), {tokens['max']:,} at most{cut}, of max_length {found['params']['max_length']:,}",
+        )
+
+
+def next_step(found: Mapping[str, Any], source: str | None, columns: str | None) -> str:
+    """What to do now."""
+    rows = found["rows"]
+    if not rows["train"] + rows["heldout"]:
+        return (
+            "No row is left: mend what the rules above name, or the standardize and template sections of params.yaml."
+        )
+    few = " No row is left to train on, since the few there are fell to the held-out ones." if not rows["train"] else ""
+    one = found["sources"][0]
+    if found["tokenizer"] and found["no_tokens"]:
+        return "Next: mend the params of the template section, as is said above: `template` refuses them."
+    if source is None:
+        return f"Next: `dvc repro` runs the pipeline on this.{few}"
+    if source == "demo":
+        return f"Next: `retune use demo`.{few}"
+    if one["revision"]:
+        keys = ("source", "revision", "config", "split", "columns")
+        values = ", ".join(f"{key}: {one[key] if one[key] is not None else 'null'}" for key in keys)
+        return f"Next: in params.yaml, fetch_data.sources: [{{{values}, weight: null, max_rows: null}}]{few}"
+    options = f" --columns {shlex.quote(columns)}" if columns else ""
+    return f"Next: `retune use --data {shlex.quote(source)}{options}`, then `dvc repro`.{few}"

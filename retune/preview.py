@@ -1,0 +1,210 @@
+"""`retune preview`: conversations of data/tokens as the model will see them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from retune.project import give_up, project_root
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST_CHOICES = 5
+"""Row ids that are named where a prefix fits several."""
+
+
+class Split(StrEnum):
+    """A split of data/tokens."""
+
+    TRAIN = "train"
+    HELDOUT = "heldout"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row of data/tokens is."""
+
+    split: str
+    number: int
+
+
+def preview(
+    row: Annotated[str | None, typer.Option(help="This row: its id, or as much of it as no other row has.")] = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="So many rows, evenly spread over the split.")] = 5,
+    split: Annotated[Split | None, typer.Option(help="Of this split [default: train].")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+) -> None:
+    """Show conversations as the model will see them: decoded from the ids, what is trained in one colour, context in another.
+
+    Without colour (a pipe, NO_COLOR) what is trained stands between marks.
+    """
+    root = project_root()
+    import pyarrow as pa
+
+    try:
+        show(root / "data", row, count, split, as_json=as_json)
+    except FileNotFoundError as error:
+        missing = Path(error.filename).relative_to(root) if error.filename else "data/tokens"
+        give_up(f"{missing} is not there yet: `dvc repro template` makes it")
+    except (ValueError, pa.ArrowException) as error:
+        give_up(str(error))
+
+
+def show(data: Path, row: str | None, count: int, split: Split | None, *, as_json: bool) -> None:
+    """Print the rows that were asked for. Raises FileNotFoundError and ValueError where data/tokens is not what it should be."""
+    from retune.painting import has_colour, heading, json_runs, legend, painted, say, say_json, told
+    from stages.contracts import tokens as contract
+    from stages.contracts.messages import MESSAGES
+    from stages.contracts.tokens import NOT_TRAINED
+    from stages.token_view import control_ids, spread, token_runs
+
+    tables = {name: contract.read_tokens(existing(data / "tokens" / file)) for name, file in contract.SPLITS.items()}
+    if row is None:
+        name = split or Split.TRAIN
+        places = [Place(name, number) for number in spread(tables[name].num_rows, count)]
+        if not places:
+            give_up(f"data/tokens holds no {name} row")
+    else:
+        places = [find(data, tables, row.strip().lower(), split, as_json=as_json)]
+    tokenizer = read_tokenizer(data / "tokens" / contract.TOKENIZER)
+    controls = control_ids(tokenizer)
+    rows = [tables[place.split].slice(place.number, 1).to_pylist()[0] for place in places]
+    names = source_names(data)
+    origins = origins_of(data / "messages" / MESSAGES, names, [found["row_id"] for found in rows])
+    colour = has_colour()
+    answer = []
+    for place, found in zip(places, rows, strict=True):
+        runs = token_runs(tokenizer, controls, found["input_ids"], found["labels"])
+        trained = sum(label != NOT_TRAINED for label in found["labels"])
+        facts = {"row_id": found["row_id"], "split": place.split, "origin": origins.get(found["row_id"])}
+        facts |= {"tokens": len(found["input_ids"]), "trained_tokens": trained}
+        if as_json:
+            answer.append({**facts, "runs": json_runs(runs)})
+            continue
+        if not answer:
+            say(legend(colour=colour))
+        answer.append(facts)
+        share = f"{facts['tokens']:,} tokens, {trained:,} trained"
+        say(
+            "\n"
+            + heading(
+                f"{facts['row_id']}  {place.split}  {told(facts['origin'], several=len(names) > 1)}  {share}",
+                colour=colour,
+            )
+        )
+        say(painted(runs, colour=colour))
+    if as_json:
+        say_json(answer)
+
+
+def existing(path: Path) -> Path:
+    """The path. Raises FileNotFoundError with its name if nothing is there (Arrow's own error has no name)."""
+    path.stat()
+    return path
+
+
+def read_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - tokenizers ships no types that mypy reads
+    """The tokenizer of data/tokens. Raises ValueError if the file is none."""
+    from tokenizers import Tokenizer
+
+    text = existing(folder / "tokenizer.json").read_text(encoding="utf-8")
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # the library raises Exception itself
+        raise ValueError(f"{folder.name}/tokenizer.json cannot be read; run `dvc repro template`") from error
+
+
+def find(data: Path, tables: dict[str, "pa.Table"], prefix: str, split: Split | None, *, as_json: bool) -> Place:
+    """The row whose id begins so. Ends the program with what became of it where it is not in data/tokens."""
+    import pyarrow.compute as pc
+
+    found: dict[str, Place] = {}
+    for name, table in tables.items():
+        for number in pc.indices_nonzero(begins(table, prefix)).to_pylist()[: MOST_CHOICES + 1]:
+            found[table["row_id"][number].as_py()] = Place(name, number)
+    # a repetition of a row that is kept has its id, and is in the lists
+    aside = {row_id: item for row_id, item in set_aside(data, prefix).items() if row_id not in found}
+    ids = sorted([*found, *aside])
+    if not ids:
+        give_up(f"no row of this dataset begins with {prefix}; `retune preview -n 5` shows some with their ids")
+    if len(ids) > 1 and prefix not in ids:
+        more = ", ..." if len(ids) > MOST_CHOICES else ""
+        give_up(f"several rows begin with {prefix}: {', '.join(ids[:MOST_CHOICES])}{more}")
+    chosen = prefix if prefix in ids else ids[0]
+    if chosen in aside:
+        say_aside(data, aside[chosen], as_json=as_json)
+    if split is not None and found[chosen].split != split:
+        give_up(f"{chosen} is in {found[chosen].split}, not in {split}")
+    return found[chosen]
+
+
+def begins(table: "pa.Table", prefix: str) -> "pa.Array":
+    """By row, whether its id begins so."""
+    import pyarrow.compute as pc
+
+    return pc.starts_with(table["row_id"], pattern=prefix)
+
+
+def set_aside(data: Path, prefix: str) -> dict[str, dict[str, Any]]:
+    """{row id: row of rejected or excluded, with the stage that did it} of the rows whose id begins so, as far as the lists are there."""
+    from stages.contracts import messages as message_files
+    from stages.contracts import tokens as token_files
+    from stages.tables import read_parquet
+
+    lists = {
+        data / "messages" / message_files.REJECTED: "standardize",
+        data / "messages" / message_files.EXCLUDED: "standardize",
+        data / "tokens" / token_files.REJECTED: "template",
+    }
+    aside: dict[str, dict[str, Any]] = {}
+    for path, stage in lists.items():
+        if path.is_file():
+            table = read_parquet(path)
+            for item in table.filter(begins(table, prefix)).slice(0, 100).to_pylist():
+                aside.setdefault(item["row_id"], {"stage": stage, **item})
+    return aside
+
+
+def say_aside(data: Path, item: dict[str, Any], *, as_json: bool) -> NoReturn:
+    """Say why a row is not in data/tokens, and where it came from; end with exit code 1."""
+    from retune.painting import origin_of, say_json, told
+    from retune.rules import MEANINGS
+
+    names = source_names(data)
+    origin = origin_of(item, names)
+    state = "excluded" if "reason" in item else "rejected"
+    if as_json:
+        facts = {key: item[key] for key in ("row_id", "stage", "rule", "of", "reason") if item.get(key) is not None}
+        say_json({"state": state, **facts, "origin": origin})
+        raise typer.Exit(1)
+    row = f"{item['row_id']} ({told(origin, several=len(names) > 1)})"
+    if state == "excluded":
+        give_up(f"{row} is excluded by data/exclusions.csv: {item['reason']}")
+    meaning = f" ({MEANINGS[item['rule']]})" if item["rule"] in MEANINGS else ""
+    of = f", of {item['of']}" if item.get("of") else ""
+    give_up(f"{row} is rejected by {item['stage']}: {item['rule']}{of}{meaning}")
+
+
+def origins_of(messages: Path, names: list[str], row_ids: list[str]) -> dict[str, dict[str, Any]]:
+    """{row id: {source, file, line}} of kept rows; empty where the file is not there."""
+    import pyarrow.parquet as pq
+
+    from retune.painting import origin_of
+
+    if not row_ids or not messages.is_file():
+        return {}
+    columns = ["row_id", "source", "file", "line"]
+    table = pq.read_table(messages, columns=columns, filters=[("row_id", "in", row_ids)])
+    return {item["row_id"]: origin_of(item, names) for item in table.to_pylist()}
+
+
+def source_names(data: Path) -> list[str]:
+    """What the sources are called, by their number; empty where data/raw is not there."""
+    from stages.contracts.raw import SOURCE
+    from stages.files import read_json
+
+    path = data / "raw" / SOURCE
+    return [source["source"] for source in read_json(path)["sources"]] if path.is_file() else []

@@ -1,0 +1,130 @@
+"""Training rows that hold texts of an evaluation set: a model trained on them would be measured on what it has seen.
+
+A row is contaminated if it shares a run of 13 words with a text of the evaluation set, or holds a shorter text, of 5 to 12 words, as a
+whole. Texts with fewer words, numbers not counted, are everybody's and say nothing. Only hashes of the texts are held in memory.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.errors import StageError
+from stages.json_text import loads
+from stages.records import records
+from stages.words import Hashes, ngrams, word_hashes, words
+
+LONGEST = 13
+"""Words of a run that no two texts share by chance."""
+
+SHORTEST = 5
+"""Words, not counting numbers, of the shortest text that is looked for."""
+
+TEXTS_AT_A_TIME = 2_000
+FILTER = 16
+"""Entries of the first filter for each hash: one lookup in 16 that finds nothing goes on to the sorted hashes."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Hashes of all runs of one number of words that an evaluation set is known by: 8 bytes each, and 16 to 32 for the filter."""
+
+    hashes: Hashes
+    """Sorted."""
+    seen: NDArray[np.bool_]
+    """Whether some hash has these low bits; 2 ** k entries."""
+
+    @classmethod
+    def of(cls, hashes: Hashes) -> "Runs":
+        """These hashes, in any order, with repetitions or without."""
+        seen = np.zeros(1 << (FILTER * len(hashes)).bit_length(), np.bool_)
+        seen[hashes & np.uint64(len(seen) - 1)] = True
+        return cls(np.unique(hashes), seen)
+
+    def holds(self, asked: Hashes) -> NDArray[np.bool_]:
+        """For each hash whether it is one of these."""
+        known: NDArray[np.bool_] = self.seen[asked & np.uint64(len(self.seen) - 1)]
+        likely = np.flatnonzero(known)
+        at = np.minimum(np.searchsorted(self.hashes, asked[likely]), len(self.hashes) - 1)
+        known[likely] = self.hashes[at] == asked[likely]
+        return known
+
+
+Index = dict[int, Runs]
+"""{words: the runs of that many words that a row must not hold}; goes to worker processes as it is."""
+
+
+def evaluation_index(files: Iterable[tuple[Path, str]]) -> Index:
+    """What the evaluation sets are known by.
+
+    Args:
+        files: (path, name) of each file, as for `stages.records.records`; every text in every record counts, however deep.
+
+    Raises:
+        StageError: a file cannot be read, a line of it is not JSON, or it has no text that is long enough to be looked for.
+    """
+    found: dict[int, list[Hashes]] = {}
+    for path, name in files:
+        before = sum(map(len, found.values()))
+        batch: list[str] = []
+        for text in filter(says_something, texts_of(path, name)):
+            batch.append(text)
+            if len(batch) == TEXTS_AT_A_TIME:
+                add(batch, found)
+                batch = []
+        add(batch, found)
+        if sum(map(len, found.values())) == before:
+            raise StageError(
+                f"{name} has no text of {SHORTEST} words or more (numbers not counted), so no row can be compared with it. "
+                "Take it out of standardize.contamination, or bring the file with the questions."
+            )
+    return {n: Runs.of(np.unique(np.concatenate(hashes))) for n, hashes in sorted(found.items())}
+
+
+def contaminated(texts: Sequence[str], index: Index) -> NDArray[np.bool_]:
+    """For each text, the contents of one conversation joined by line feeds, whether it holds a text of the evaluation sets."""
+    hits = np.zeros(len(texts), np.bool_)
+    if len(texts):
+        hashes, offsets = word_hashes(texts)
+        for n, runs in index.items():
+            asked, starts = ngrams(hashes, offsets, n)
+            hits |= np.logical_or.reduceat(runs.holds(asked), starts[:-1])
+    return hits
+
+
+def add(texts: list[str], found: dict[int, list[Hashes]]) -> None:
+    """Add the runs that these texts are known by: all of LONGEST words, or the whole of a shorter one."""
+    if not texts:
+        return
+    hashes, offsets = word_hashes(texts)
+    lengths = np.diff(offsets)
+    for n in range(SHORTEST, LONGEST + 1):
+        runs, starts = ngrams(hashes, offsets, n)
+        rows = lengths >= n if n == LONGEST else lengths == n
+        kept = runs[np.repeat(rows, np.diff(starts))]
+        if len(kept):
+            found.setdefault(n, []).append(kept)
+
+
+def says_something(text: str) -> bool:
+    """Whether enough of the text's words are no numbers: `1 2 3 4 5 6 7 8` stands in many texts."""
+    return sum(not word.isdigit() for word in words(text).split()) >= SHORTEST
+
+
+def texts_of(path: Path, name: str) -> Iterator[str]:
+    """Every text in the file's records: the values, not the keys."""
+    for place, record in records(path, name):
+        try:
+            left = [loads(record)]
+        except (ValueError, RecursionError) as error:
+            raise StageError(f"{name}: the row at {place} is not JSON, so no row can be compared with it") from error
+        while left:
+            value = left.pop()
+            if isinstance(value, str):
+                yield value
+            elif isinstance(value, dict):
+                left += value.values()
+            elif isinstance(value, list):
+                left += value

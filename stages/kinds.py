@@ -1,0 +1,47 @@
+"""The kinds of file that a dataset may come in, by the endings of their names."""
+
+TEXT = (".jsonl", ".json", ".csv", ".tsv")
+COLUMNAR = (".parquet", ".arrow", ".feather")
+PACKED = (".gz", ".zst")
+
+ENDINGS = (*TEXT, *COLUMNAR, *(text + packed for text in TEXT for packed in PACKED))
+KNOWN = f"{', '.join(TEXT)} (each also {' or '.join(PACKED)}), {', '.join(COLUMNAR)}"
+"""The endings as messages list them."""
+
+OTHER_KINDS = {
+    b"PAR1": "Parquet",
+    b"PARE": "an encrypted Parquet file",
+    b"ARROW1\0\0": "an Arrow file",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+    b"FEA1": "Feather of the first version",
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"PK\x03\x04": "a zip archive (or .xlsx)",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"%PDF": "a PDF",
+    b"GGUF": "a GGUF model",
+    b"SQLite format 3": "an SQLite database",
+    b"version https://git-lfs": "a Git LFS pointer (run `git lfs pull` where it comes from)",
+}
+"""How files of other kinds begin."""
+
+
+def ending_of(name: str) -> str:
+    """The known ending of a file's name, the packing with it (`.jsonl.gz`); empty where there is none."""
+    return max((ending for ending in ENDINGS if name.lower().endswith(ending)), key=len, default="")
+
+
+def other_kind(beginning: bytes) -> str | None:
+    """What a file is that begins like this, if it is a kind with a mark; None for text."""
+    for magic, kind in OTHER_KINDS.items():
+        if beginning.startswith(magic):
+            return kind
+    whole = beginning[: len(beginning) // 2 * 2]
+    if len(whole) >= 4 and any(whole[::2]) != any(whole[1::2]):  # noqa: PLR2004 - two letters of UTF-16
+        return "UTF-16 text"
+    return None

@@ -1,0 +1,111 @@
+"""Which layout a source's rows have, found out by looking at its first rows, or by the columns that the user named; pure functions."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from stages.columns import ChatColumns, PromptColumns
+from stages.conversation import parsed
+from stages.dialects import KNOWN, Layout, Row, chat_layout_of, layouts_of, pair_layout
+from stages.errors import StageError
+from stages.refusals import refusal
+from stages.rules import Rejected
+
+ROWS_TO_RECOGNIZE = 1_000
+NAMED_COLUMNS = 30
+HOW_TO_NAME = (
+    "Name the columns in `columns` of the source in params.yaml, or with `retune use --data SOURCE --columns prompt=COLUMN,answer=COLUMN` "
+    "(system=COLUMN too), or messages=COLUMN for a list of messages."
+)
+
+
+def layout_of(records: Iterable[bytes], columns: PromptColumns | ChatColumns | None, source: str) -> Layout | None:
+    """The layout of a source.
+
+    Args:
+        records: its rows, from the first; no more are read than it takes.
+        columns: what the user named; None: found out by looking.
+        source: what errors call it.
+
+    Returns:
+        None if no record is an object.
+
+    Raises:
+        StageError: no layout fits, several do, the named columns are not there, or it is data of a kind that is refused.
+    """
+    rows = list(islice(objects(records), ROWS_TO_RECOGNIZE))
+    if not rows:
+        return None
+    if columns is None:
+        return recognized(rows, source)
+    return (
+        named_pair(rows, columns, source)
+        if isinstance(columns, PromptColumns)
+        else named_chat(rows, columns.messages, source)
+    )
+
+
+def objects(records: Iterable[bytes]) -> Iterator[Row]:
+    """The records that are objects."""
+    for record in records:
+        try:
+            yield parsed(record)
+        except Rejected:
+            continue
+
+
+def recognized(rows: Sequence[Row], source: str) -> Layout:
+    """The one layout that most of the rows have. Raises StageError if none fits, if several fit the same rows, or if the data is refused."""
+    found = [{layout.name: layout for layout in layouts_of(row)} for row in rows]
+    counts = Counter(name for layouts in found for name in layouts)
+    best, most = counts.most_common(1)[0] if counts else ("", 0)
+    beside = Counter(name for layouts in found if best in layouts for name in layouts)
+    fits = {name: layout for layouts in found for name, layout in layouts.items() if beside[name] * 2 > most}
+    no = refusal(rows, fits.get(best))
+    if no:
+        raise StageError(f"{source} is {no}.\nColumns: {seen(rows)}.")
+    if len(fits) == 1:
+        return fits[best]
+    why = (
+        f"several layouts fit the same rows ({', '.join(sorted(fits))})" if fits else f"none is known.\nKnown: {KNOWN}"
+    )
+    raise StageError(f"the layout of {source} is not clear: {why}.\nColumns: {seen(rows)}.\n{HOW_TO_NAME}")
+
+
+def named_pair(rows: Sequence[Row], columns: PromptColumns, source: str) -> Layout:
+    """The layout of named prompt and answer columns. Raises StageError if no row has them."""
+    wanted = [name for name in (columns.prompt, columns.answer, columns.system) if name is not None]
+    missing = [name for name in wanted if not any(name in row for row in rows)]
+    if missing:
+        raise no_such_column(source, missing, rows)
+    system = () if columns.system is None else (columns.system,)
+    layout = pair_layout(columns.prompt, columns.answer, system)
+    return Layout(layout.name, layout.turns, named=True)
+
+
+def named_chat(rows: Sequence[Row], column: str, source: str) -> Layout:
+    """The layout of a named column of messages; its keys are found out by looking. Raises StageError if no row holds any there."""
+    layouts = Counter(layout for row in rows if (layout := chat_layout_of(row, column)))
+    if not any(column in row for row in rows):
+        raise no_such_column(source, [column], rows)
+    if not layouts:
+        raise StageError(
+            f"{source}: the column {column!r} holds no list of messages in the first {len(rows)} rows. Known: {KNOWN}."
+        )
+    layout = layouts.most_common(1)[0][0]
+    return Layout(layout.name, layout.turns, named=True)
+
+
+def no_such_column(source: str, missing: Sequence[str], rows: Sequence[Row]) -> StageError:
+    """The error for named columns that are not there."""
+    return StageError(
+        f"{source} has no column {' and no '.join(map(repr, missing))}. Columns: {seen(rows)}. {HOW_TO_NAME}"
+    )
+
+
+def seen(rows: Sequence[Row]) -> str:
+    """The columns of the rows, for an error: names alone, the commonest first."""
+    counts = Counter(key for row in rows for key in row)
+    named = ", ".join(repr(column[:40]) for column, _ in counts.most_common(NAMED_COLUMNS))
+    more = len(counts) - NAMED_COLUMNS
+    return (named or "none") + (f" and {more} more" if more > 0 else "")

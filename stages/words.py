@@ -1,0 +1,84 @@
+"""Texts as runs of words and of hashed n-grams: what near duplicates and contamination are found by; pure functions.
+
+A word is a run of letters, digits and underscores, case-folded, so that punctuation, case and white space make no difference.
+In scripts that put no spaces between words (Chinese, Japanese, Thai, Khmer, ...) each character is a word.
+"""
+
+import re
+import unicodedata
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+Offsets = NDArray[np.int64]
+"""Row r has the values from offsets[r] to offsets[r + 1]; n + 1 of them."""
+
+SPACELESS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+)
+MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u0963\u0966-\u0dff"
+"""Accents, points and vowel signs, which `\\w` leaves out and which would cut words of Hebrew, Arabic and the scripts of India."""
+
+WORD = re.compile(f"[{SPACELESS}]|[^\\W{SPACELESS}]+(?:[{MARKS}]+[^\\W{SPACELESS}]*)*")
+ASCII = "".join(c.lower() if c.isalnum() or c == "_" else " " for c in map(chr, range(128)))
+
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+FINISH = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def words(text: str) -> str:
+    """The text's words with a space between them; all but the white space of a text that has no word (only signs or emoji)."""
+    if text.isascii():
+        found = text.translate(ASCII)
+        return found if found.strip(" ") else "".join(text.split())
+    found = " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return found or "".join(text.split())
+
+
+def word_hashes(texts: Sequence[str]) -> tuple[Hashes, Offsets]:
+    """A hash of each word of each text, the same on every machine; at least one for each text."""
+    lists = pc.ascii_split_whitespace(
+        pc.ascii_trim_whitespace(pa.array([words(text) for text in texts], pa.large_string()))
+    )
+    if not len(lists):
+        return np.zeros(0, np.uint64), np.zeros(1, np.int64)
+    encoded = lists.flatten().dictionary_encode()
+    known = np.array([zlib.crc32(word.encode()) for word in encoded.dictionary.to_pylist()], np.uint64)
+    return known[encoded.indices.to_numpy()], lists.offsets.to_numpy().astype(np.int64)
+
+
+def ngrams(hashes: Hashes, offsets: Offsets, n: int) -> tuple[Hashes, Offsets]:
+    """Hashes of all runs of n words of each row; a row of fewer words has one run, the whole of it."""
+    lengths = np.diff(offsets)
+    counts = np.maximum(lengths - n + 1, 1)
+    ends = np.zeros(len(offsets), np.int64)
+    np.cumsum(counts, out=ends[1:])
+    padded = np.concatenate([hashes, np.zeros(n, np.uint64)])
+    runs = np.zeros(len(hashes), np.uint64)
+    for k in range(n):
+        runs = (runs + padded[k : k + len(hashes)]) * MULTIPLIER
+    starts = np.arange(ends[-1]) + np.repeat(offsets[:-1] - ends[:-1], counts)
+    found = runs[starts]
+    for row in np.flatnonzero(lengths < n):
+        found[ends[row]] = run_of(hashes[offsets[row] : offsets[row + 1]], n)
+    return finished(found), ends
+
+
+def run_of(hashes: Hashes, n: int) -> np.uint64:
+    """The hash, not yet finished, of one row's words as a run of n words with nothing in the last places."""
+    run = np.zeros(1, np.uint64)
+    for k in range(n):
+        run = (run + (hashes[k : k + 1] if k < len(hashes) else np.zeros(1, np.uint64))) * MULTIPLIER
+    return np.uint64(run[0])
+
+
+def finished(values: Hashes) -> Hashes:
+    """Each value mixed so that every bit depends on all of its bits (the finalizer of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * FINISH[0]
+    values = (values ^ (values >> np.uint64(27))) * FINISH[1]
+    return np.asarray(values ^ (values >> np.uint64(31)), np.uint64)

@@ -1,0 +1,93 @@
+"""A sample of hostile files through the real commands, as processes: exit code 1, one message, no traceback, in bounded time and memory."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.ours import STAGES, commands
+from tests.hostile.made import dialogue, good_lines, gzip_bomb, line, parquet, zstd_bomb
+from tests.hostile.pipeline import MARKER, Project, write_params
+from tests.project import ROOT
+
+pytestmark = pytest.mark.timeout(120)
+
+MOST_MIB = 1_500
+SECONDS = 30
+
+REFUSED = {
+    "cut_off": ("x.parquet", lambda: parquet()[:-100]),
+    "gzip_bomb": ("x.jsonl.gz", lambda: gzip_bomb(b"z", 2**32)),
+    "gzip_bomb_of_blank_lines": ("x.jsonl.gz", lambda: gzip_bomb(b"\n", 2**32)),
+    "zstd_bomb": ("x.jsonl.zst", lambda: zstd_bomb(b"{}\n", 2**32)),
+    "no_json": ("x.jsonl", lambda: f"{MARKER}\n".encode() * 1_000),
+}
+
+
+def run(project: Project, stage: str) -> tuple[int, str, int]:
+    """(exit code, what was said, peak resident MiB) of one command."""
+    arguments = shlex.split(commands()[stage])[1:]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    said = project.folder / "said.txt"
+    with said.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=project.folder, env=environment, stdout=out, stderr=out
+        )
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:  # the time-out of a test: what hangs must not go on
+            process.kill()
+            process.wait()
+            raise
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, said.read_text(), usage.ru_maxrss // 1024
+
+
+def through(project: Project, name: str, **changed: dict[str, object]) -> tuple[str, int, str, int]:
+    """The last stage that ran, its exit code, all that was said, and the most memory of any."""
+    write_params(project.folder, name, changed)
+    text, most, code, stage = "", 0, 0, ""
+    for stage in STAGES:
+        code, said, peak = run(project, stage)
+        text, most = text + said, max(most, peak)
+        if code:
+            break
+    return stage, code, text, most
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.timeout(SECONDS)
+def test_a_hostile_file_ends_the_command_with_one_message(project: Project, case: str) -> None:
+    name, content = REFUSED[case]
+    project.write(name, content())
+    _, code, said, most = through(project, name)
+    assert code == 1
+    assert "Traceback" not in said
+    assert MARKER not in said
+    assert most < MOST_MIB
+    assert not list((project.folder / "data").glob(".*.partial"))
+
+
+def test_a_message_of_ten_megabytes_goes_through_the_commands(project: Project) -> None:
+    large = dialogue("word " * 2_000_000, f"{MARKER} " * 10)
+    project.write("x.jsonl", good_lines() + line(large))
+    stage, code, said, most = through(project, "x.jsonl", standardize={"max_chars": None, "heldout_fraction": 0.0})
+    assert (stage, code) == ("template", 0), said
+    assert MARKER not in said
+    assert most < MOST_MIB
+
+
+def test_imports_of_the_data_stages_hold_no_torch(project: Project) -> None:
+    project.write("x.jsonl", good_lines())
+    write_params(project.folder, "x.jsonl", {})
+    heavy = Path(project.folder, "heavy.py")
+    heavy.write_text("raise ImportError('not in the data stages')\n")
+    for name in ("torch", "transformers", "datasets"):
+        heavy.with_name(f"{name}.py").write_bytes(heavy.read_bytes())
+    heavy.unlink()
+    for stage in STAGES:
+        code, said, _ = run(project, stage)
+        assert code == 0, said

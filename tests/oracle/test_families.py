@@ -1,0 +1,91 @@
+"""The official chat templates of many families: what is trained is the assistant's, with and without tools."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stages.encoding import Row
+from stages.errors import StageError
+from stages.fitting import numbered
+from stages.rendering import Dialogue
+from tests.oracle import llama3
+from tests.stages.test_chat import byte_level, opened, rows_of, trained
+from tests.stages.test_tool_spans import TALK, TOOLS, said
+
+pytestmark = pytest.mark.slow
+
+CONTROL = re.compile("<[|\uff5c][^|\uff5c<>\\s'\"]{1,64}[|\uff5c]>|</?[a-z_]+(?:_[a-z]+)+>|\\[/?[A-Z_]+\\]")
+"""What looks like a control token in a template's source: the vocabularies here are made of these."""
+
+PLAIN = [said("user", "where is it?"), said("assistant", "Up."), said("user", "and that?"), said("assistant", "Down.")]
+SYSTEM = [said("system", "Be brief."), *PLAIN]
+
+# family: what ends an answer, whether it takes a system turn, whether it takes tools
+FAMILIES = {
+    "meta-llama-Llama-3.1-8B-Instruct": ("<|eot_id|>", True, True),
+    "meta-llama-Llama-3.2-3B-Instruct": ("<|eot_id|>", True, True),
+    "meta-llama-Llama-3.3-70B-Instruct": ("<|eot_id|>", True, True),
+    "Qwen-Qwen2.5-7B-Instruct": ("<|im_end|>", True, True),
+    "Qwen-Qwen3-0.6B": ("<|im_end|>", True, True),
+    "google-gemma-2-2b-it": ("<end_of_turn>", False, False),
+    "mistralai-Mistral-Nemo-Instruct-2407": ("<eos>", False, True),
+    "Mistral-Small-3.2-24B-Instruct-2506": ("<eos>", True, True),
+    "microsoft-Phi-3.5-mini-instruct": ("<|end|>", True, False),
+    "ibm-granite-granite-4.0": ("<|end_of_text|>", True, True),
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": ("<\uff5cend\u2581of\u2581sentence\uff5c>", True, False),
+}
+
+
+def encoded(source: str, dialogue: Dialogue) -> list[str] | str:
+    """The trained stretches of a dialogue, or the rule that refuses it."""
+    chat = opened(source, byte_level(sorted({*CONTROL.findall(source), "<bos>", "<eos>"})))
+    (row,) = rows_of(chat, [dialogue])
+    return trained(chat, row) if isinstance(row, Row) else row
+
+
+def source_of(folder: Path, family: str) -> str:
+    return (folder / llama3.TEMPLATES / f"{family}.jinja").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_official_template_of_a_family_trains_answers_with_their_ends(family: str, llama3_folder: Path) -> None:
+    end, takes_system, _ = FAMILIES[family]
+    source = source_of(llama3_folder, family)
+    found = encoded(source, Dialogue(PLAIN))
+    assert [text.strip() for text in found] == ["Up." + end, "Down." + end]
+    # Mistral Nemo writes a system message beside the last question only if that is the last message: in training never
+    assert (encoded(source, Dialogue(SYSTEM)) == found) is takes_system
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_official_template_of_a_family_trains_calls_or_refuses_tools_by_name(family: str, llama3_folder: Path) -> None:
+    end, _, takes_tools = FAMILIES[family]
+    found = encoded(source_of(llama3_folder, family), Dialogue(numbered(TALK), TOOLS))
+    if not takes_tools:
+        assert found == "tools_not_rendered"
+        return
+    call, answer = found
+    assert answer.strip() == "In the attic." + end
+    assert call.endswith(end)
+    assert '"lamp"' in call
+
+
+def test_no_official_template_of_any_family_makes_a_tools_result_or_a_question_trained(llama3_folder: Path) -> None:
+    plain, tools = 0, 0
+    templates = sorted((llama3_folder / llama3.TEMPLATES).glob("*.jinja"))
+    for path in templates:
+        source = path.read_text(encoding="utf-8")
+        for dialogue in (Dialogue(PLAIN), Dialogue(numbered([*PLAIN, *TALK]), TOOLS)):
+            try:
+                found = encoded(source, dialogue)
+            except StageError:
+                continue
+            if isinstance(found, str):
+                continue
+            text = "".join(found)
+            assert not any(foreign in text for foreign in ("place", "where", "and that")), path.stem
+            plain += dialogue.tools is None
+            tools += dialogue.tools is not None
+    # 63 and 38 of 72 when this was written; the others are refused whole, by a rule or when they are opened
+    assert (plain >= 60, tools >= 35) == (True, True), f"{plain} and {tools} of {len(templates)}"

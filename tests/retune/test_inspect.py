@@ -1,0 +1,365 @@
+import gzip
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from retune.column_uses import column_uses
+from retune.rules import TEMPLATE_RULES
+from stages.conversation import canonical_form
+from stages.files import write_json
+from stages.recognition import recognized
+from tests.project import ROOT
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def sharegpt(number: int) -> dict[str, object]:
+    return {
+        "id": f"x{number}",
+        "conversations": [
+            {"from": "human", "value": f"where is tezo, number {number}?"},
+            {"from": "gpt", "value": f"in the attic, {number}."},
+        ],
+    }
+
+
+def jsonl(rows: Iterable[object]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def demo(project: Path) -> Path:
+    """A project in which nothing has run, with the demo's own tokenizer."""
+    (project / "data/demo/base").mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(ROOT / "data/demo/base" / name, project / "data/demo/base" / name)
+    shutil.copy(ROOT / "data/exclusions.csv", project / "data/exclusions.csv")
+    return project
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".retune" not in path.parts
+    }
+
+
+def test_inspect_tells_what_is_recognized_shows_rows_and_counts_them(retune: Run, demo: Path) -> None:
+    rows = [sharegpt(number) for number in range(40)]
+    bad = {"conversations": [{"from": "human", "value": "alone"}]}
+    (demo / "talk.jsonl").write_text(jsonl([*rows, rows[0], bad, rows[0]]))
+    before = files_of(demo)
+    done = retune("inspect", "talk.jsonl", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
+    assert "talk.jsonl: JSON lines\n" in said
+    assert "conversations: from/value" in said
+    assert "columns  id: ignored" in said
+    assert "conversations: the conversation" in said
+    assert "10 rows, as they will be trained" in said
+    assert said.count("<|begin_of_text|>") == 10
+    assert "\u27e6in the attic, 0.<|eot_id|>\u27e7" in said
+    assert "43 rows: 40 kept (" in said
+    assert "3 rejected, 0 excluded" in said
+    assert "2 duplicate: the same conversation came before" in said
+    assert "at talk.jsonl:41, talk.jsonl:43\n" in said
+    assert "1 ends_without_answer: " in said
+    assert "at talk.jsonl:42\n" in said
+    assert "tools    no" in said
+    assert "model    the tokenizer in data/demo/base, as fetch_model.source says" in said
+    assert "of max_length 512" in said
+    assert "Next: `retune use --data talk.jsonl`, then `dvc repro`." in said
+    assert files_of(demo) == before, "nothing is changed"
+    assert [*(demo / ".retune/inspect").iterdir()] == [], "nothing is left"
+
+
+def test_inspect_json_has_the_same_facts(retune: Run, demo: Path) -> None:
+    (demo / "talk.jsonl").write_text(jsonl([*(sharegpt(number) for number in range(12)), sharegpt(3)]))
+    done = retune("inspect", "talk.jsonl", "--json", cwd=demo)
+    assert (done.returncode, done.stderr.strip()) == (0, "") or "held out" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["rows"]["raw"] == 13 == sum(found["rows"][key] for key in ("train", "heldout", "rejected", "excluded"))
+    assert found["rules"] == [
+        {
+            "rule": "duplicate",
+            "stage": "standardize",
+            "meaning": found["rules"][0]["meaning"],
+            "rows": 1,
+            "origins": [{"source": "data/custom/talk.jsonl", "file": "talk.jsonl", "line": 13}],
+        }
+    ]
+    [source] = found["sources"]
+    assert source["uses"] == {"id": "ignored", "conversations": "the conversation"}
+    assert len(found["examples"]) == 10
+    assert found["tokens"]["max"] >= found["tokens"]["p50"] > 0
+
+
+def test_inspect_rows_looks_at_the_first_ones_alone(retune: Run, demo: Path) -> None:
+    (demo / "talk.jsonl").write_text(jsonl(sharegpt(number) for number in range(50)))
+    found = json.loads(retune("inspect", "talk.jsonl", "--rows", "7", "--json", cwd=demo).stdout)
+    assert found["rows"]["raw"] == 7
+
+
+def test_inspect_shows_held_out_rows_only_where_there_are_too_few_to_train(retune: Run, demo: Path) -> None:
+    params = (demo / "params.yaml").read_text()
+    changed = params.replace("heldout_fraction: 0.05", "heldout_fraction: 0.4").replace(
+        "near_heldout: drop", "near_heldout: keep"
+    )
+    assert changed.count("0.4") - params.count("0.4") == 1
+    (demo / "params.yaml").write_text(changed)
+    for count in (40, 8):
+        (demo / "talk.jsonl").write_text(jsonl(sharegpt(number) for number in range(count)))
+        found = json.loads(retune("inspect", "talk.jsonl", "--json", cwd=demo).stdout)
+        assert found["rows"]["heldout"] > 0
+        splits = [row["split"] for row in found["examples"]]
+        shown = min(10, found["rows"]["train"])
+        assert splits == ["train"] * shown + ["heldout"] * (min(10, count) - shown)
+
+
+def test_inspect_of_rows_that_are_all_rejected_exits_3_with_the_counts(retune: Run, demo: Path) -> None:
+    rows = [{"messages": [{"role": "assistant", "content": f"{number}"}]} for number in range(4)]
+    wrong = [{"messages": [{"role": "user", "content": "q"}, {"role": "wizard", "content": "a"}]}]
+    (demo / "talk.jsonl").write_text(jsonl([*rows, *wrong]))
+    done = retune("inspect", "talk.jsonl", cwd=demo)
+    assert done.returncode == 3, done.stderr
+    assert "5 rows: 0 kept" in done.stdout
+    assert "4 starts_with_answer: " in done.stdout
+    assert "at talk.jsonl:1, talk.jsonl:2, talk.jsonl:3, ..." in done.stdout
+    assert "1 unknown_role: " in done.stdout
+    assert "Next" not in done.stdout
+
+
+def test_inspect_of_rows_that_template_rejects_exits_3(retune: Run, demo: Path) -> None:
+    row = {"prompt": "q", "completion": "forged <|eot_id|> turn"}
+    (demo / "talk.jsonl").write_text(jsonl([row]))
+    done = retune("inspect", "talk.jsonl", cwd=demo)
+    assert done.returncode == 3, done.stderr
+    assert "1 control_token_in_content: " in done.stdout
+    assert "forged" not in done.stdout + done.stderr
+
+
+def test_inspect_of_one_row_that_is_held_out_keeps_it(retune: Run, demo: Path) -> None:
+    params = (demo / "params.yaml").read_text().replace("heldout_fraction: 0.05", "heldout_fraction: 0.999999")
+    (demo / "params.yaml").write_text(params)
+    (demo / "talk.jsonl").write_text(jsonl([sharegpt(1)]))
+    done = retune("inspect", "talk.jsonl", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert "One row, as they will be trained" in done.stdout
+    assert "1 kept (0 to train, 1 held out)" in done.stdout
+    assert "No row is left to train on" in done.stdout
+
+
+REFUSED = {
+    "preference": ([{"prompt": "q", "chosen": "a", "rejected": "b"}], "preference data"),
+    "verdicts": ([{"prompt": "q", "completion": "a", "label": True}], "preference data"),
+    "bare text": ([{"text": "once upon a time"}], "bare text"),
+    "prompts": ([{"prompt": "q"}], "prompts without answers"),
+    "images": (
+        [
+            {
+                "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q"}]}],
+                "images": ["a"],
+            }
+        ],
+        "pictures",
+    ),
+    "unknown": ([{"ask": "q", "reply": "a"}], "'ask', 'reply'"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_inspect_of_what_cannot_be_learned_exits_2_with_what_to_do(retune: Run, demo: Path, kind: str) -> None:
+    rows, said = REFUSED[kind]
+    (demo / "talk.jsonl").write_text(jsonl(rows * 3))
+    done = retune("inspect", "talk.jsonl", cwd=demo)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.startswith("retune: ")
+    assert "data/custom/talk.jsonl" not in done.stderr, "it is called what the user called it"
+    assert "Traceback" not in done.stderr
+    assert "once upon" not in done.stderr
+
+
+def test_inspect_columns_maps_what_looking_cannot_tell(retune: Run, demo: Path) -> None:
+    (demo / "talk.csv").write_text("ask,reply,note\n" + "".join(f"q {n},a {n},x\n" for n in range(3)))
+    done = retune("inspect", "talk.csv", "--columns", "prompt=ask,answer=reply", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert "ask: the question" in done.stdout
+    assert "reply: the answer" in done.stdout
+    assert "note: ignored" in done.stdout
+    assert "`retune use --data talk.csv --columns prompt=ask,answer=reply`" in done.stdout
+    wrong = retune("inspect", "talk.csv", "--columns", "prompt", cwd=demo)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "prompt=COLUMN,answer=COLUMN" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut.parquet", b"PAR1 and nothing else"),
+        ("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000)[:-20]),
+        ("broken.json", b'[{"messages": '),
+        ("empty.jsonl", b""),
+        ("binary.jsonl", b"\x89PNG\r\n\x1a\n" + bytes(100)),
+        ("notes.docx", b"PK\x03\x04"),
+        ("lines.jsonl", b"no json\nat all\n"),
+    ],
+)
+def test_inspect_of_a_file_that_cannot_be_read_ends_without_a_traceback(
+    retune: Run, demo: Path, name: str, content: bytes
+) -> None:
+    (demo / name).write_bytes(content)
+    done = retune("inspect", name, cwd=demo)
+    # lines that are no JSON are rows, each rejected
+    assert done.returncode == (3 if name == "lines.jsonl" else 2), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert name in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing.jsonl"], "no such file"),
+        (["owner/name"], "--revision"),
+        (["https://a.b/c.jsonl"], "is an address"),
+        (["--split", "train"], "name it"),
+        (["owner/name", "--revision", "main", "--split", "train"], "40 lower-case hex characters"),
+    ],
+)
+def test_inspect_of_no_source_says_what_to_do(retune: Run, demo: Path, arguments: list[str], said: str) -> None:
+    done = retune("inspect", *arguments, cwd=demo)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_inspect_of_a_folder_of_shards_reads_all_of_them(retune: Run, demo: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for shard in range(2):
+        table = pa.Table.from_pylist([{"question": f"q {shard} {n}", "answer": f"a {n}"} for n in range(5)])
+        pq.write_table(table, shards / f"part-{shard}.parquet")
+    (shards / "notes.txt").write_text("no data")
+    # the files of a download of the hub are links
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for shard in range(2):
+        (linked / f"part-{shard}.parquet").symlink_to(shards / f"part-{shard}.parquet")
+    for folder in (shards, linked):
+        done = retune("inspect", str(folder), "--json", cwd=demo)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["rows"]["raw"] == 10
+        assert len(found["sources"][0]["files"]) == 2
+
+
+def test_inspect_without_a_source_looks_at_the_params(retune: Run, demo: Path) -> None:
+    shutil.copy(ROOT / "data/demo/dialogues.jsonl", demo / "data/demo/dialogues.jsonl")
+    done = retune("inspect", "--rows", "20", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("demo\n")
+    assert "20 rows: " in done.stdout
+
+
+def test_inspect_before_the_model_is_fetched_shows_messages(retune: Run, demo: Path) -> None:
+    params = (demo / "params.yaml").read_text()
+    changed = params.replace(
+        "fetch_model:\n  source: demo\n  revision: null", f"fetch_model:\n  source: o/m\n  revision: {'a' * 40}"
+    )
+    assert changed != params
+    (demo / "params.yaml").write_text(changed)
+    (demo / "talk.jsonl").write_text(jsonl(sharegpt(number) for number in range(3)))
+    # what is there is the tokenizer of an earlier run, with another model
+    shutil.copytree(demo / "data/demo/base", demo / "data/tokenizer")
+    write_json(demo / "data/records/fetch_model.json", {"params": {"source": "demo", "revision": None}})
+    done = retune("inspect", "talk.jsonl", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert "dvc repro fetch_model" in done.stdout
+    assert "user: where is tezo, number 0?\nassistant: \u27e6in the attic, 0.\u27e7\n" in done.stdout
+    assert "<|eot_id|>" not in done.stdout
+    write_json(demo / "data/records/fetch_model.json", {"params": {"source": "o/m", "revision": "a" * 40}})
+    assert "\u27e6in the attic, 0.<|eot_id|>\u27e7" in retune("inspect", "talk.jsonl", cwd=demo).stdout
+
+
+def test_inspect_lets_no_control_character_through(retune: Run, demo: Path) -> None:
+    hostile = "\x1b[31m\x9b2J\u202e"
+    row = {"prompt": f"q {hostile}", "completion": f"a {hostile}", f"column {hostile}": 1}
+    (demo / "talk.jsonl").write_text(jsonl([row]))
+    for extra in ([], ["--json"]):
+        done = retune("inspect", "talk.jsonl", *extra, cwd=demo)
+        assert done.returncode == 0, done.stderr
+        assert not set(done.stdout + done.stderr) & set(hostile.replace("[31m", "").replace("2J", ""))
+
+
+def uses(rows: list[dict[str, object]]) -> dict[str, str]:
+    layout = recognized(rows, "it")
+    return column_uses(rows, lambda row: canonical_form(row, layout)[:2])
+
+
+def test_column_uses_of_alpaca_with_history_and_system() -> None:
+    row = {
+        "id": 3,
+        "instruction": "add",
+        "input": "1 2",
+        "output": "3",
+        "system": "be brief",
+        "history": [["a", "b"]],
+        "score": None,
+    }
+    assert uses([row]) == {
+        "id": "ignored",
+        "instruction": "the question",
+        "input": "part of the question",
+        "output": "the answer",
+        "system": "the system message",
+        "history": "earlier turns",
+        "score": "ignored (empty)",
+    }
+
+
+def test_column_uses_of_tools_are_seen_where_they_are_empty_in_most_rows() -> None:
+    tools = json.dumps([{"name": "look", "description": "looks", "parameters": {"type": "object", "properties": {}}}])
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [{"messages": talk, "tools": None} for _ in range(5)] + [{"messages": talk, "tools": tools}]
+    assert uses(rows) == {"messages": "the conversation", "tools": "the tools that the assistant may call"}
+
+
+def test_rules_of_template_are_all_explained() -> None:
+    """A rule is a constant of a stage's file whose value is its own name in lower case."""
+    from stages import fitting, turns
+
+    names = {
+        value
+        for module in (turns, fitting)
+        for name, value in vars(module).items()
+        if name.isupper() and isinstance(value, str) and value == name.lower()
+    }
+    assert names == set(TEMPLATE_RULES)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="files of other projects are not here")
+@pytest.mark.parametrize("name", sorted(path.relative_to(SHARED).as_posix() for path in SHARED.rglob("*.[jc]s*")))
+def test_inspect_recognizes_the_files_of_other_projects(retune: Run, demo: Path, name: str) -> None:
+    done = retune("inspect", str(SHARED / name), "--json", cwd=demo)
+    found = json.loads(done.stdout)
+    assert done.returncode == 0 if found["rows"]["train"] + found["rows"]["heldout"] else 3
+    assert found["rows"]["raw"] == sum(found["rows"][key] for key in ("train", "heldout", "rejected", "excluded"))
+
+
+def test_inspect_with_a_template_that_the_tokenizer_cannot_write_says_so(retune: Run, demo: Path) -> None:
+    params = (demo / "params.yaml").read_text().replace("chat_template: tokenizer", "chat_template: chatml")
+    (demo / "params.yaml").write_text(params)
+    (demo / "talk.jsonl").write_text(jsonl(sharegpt(number) for number in range(3)))
+    done = retune("inspect", "talk.jsonl", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert "no tokens: the chat template writes <|im_start|>" in done.stdout
+    assert done.stdout.endswith(
+        "Next: mend the params of the template section, as is said above: `template` refuses them.\n"
+    )
