@@ -84,6 +84,11 @@ def contradictions(params: Mapping[str, Any]) -> list[str]:
         found.append(
             "audit.min_exact_match: must be null where no answer is checked (evaluate.exact_match, evaluate.answer_rows)"
         )
+    train, longest = params["train"], params["template"]["max_length"]
+    if train["layout"] == "packed" and train["pack_length"] < longest:
+        found.append(
+            f"train.pack_length: must be at least template.max_length ({longest}): no conversation is cut for a pack"
+        )
     if params["standardize"]["heldout_fraction"] == 0:
         floors = {"min_heldout_rows": 0, "min_loss_gain": None, "min_exact_match": None}
         found += [
@@ -107,6 +112,10 @@ def missing_files(params: Mapping[str, Any], root: Path) -> list[str]:
     if model == "custom" and not (root / "data/custom_base/config.json").is_file():
         found.append(
             "fetch_model.source: data/custom_base/ holds no model; `retune use --model FOLDER` brings one there"
+        )
+    if params["train"]["init_adapter"] == "custom" and not (root / "data/custom_adapter/adapter_config.json").is_file():
+        found.append(
+            "train.init_adapter: data/custom_adapter/ holds no adapter; copy a PEFT folder there, or set it to none"
         )
     template = params["template"]["chat_template"]
     if template.endswith(".jinja") and not (root / "data/custom" / template).is_file():

@@ -29,7 +29,12 @@ class Runtime(Params):
     workers: Annotated[int, Field(ge=1)] | None
     """Processes of the data stages and threads of the quantizer. null: one for each core."""
     micro_batch: Annotated[int, Field(ge=1)]
-    """Conversations in one forward pass of training. Smaller needs less memory; the optimizer's step stays `train.conversations_per_step`."""
+    """Conversations (with `train.layout` packed: packs) in one forward pass of training, at most. Smaller needs less memory; the
+    optimizer's step stays what `train` says."""
+    save_steps: Annotated[int, Field(ge=1)] | None
+    """Optimizer steps from one checkpoint of training to the next, in scratch: what an interruption can cost. null: none."""
+    report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "dvclive"]
+    """Where training also sends its figures while it runs; the package is yours to install (`uv pip install NAME`)."""
     gradient_checkpointing: Literal["unsloth", "on", "off"]
     """Whether activations are computed again in the backward pass: less memory, more time. `unsloth` also moves them to the host's memory."""
     evaluation_batch: Annotated[int, Field(ge=1)]

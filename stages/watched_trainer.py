@@ -1,146 +1,191 @@
-"""TRL's trainer under watch: which rows each step trained on, its loss and gradient, and when to stop with the rows' ids."""
+"""TRL's trainer that follows our plan: a step's micro-batches, watched, saved and resumed.
 
-import logging
-import math
-import time
-from collections.abc import Mapping, Sequence
+For TRL's loop one of its batches is a whole optimizer step, and the plan one epoch. So a step may have any number of micro-batches,
+and the place in the plan is the number of steps taken: nothing has to be skipped or replayed when a training is resumed.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.contracts import adapter as contract
-from stages.contracts.tokens import NOT_TRAINED
+from stages.batches import MicroBatch, make_batch
+from stages.checkpoints import Checkpoints
 from stages.errors import StageError
+from stages.isolation import check_apart
+from stages.layout import Layout, micro_batches
+from stages.token_rows import TokenRows
+from stages.training_state import restore, resume_loop, set_trained, trained, training_state
+from stages.watch import Watch
 
 if TYPE_CHECKING:
     import torch
     from trl import SFTTrainer
 
-log = logging.getLogger("retune")
 
-NAMED_ROWS = 8
-"""Row ids that an error names at most."""
+@dataclass
+class Work:
+    """What a training is made of."""
 
+    rows: TokenRows
+    heldout: TokenRows | None
+    eval_rows: int
+    layout: Layout
+    micro_batch: int
+    """Sequences in a forward pass, at most."""
+    pad_id: int
+    pack_length: int | None
+    watch: Watch
+    checkpoints: Checkpoints
+    keep_best: bool
+    """Whether the adapter of the lowest held-out loss is kept."""
+    stop: Callable[[], str | None] = lambda: None
+    """The signal that asked to stop, if one did."""
+    best: "dict[str, torch.Tensor] | None" = None
+    """The trained parameters at the lowest held-out loss."""
 
-class Collator:
-    """Rows to one batch, padded on the right to its longest: input_ids, attention_mask, labels, and `row`, the rows' numbers."""
+    def finished(self) -> bool:
+        """Whether no step is to be taken any more."""
+        return self.watch.step >= len(self.watch.plan.steps) or self.watch.out_of_patience()
 
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
+    def kept_step(self) -> int:
+        """The step whose adapter is kept."""
+        return self.watch.step if self.best is None else self.watch.best_step
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> "dict[str, torch.Tensor]":
-        """Rows of train.arrow with their number in `row`, any lengths."""
-        import torch
+    def batches(self, step: int) -> list[MicroBatch]:
+        """The micro-batches of a step (from 1)."""
+        cut = micro_batches(self.watch.plan.steps[step - 1], self.rows.lengths, self.micro_batch)
+        return [make_batch(self.rows, self.layout, part, self.pad_id, self.pack_length) for part in cut]
 
-        shape = (len(rows), max(len(row["input_ids"]) for row in rows))
-        batch = {
-            "input_ids": torch.full(shape, self.pad_id),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "labels": torch.full(shape, NOT_TRAINED),
-        }
-        for place, row in enumerate(rows):
-            length = len(row["input_ids"])
-            batch["input_ids"][place, :length] = torch.tensor(row["input_ids"])
-            batch["attention_mask"][place, :length] = 1
-            batch["labels"][place, :length] = torch.tensor(row["labels"])
-        batch["row"] = torch.tensor([row["row"] for row in rows])
-        return batch
-
-
-class Watch:
-    """What is noted of every optimizer step, and what stops a training that cannot be right."""
-
-    def __init__(self, row_ids: Sequence[str], logging_steps: int, eval_steps: int | None, eval_rows: int) -> None:
-        self.row_ids = row_ids
-        self.logging_steps = logging_steps
-        self.eval_steps = eval_steps
-        self.eval_rows = eval_rows
-        self.rows_of_step: list[list[int]] = []
-        """The numbers of the rows that each step was trained on."""
-        self.lines: list[contract.Step] = []
-        """The step log so far."""
-        self.tokens_seen = 0
-        """Tokens of all steps, with or without a label, without padding."""
-        self.labelled = 0
-        self.losses: list[float] = []
-        self.step_rows: list[int] = []
-        self.step_labelled = 0
-        self.started = time.monotonic()
-
-    def micro_batch(self, rows: Sequence[int], labelled: int, tokens: int) -> None:
-        """Note a micro-batch of the step that is under way."""
-        self.step_rows += rows
-        self.step_labelled += labelled
-        self.tokens_seen += tokens
-
-    def end_step(self, step: int, steps: int, epoch: float, logs: Mapping[str, float]) -> None:
-        """Note the end of a step. Raises StageError with its rows if it learned nothing or its numbers are not finite."""
-        loss, norm = float(logs["loss"]), float(logs["grad_norm"])
-        names = name_rows([self.row_ids[row] for row in self.step_rows])
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            lower = "lower train.learning_rate, or set train.dtype to bfloat16 or float32"
-            raise StageError(f"step {step}: the loss is {loss} and the gradient's norm {norm} ({names}); {lower}")
-        if norm == 0 or self.step_labelled == 0:
-            found = f"gradient norm {norm}, {self.step_labelled} labelled tokens"
-            raise StageError(f"step {step} learned nothing: {found} ({names})")
-        self.rows_of_step.append(self.step_rows)
-        self.labelled += self.step_labelled
-        self.losses.append(loss)
-        self.step_rows, self.step_labelled = [], 0
-        measured = self.eval_steps is not None and step % self.eval_steps == 0
-        if step % self.logging_steps == 0 or step == steps or measured:
-            line = contract.Step(
-                step=step,
-                epoch=round(epoch, 6),
-                loss=math.fsum(self.losses) / len(self.losses),
-                grad_norm=norm,
-                learning_rate=float(logs["learning_rate"]),
-                tokens=self.labelled,
-                eval_loss=None,
-            )
-            self.losses = []
-            self.lines.append(line)
-            left = (time.monotonic() - self.started) / step * (steps - step)
-            log.info("step %d/%d  loss %.4f  gradient %.3f  %.0f s left", step, steps, line["loss"], norm, left)
-
-    def heldout(self, loss: float) -> None:
-        """Note the held-out loss after the step that has just ended."""
-        self.lines[-1]["eval_loss"] = loss
-        log.info("step %d  held-out loss %.4f", self.lines[-1]["step"], loss)
+    def heldout_batches(self) -> Iterator[MicroBatch]:
+        """The first held-out rows, in batches of up to as many rows (in `packed`: tokens) as a micro-batch has, longest first."""
+        if self.heldout is None:
+            return
+        lengths = self.heldout.lengths[: self.eval_rows]
+        order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+        room, part = self.micro_batch * (self.pack_length or 0), list[int]()
+        for row in order:
+            full = len(part) == self.micro_batch
+            if self.pack_length is not None:
+                full = sum(lengths[number] for number in part) + lengths[row] > room
+            if part and full:
+                yield make_batch(self.heldout, self.layout, [part], self.pad_id, None)
+                part = []
+            part.append(row)
+        if part:
+            yield make_batch(self.heldout, self.layout, [part], self.pad_id, None)
 
 
-def trainer_class() -> "type[SFTTrainer]":
-    """TRL's SFTTrainer, as Unsloth has patched it, that lets a `Watch` see every step and measures the held-out loss our way.
+class Steps:
+    """The plan as the trainer's data: one item a step, from the one after the last that has ended."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __len__(self) -> int:  # noqa: D105
+        return len(self.work.watch.plan.steps)
+
+    def __iter__(self) -> Iterator[list[MicroBatch]]:  # noqa: D105
+        for step in range(self.work.watch.step + 1, len(self) + 1):
+            yield self.work.batches(step)
+
+
+def trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small methods, no long one
+    """TRL's SFTTrainer, as Unsloth has patched it, that carries out a `Work`.
 
     A function, since the class it extends exists only after `import unsloth`.
     """
-    from transformers.trainer_callback import PrinterCallback
+    from transformers.trainer_callback import PrinterCallback, TrainerCallback
     from trl import SFTTrainer
 
     class WatchedTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
-        def watch_with(self, watch: Watch) -> None:
-            """Must be called before `train`."""
-            self.watch = watch
+        def carry_out(self, work: Work) -> None:
+            """Train from the last checkpoint, or from the beginning; the best or last parameters are then in the model."""
+            self.work = work
             self.remove_callback(PrinterCallback)
+            if work.layout != "padded":
+                check_apart(self.model, work.rows, self._prepare_inputs, work.pad_id)
+            state = work.checkpoints.latest()
+            if state is not None:
+                restore(self, state)
+            # nothing is left where it was ended between its last step and its adapter
+            if not work.finished():
+                self.add_callback(Hooks(self, state))
+                self.train()
+            if work.keep_best and work.best is not None:
+                set_trained(self.model, work.best)
 
-        def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:  # noqa: ANN401
-            rows = inputs.pop("row").tolist()
-            self.watch.micro_batch(rows, count_labelled(inputs), int(inputs["attention_mask"].sum()))
-            loss = super().training_step(model, inputs, *rest, **named)
-            if not self.watch.rows_of_step:
+        def get_train_dataloader(self) -> Any:  # noqa: ANN401
+            return Steps(self.work)
+
+        def get_batch_samples(self, epoch_iterator: Any, _: int, device: Any) -> Any:  # noqa: ANN401
+            batches: list[MicroBatch] = next(epoch_iterator)
+            inputs = [batch.inputs for batch in batches]
+            # Unsloth's or transformers' own way to count the tokens that the step's mean is over, over all processes
+            _, count = super().get_batch_samples(iter(inputs), len(inputs), device)
+            here = sum(batch.labelled for batch in batches)
+            if count is None or (self.args.world_size == 1 and int(count) != here):
+                raise StageError(
+                    f"step {self.state.global_step + 1}: the trainer counts {count} labelled tokens where there are {here}, so the "
+                    "loss would be no mean over the step's tokens: this model is not supported"
+                )
+            return [batches], count
+
+        def training_step(self, model: Any, inputs: list[MicroBatch], num_items_in_batch: Any = None) -> Any:  # noqa: ANN401
+            total = None
+            for number, batch in enumerate(inputs, start=1):
+                last = number == len(inputs)
+                with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                    loss = super().training_step(model, dict(batch.inputs), num_items_in_batch)
+                total = loss if total is None else total + loss
+            if self.work.watch.step == 0:
                 check_gradients(model)
-            return loss
+            return total
+
+        def _prepare_inputs(self, inputs: dict[str, Any]) -> Any:  # noqa: ANN401
+            # the lengths stay on the host: Unsloth reads them there, and would wait for the GPU to get them back
+            lengths = inputs.pop("packed_seq_lengths", None)
+            ready = super()._prepare_inputs(inputs)
+            return ready if lengths is None else {**ready, "packed_seq_lengths": lengths}
+
+        def floating_point_ops(self, _: Any) -> int:  # noqa: ANN401
+            return 0
 
         def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:  # noqa: ANN401
+            if "grad_norm" in logs:
+                self.state.epoch = self.work.watch.plan.epoch(self.state.global_step)
             super().log(logs, *rest, **named)
             if "grad_norm" in logs:
-                self.watch.end_step(self.state.global_step, self.state.max_steps, float(self.state.epoch or 0), logs)
+                skipped = bool(self.accelerator.optimizer_step_was_skipped)
+                self.work.watch.end_step(self.state.global_step, logs, skipped=skipped)
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # noqa: ANN401
-            loss = heldout_loss(self, self.watch.eval_rows)
+            loss = heldout_loss(self)
             metrics = {} if loss is None else {"eval_loss": loss}
             if loss is not None:
-                self.watch.heldout(loss)
+                if self.work.watch.heldout(loss) and self.work.keep_best:
+                    self.work.best = trained(self.model)
+                self.log(metrics)
             self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            if self.work.watch.out_of_patience():
+                self.control.should_training_stop = True
             return metrics
+
+        def _save_checkpoint(self, *_: Any) -> None:  # noqa: ANN401
+            self.work.checkpoints.save(self.state.global_step, training_state(self))
+
+    class Hooks(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        def __init__(self, trainer: WatchedTrainer, state: dict[str, Any] | None) -> None:
+            self.trainer, self.state = trainer, state
+
+        def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:  # noqa: ANN401
+            if self.state is not None:
+                resume_loop(self.trainer, self.state)
+                self.state = None
+
+        def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
+            if self.trainer.work.stop():
+                control.should_save = control.should_training_stop = True
 
     return WatchedTrainer
 
@@ -156,35 +201,21 @@ def check_gradients(model: "torch.nn.Module") -> None:
         )
 
 
-def count_labelled(batch: "Mapping[str, torch.Tensor]") -> int:
-    """Tokens of a batch that the loss counts: labelled, and not the first of their row, which nothing predicts."""
-    return int((batch["labels"][:, 1:] != NOT_TRAINED).sum())
-
-
-def heldout_loss(trainer: "SFTTrainer", count: int) -> float | None:
+def heldout_loss(trainer: Any) -> float | None:  # noqa: ANN401 - a WatchedTrainer
     """Mean loss of a labelled token over the first held-out rows; None if there is none.
 
     The trainer's own is a mean of batches' means, which moves with the size of a batch.
     """
     import torch
 
-    rows, size = trainer.eval_dataset, trainer.args.per_device_train_batch_size
     total, labelled = 0.0, 0
     trainer.model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
-        for start in range(0, min(count, len(rows)), size):
-            batch = trainer.data_collator(
-                [rows[number] for number in range(start, min(start + size, count, len(rows)))]
-            )
-            inputs = {name: value.to(trainer.args.device) for name, value in batch.items() if name != "row"}
-            if here := count_labelled(inputs):
-                total += float(trainer.model(**inputs).loss) * here
-                labelled += here
+        for batch in trainer.work.heldout_batches():
+            if batch.labelled:
+                # with a cache Unsloth would forget where conversations begin
+                inputs = trainer._prepare_inputs({**batch.inputs})  # noqa: SLF001 - our subclass's own
+                total += float(trainer.model(**inputs, use_cache=False).loss) * batch.labelled
+                labelled += batch.labelled
     trainer.model.train()
     return total / labelled if labelled else None
-
-
-def name_rows(row_ids: Sequence[str]) -> str:
-    """`row ID` or `rows ID, ID, ... and N more`, for errors."""
-    more = f" and {len(row_ids) - NAMED_ROWS} more" if len(row_ids) > NAMED_ROWS else ""
-    return ("row " if len(row_ids) == 1 else "rows ") + ", ".join(row_ids[:NAMED_ROWS]) + more

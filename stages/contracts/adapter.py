@@ -21,7 +21,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("row_id", pa.string(), nullable=False),
         # tokens of the row that carry a label
         pa.field("labelled_tokens", pa.int64(), nullable=False),
-        # optimizer steps (from 1) that the row was part of; empty when it was never reached
+        # optimizer steps (from 1) of this adapter that the row was part of; empty when it was never reached
         pa.field("steps", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
     ]
 )
@@ -40,7 +40,7 @@ class Training(TypedDict):
     trained_rows: list[int]
     """Rows of the embedding that were trained (added tokens), sorted."""
     steps: int
-    """Optimizer steps taken."""
+    """Optimizer steps that the adapter is made of; with `train.keep: best` fewer than were taken."""
 
 
 class Step(TypedDict):
@@ -52,8 +52,8 @@ class Step(TypedDict):
     """Passes over the training rows so far."""
     loss: float
     """Mean of the steps' losses since the line before."""
-    grad_norm: float
-    """Of this step, before clipping."""
+    grad_norm: float | None
+    """Of this step, before clipping. null where it overflowed in float16, so that the step was not taken."""
     learning_rate: float
     """Of this step."""
     tokens: int

@@ -1,9 +1,11 @@
 """The tiny base model of the model stages' tests, and adapters trained on it. Both are made once a session, when first asked for."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,21 +24,39 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tiny_base: Path) -> Path:
     """`tiny_base`, with adapters that were trained on it, each run by train_probe.py: in other processes, since Unsloth patches its own.
 
-    `adapter`, `again` (in another process), `whole_step` (micro-batch 8), `added` and `added_tied` (two tokens added),
+    `adapter`, `again` (in another process), `whole_step` (micro-batch 8), `flattened` (layout and micro-batch 8), `added` and `added_tied` (two tokens added),
     `tokens_added`, and `probe.json`.
     """
     make_tokenizer(tiny_base / "tokens_added" / "tokenizer", ADDED)
     make_tokens(tiny_base / "tokens_added", ADDED)
     for part in ("one", "two"):
-        command = [sys.executable, str(Path(__file__).with_name("train_probe.py")), part]
-        project = str(Path(__file__).parents[2])
-        done = subprocess.run(
-            command,
-            cwd=tiny_base,
-            env={**os.environ, "PYTHONPATH": project},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        run_probe(tiny_base, "train_probe.py", part)
     return tiny_base
+
+
+@pytest.fixture(scope="session")
+def layouts(tiny_base: Path) -> dict[str, Any]:
+    """What layout_probe.py found."""
+    run_probe(tiny_base, "layout_probe.py")
+    found: dict[str, Any] = json.loads((tiny_base / "layout_probe.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="session")
+def options(tiny_base: Path) -> Path:
+    """`tiny_base` with the adapters that options_probe.py trained in `options/`, and in options.json why others were not."""
+    run_probe(tiny_base, "options_probe.py")
+    return tiny_base
+
+
+def run_probe(folder: Path, *command: str) -> None:
+    """Run a script of this folder in another process that works in `folder`."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name(command[0])), *command[1:]],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

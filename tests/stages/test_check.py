@@ -34,7 +34,7 @@ def test_recipe_preset_is_the_published_recipe() -> None:
         "c2343c1372ff31f51aa21248db18bffa3193efdb",
     )
     assert train["lora"] == {
-        "r": 16, "alpha": 16, "dropout": 0.0, "bias": "none", "use_rslora": False,
+        "r": 16, "alpha": 16, "dropout": 0.0, "bias": "none", "use_rslora": False, "use_dora": False, "modules_to_save": [],
         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     }  # fmt: skip
     assert (train["conversations_per_step"], runtime["micro_batch"]) == (2 * 4, 2)
@@ -145,3 +145,18 @@ def test_check_with_a_foreign_python_says_to_activate_the_environment() -> None:
     assert ended.returncode == 1
     assert "Activate the environment" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_pack_that_is_shorter_than_the_longest_row_is_said(demo: dict[str, Any]) -> None:
+    demo["train"] |= {"layout": "packed", "conversations_per_step": None, "tokens_per_step": 1024, "pack_length": 256}
+    assert problems(demo, ROOT) == [
+        "train.pack_length: must be at least template.max_length (512): no conversation is cut for a pack"
+    ]
+    demo["template"]["max_length"] = 256
+    assert problems(demo, ROOT) == []
+
+
+def test_adapter_to_go_on_from_that_is_missing_is_said(demo: dict[str, Any], tmp_path: Path) -> None:
+    demo["train"]["init_adapter"] = "custom"
+    (found,) = problems(demo, tmp_path)
+    assert "data/custom_adapter/ holds no adapter" in found

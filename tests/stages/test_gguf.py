@@ -14,7 +14,14 @@ from tests.stages.llama_cpp.models_in_small import LLAMA_3_TEMPLATE, make_adapte
 from tests.stages.llama_cpp.tokenizers_in_small import CONTROL, gpt_2, save, split_by, train
 
 RUNTIME = Runtime(
-    device="cpu", workers=2, micro_batch=1, gradient_checkpointing="off", evaluation_batch=1, log_level="info"
+    device="cpu",
+    workers=2,
+    micro_batch=1,
+    save_steps=None,
+    report_to="none",
+    gradient_checkpointing="off",
+    evaluation_batch=1,
+    log_level="info",
 )
 
 

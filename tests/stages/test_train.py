@@ -8,18 +8,24 @@ import pytest
 from stages.contracts import adapter as contract
 from stages.contracts.tokens import SCHEMA, read_tokens
 from stages.errors import StageError
+from stages.lora import base_name
 from stages.params import Runtime, section_problems
 from stages.tables import read_parquet
-from stages.train import TrainParams, base_name, check_rows, labelled_tokens, ledger, micro_batch
-from stages.watched_trainer import Watch, check_gradients, name_rows
+from stages.token_rows import TokenRows
+from stages.train import TrainParams, planned
+from stages.watched_trainer import check_gradients
 from tests.stages.tiny import RUNTIME, TRAIN
 
-CONFIG: dict[str, object] = {"max_position_embeddings": 8}
+PACKED: dict[str, object] = {
+    "layout": "packed",
+    "conversations_per_step": None,
+    "tokens_per_step": 128,
+    "pack_length": 64,
+}
 
 
-def rows(*labels: list[int], ids: list[list[int]] | None = None) -> pa.Table:
-    ids = ids or [[abs(label) % 10 for label in row] for row in labels]
-    return pa.table([[f"row{number}" for number in range(len(labels))], ids, list(labels)], schema=SCHEMA)
+def rows(*labels: list[int]) -> pa.Table:
+    return pa.table([[f"row{number}" for number in range(len(labels))], list(labels), list(labels)], schema=SCHEMA)
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(None, None), (3, 1.0)])
@@ -33,80 +39,30 @@ def test_params_without_a_key_are_refused() -> None:
         assert section_problems(TrainParams, "train", {name: TRAIN[name] for name in TRAIN if name != key}), key
 
 
-def test_labelled_tokens_over_several_batches_counts_each_row() -> None:
-    one, two = rows([-100, 5, 6], [-100], [7]), rows([1, -100, 2, 3])
-    assert labelled_tokens(pa.concat_tables([one, two])).to_pylist() == [2, 0, 1, 3]
-    assert labelled_tokens(rows([1, 1], [-100, 1], [1]).slice(1)).to_pylist() == [1, 1]
-
-
 @pytest.mark.parametrize(
-    ("table", "said"),
+    "changed",
     [
-        (rows(), "no training rows"),
-        (rows([-100, 3], [-100, -100]), "row row1 of data/tokens have no labelled token"),
-        (rows([1] * 9, [1]), "row row0 of data/tokens are longer than the 8"),
-        (rows([1, 2], ids=[[1, 64]]), "token id 64"),
-        (rows([1, 2], ids=[[1]]), "fewer or more labels"),
+        {"layout": "packed"},
+        {"conversations_per_step": None},
+        {"pack_length": 64},
+        {"tokens_per_step": 64},
+        {**PACKED, "conversations_per_step": 8},
+        {**PACKED, "pack_length": None},
+        {**PACKED, "tokens_per_step": 100},
+        {"eval_steps": None, "early_stopping": 2},
+        {"eval_steps": None, "keep": "best"},
     ],
 )
-def test_rows_that_cannot_be_trained_on_are_refused_by_id(table: pa.Table, said: str) -> None:
-    with pytest.raises(StageError, match=said):
-        check_rows(table, CONFIG, 64)
+def test_params_that_contradict_each_other_are_refused(changed: dict[str, object]) -> None:
+    assert section_problems(TrainParams, "train", {**TRAIN, **PACKED}) == []
+    assert section_problems(TrainParams, "train", {**TRAIN, **changed})
 
 
-def test_rows_that_fit_pass() -> None:
-    check_rows(rows([-100, 3], [1] * 8), CONFIG, 64)
-
-
-@pytest.mark.parametrize(("step", "wanted", "size"), [(8, 2, 2), (8, 3, 2), (8, 64, 8), (7, 3, 1), (6, 5, 3)])
-def test_micro_batch_always_divides_the_step(step: int, wanted: int, size: int) -> None:
-    assert micro_batch(step, wanted) == size
-
-
-def test_ledger_names_every_step_of_a_row_and_rows_never_reached() -> None:
-    table = ledger(rows([1, 2], [-100, 3], [4]), [[0, 1], [1]])
-    assert table.schema == contract.LEDGER_SCHEMA
-    assert table["labelled_tokens"].to_pylist() == [2, 1, 1]
-    assert table["steps"].to_pylist() == [[1], [1, 2], []]
-
-
-def test_names_of_many_rows_are_cut() -> None:
-    assert name_rows([str(number) for number in range(10)]) == "rows 0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
-
-
-@pytest.mark.parametrize(
-    ("loss", "norm", "labelled", "said"),
-    [
-        (1.0, 0.0, 3, "learned nothing"),
-        (1.0, 1.0, 0, "learned nothing"),
-        (math.nan, 1.0, 3, "loss is nan"),
-        (1.0, math.inf, 3, "norm inf"),
-    ],
-)
-def test_step_that_cannot_be_right_stops_with_its_rows(loss: float, norm: float, labelled: int, said: str) -> None:
-    watch = Watch(["first", "second", "third"], logging_steps=1, eval_steps=None, eval_rows=1)
-    watch.micro_batch([2], labelled, 9)
-    watch.micro_batch([0], 0, 9)
-    with pytest.raises(StageError, match=f"step 5.*{said}.*") as error:
-        watch.end_step(5, 9, 0.5, {"loss": loss, "grad_norm": norm, "learning_rate": 0.1})
-    assert "rows third, first" in str(error.value)
-    assert watch.rows_of_step == []
-
-
-def test_step_log_has_a_line_for_every_interval_measure_and_the_last_step() -> None:
-    watch = Watch(["first"], logging_steps=4, eval_steps=3, eval_rows=1)
-    for step in range(1, 8):
-        watch.micro_batch([0], 2, 5)
-        watch.end_step(step, 7, step / 7, {"loss": float(step), "grad_norm": 1.0, "learning_rate": 0.1})
-        if step % 3 == 0:
-            watch.heldout(step / 10)
-    assert [(line["step"], line["loss"], line["tokens"], line["eval_loss"]) for line in watch.lines] == [
-        (3, 2.0, 6, 0.3),
-        (4, 4.0, 8, None),
-        (6, 5.5, 12, 0.6),
-        (7, 7.0, 14, None),
-    ]
-    assert watch.tokens_seen == 35
+def test_step_of_packed_params_has_its_tokens() -> None:
+    params = TrainParams.model_validate({**TRAIN, **PACKED})
+    made = planned(TokenRows(rows(*[[1] * 9] * 40)), params)
+    assert [len(step) for step in made.steps] == [2, 2, 2] * 5 + [2]
+    assert all(len(pack) in {7, 5} for step in made.steps for pack in step)
 
 
 @pytest.mark.slow
@@ -151,15 +107,17 @@ def test_training_learns(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_micro_batch_of_a_whole_step_gives_the_same_updates(trained: Path) -> None:
+@pytest.mark.parametrize("other", ["whole_step", "flattened"])
+def test_step_gives_the_same_update_however_it_is_cut_and_laid_out(trained: Path, other: str) -> None:
     from safetensors.numpy import load_file
 
-    for one, other in zip(steps_of(trained / "adapter"), steps_of(trained / "whole_step"), strict=True):
-        assert math.isclose(one["loss"], other["loss"], rel_tol=1e-5)
-        assert math.isclose(one["grad_norm"], other["grad_norm"], rel_tol=1e-3)
-    left, right = (load_file(trained / name / contract.WEIGHTS) for name in ("adapter", "whole_step"))
+    # 4 x 2 padded, 1 x 8 padded, 1 x 8 flattened, 16 steps: losses differed by 2e-7 (relative), weights of up to 0.18 by 2e-6
+    for one, two in zip(steps_of(trained / "adapter"), steps_of(trained / other), strict=True):
+        assert math.isclose(one["loss"], two["loss"], rel_tol=1e-5)
+        assert math.isclose(one["grad_norm"], two["grad_norm"], rel_tol=1e-4)
+    left, right = (load_file(trained / name / contract.WEIGHTS) for name in ("adapter", other))
     for name in left:
-        assert abs(left[name] - right[name]).max() < 1e-3, name
+        assert abs(left[name] - right[name]).max() < 1e-4, name
 
 
 @pytest.mark.slow

@@ -1,0 +1,80 @@
+"""The training table of the GPU: each configuration of `train_data.ROWS`, with real tokens/s, memory, start-up and share of the matrix rate.
+
+    python -m tests.bench.train MODEL OUT [NAME ...]     NAME+profile: and a profile of a step, in the process's log
+
+MODEL is a Llama-3.2-3B-shaped folder, OUT a folder for `rows.jsonl` (one line a row, all figures) and the processes' logs. Rows of one
+load share a process, the recipe and plain transformers come last, so that what they leave in memory is not counted with ours. On a host
+with torch 2.11: RETUNE_BENCH_VARLEN=1 (see `train_models.old_torch_attention`). Ratios hold within one run on one host.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SECONDS = 600
+"""After which a process is given up."""
+PROCESSES: tuple[tuple[str, ...], ...] = (
+    ("packed-6gb", "packed-6gb-3k", "packed-8gb", "same-8gb", "same", "same-8bit", "packed", "packed-8k", "long", "resident", "16bit",
+     "recipe"),
+    ("stage-packed",),
+    ("stage-flattened",),
+    ("8b-16bit", "8b-nf4"),
+    ("hf",),
+)  # fmt: skip
+"""Names of rows; `stage-LAYOUT` is the train stage itself (`train_stage`)."""
+PROFILE = "+profile"
+COLUMNS = ("row", "tokens/s", "x recipe", "share", "peak GiB", "reserved", "cap", "step ms", "loss", "import s", "load s", "first step s")  # fmt: skip
+
+
+def main() -> None:
+    """Run the processes one after the other and print the table."""
+    folder, out, *wanted = sys.argv[1:]
+    place = Path(out)
+    place.mkdir(parents=True, exist_ok=True)
+    lines: list[dict[str, Any]] = []
+    for number, names in enumerate(PROCESSES):
+        asked = {name.removesuffix(PROFILE): name for name in wanted}
+        chosen = [asked.get(name, name) for name in names if not wanted or name in asked]
+        if not chosen:
+            continue
+        log = place / f"process{number}.log"
+        command = [sys.executable, "-m", "tests.bench.train_rows", folder, *chosen]
+        if names[0].startswith("stage-"):
+            command = [sys.executable, "-m", "tests.bench.train_stage", folder, names[0].removeprefix("stage-"), "1"]
+        with log.open("w") as said, contextlib.suppress(subprocess.TimeoutExpired):
+            limit = float(os.environ.get("RETUNE_BENCH_SECONDS", SECONDS))
+            subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, check=False, timeout=limit)
+        found = [line.removeprefix("ROW ") for line in log.read_text().splitlines() if line.startswith("ROW ")]
+        lines += [json.loads(line) for line in found]
+        with (place / "rows.jsonl").open("a") as file:
+            file.writelines(line + "\n" for line in found)
+    print(table(lines))  # noqa: T201 - what it is for
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """The figures as Markdown; a row that failed has its error."""
+    recipe = next((line["tokens_s"] for line in lines if line["row"] == "recipe" and "tokens_s" in line), None)
+    text = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for line in lines:
+        if "error" in line:
+            text.append(f"| {line['row']} | {line['error']} |")
+            continue
+        ratio = "" if recipe is None or line["row"].startswith("8b") else f"{line['tokens_s'] / recipe:.1f}"
+        keys = ("peak_gib", "reserved_gib", "cap_gib", "step_ms", "loss", "import_s", "load_s", "first_step_s")
+        figures = ("" if line.get(key) is None else str(line[key]) for key in keys)
+        text.append(
+            "| " + " | ".join((line["row"], f"{line['tokens_s']:,}", ratio, f"{line['share']:.1%}", *figures)) + " |"
+        )
+    if lines:
+        text.append(
+            f"\n{lines[0]['gpu']}, torch {lines[0]['torch']}, bf16 matrix rate {sorted({line['rate_tflop_s'] for line in lines})} TFLOP/s"
+        )
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    main()

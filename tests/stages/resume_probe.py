@@ -1,0 +1,68 @@
+"""Train, and kill this very process where the command line says.
+
+    python resume_probe.py ADAPTER [key=value ...] [--kill-after STEP] [--kill-in-save STEP] [--slow SECONDS] [--runtime key=value ...]
+
+Run in a folder with base and tokens. Not a test: it dies.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from stages import checkpoints
+from stages.errors import StageError
+from stages.params import Runtime
+from stages.train import TrainParams, train
+from stages.watch import Watch
+from tests.stages.tiny import RUNTIME, TRAIN
+
+log = logging.getLogger("retune")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("adapter", type=Path)
+    parser.add_argument("changed", nargs="*")
+    parser.add_argument("--kill-after", type=int, default=0)
+    parser.add_argument("--kill-in-save", type=int, default=0)
+    parser.add_argument("--slow", type=float, default=0)
+    parser.add_argument("--micro-batch", type=int, default=8)
+    given = parser.parse_args()
+    logging.basicConfig(level="INFO", format="train: %(message)s", stream=sys.stdout)
+    changed = {key: YAML(typ="safe").load(value) for key, value in (pair.split("=") for pair in given.changed)}
+    lora = {**TRAIN["lora"], "dropout": changed.pop("dropout", 0.0)}
+    params = TrainParams.model_validate({**TRAIN, "logging_steps": 3, "lora": lora, **changed})
+    runtime = Runtime.model_validate({**RUNTIME, "micro_batch": given.micro_batch, "save_steps": 2})
+
+    ended = Watch.end_step
+
+    def end_step(self: Watch, step: int, *rest: object, **named: object) -> None:
+        ended(self, step, *rest, **named)
+        log.info("ended %d", step)
+        time.sleep(given.slow)
+        if step == given.kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    written = checkpoints.to_disk
+
+    def to_disk(path: Path) -> None:
+        written(path)
+        if f"{given.kill_in_save:08d}.partial" in path.as_posix():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Watch.end_step = end_step
+    checkpoints.to_disk = to_disk
+    try:
+        train(Path("base"), Path("tokens"), Path("first"), given.adapter, params, runtime)
+    except StageError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
