@@ -1,12 +1,15 @@
-"""data/merged: the adapter folded into the 16-bit base, a transformers folder. Written by `merge`, read by `gguf` and `audit`."""
+"""data/merged: the adapter folded into the base, a transformers folder. Written by `merge`, read by `gguf` and `audit`."""
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 MARKER = "merged.json"
 """What was folded into what: a `Marker`. A folder that holds it is no base for the same adapter."""
 
 CHECKS = "checks.json"
 """A `Checks`."""
+
+Into = Literal["base16", "dequantized_nf4"]
+"""What the adapter was folded into: the 16-bit base, or the base as training saw it in NF4."""
 
 
 class Marker(TypedDict):
@@ -15,13 +18,31 @@ class Marker(TypedDict):
     base: dict[str, str]
     adapter: str
     """sha256 of adapter_model.safetensors."""
+    into: Into
     files: dict[str, str]
     """{file name: sha256} of the merged config and weights."""
 
 
-class Checks(TypedDict):
-    """Merged model against base + adapter (through PEFT), both in fp32, at labelled positions of held-out rows."""
+class Losses(TypedDict):
+    """Mean negative log-likelihood of the labelled tokens that the check looked at, nats a token, all models in fp32.
 
+    null: not measured, since it was not asked for, the training was not in 4 bit, or the model was checked whole.
+    """
+
+    base: float
+    """The 16-bit base alone."""
+    adapter_4bit: float | None
+    """The adapter on the NF4 base: the function that was trained."""
+    merged_base16: float | None
+    """The adapter folded into the 16-bit base, rounded to its dtype."""
+    merged_dequantized_nf4: float | None
+    """The adapter folded into the dequantized NF4 base, rounded to the base's dtype."""
+
+
+class Checks(TypedDict):
+    """Merged model against base + adapter (through PEFT, on the base that `into` names), both in fp32, at labelled positions of held-out rows."""
+
+    into: Into
     rows: int
     positions: int
     max_logit_difference: float
@@ -31,4 +52,5 @@ class Checks(TypedDict):
     top1_agreement: float
     """Share of positions where both prefer the same token."""
     max_change_from_base: float
-    """Largest |difference| of one logit between base + adapter and the base alone: what the fine-tuning changed."""
+    """Largest |difference| of one logit between base + adapter and that base alone: what the fine-tuning changed."""
+    losses: Losses

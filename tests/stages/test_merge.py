@@ -1,21 +1,32 @@
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from stages.contracts import adapter as adapter_files
 from stages.contracts import merged as contract
+from stages.contracts import tokens as token_files
 from stages.errors import StageError
 from stages.files import read_json, sha256_file, write_json
-from stages.merge import MergeParams, check_pair, end_ids, judge, merge
+from stages.merge import MergeParams, check_pair, judge, merge
+from stages.merge_check import Row, check_rows
+from stages.merge_settings import end_ids
 from stages.params import Runtime
+from stages.tables import write_arrow
 from tests.stages.tiny import RUNTIME
 
-PARAMS = MergeParams(check_rows=6, max_logit_difference=0.2)
+PARAMS = MergeParams(into="base16", check_rows=6, max_logit_difference=0.2)
 CHECKS = contract.Checks(
-    rows=1, positions=2, max_logit_difference=0.01, mean_kl=1e-6, top1_agreement=1.0, max_change_from_base=3.0
+    into="base16",
+    rows=1,
+    positions=2,
+    max_logit_difference=0.01,
+    mean_kl=1e-6,
+    top1_agreement=1.0,
+    max_change_from_base=3.0,
+    losses=contract.Losses(base=2.0, adapter_4bit=None, merged_base16=1.0, merged_dequantized_nf4=None),
 )
 
 
@@ -64,6 +75,20 @@ def test_end_ids_come_once_each_the_end_of_turn_first() -> None:
     assert end_ids(9, [1, 9, 8], 8) == [9, 1, 8]
     assert end_ids(None, None, 2) == [2]
     assert end_ids(None, None, None) == []
+
+
+def test_check_rows_are_the_first_with_labels_up_to_the_last_position_compared(tmp_path: Path) -> None:
+    none, few = ([1, 2, 3], [-100, -100, -100]), ([7, 8, 9, 10, 11], [7, -100, 9, 10, -100])
+    many = (list(range(400)), [-100] * 100 + list(range(100, 400)))
+    columns = [["a", "b", "c", "d"], *([row[part] for row in (none, few, many, few)] for part in (0, 1))]
+    write_arrow(tmp_path / token_files.TRAIN, pa.table(columns, schema=token_files.SCHEMA))
+    write_arrow(tmp_path / token_files.HELDOUT, token_files.SCHEMA.empty_table())
+    short, long = check_rows(tmp_path, 3)
+    # nothing comes before the first token, so nothing predicts it
+    assert short == Row([7, 8, 9], [1, 2], [9, 10])
+    assert long == Row(list(range(227)), list(range(99, 227)), list(range(100, 228)))
+    with pytest.raises(StageError, match="none of the first 1 rows"):
+        check_rows(tmp_path, 1)
 
 
 @pytest.mark.parametrize(
@@ -220,27 +245,54 @@ def test_adapter_that_does_not_fit_is_refused(trained: Path, tmp_path: Path, cha
 
 
 @pytest.mark.slow
-def test_dora_and_truncated_adapters_are_refused(trained: Path, tmp_path: Path) -> None:
+def test_truncated_adapter_is_refused(trained: Path, tmp_path: Path) -> None:
     own = shutil.copytree(trained / "adapter", tmp_path / "adapter")
-    config = json.loads((own / adapter_files.CONFIG).read_text())
-    write_json(own / adapter_files.CONFIG, {**config, "use_dora": True})
-    with pytest.raises(StageError, match="use_dora"):
-        fold(trained, "base", own, tmp_path / "merged")
-    write_json(own / adapter_files.CONFIG, config)
     (own / adapter_files.WEIGHTS).write_bytes((own / adapter_files.WEIGHTS).read_bytes()[:-100])
     with pytest.raises(StageError, match=adapter_files.WEIGHTS):
         fold(trained, "base", own, tmp_path / "merged")
 
 
 @pytest.mark.slow
-def test_one_altered_tensor_fails_the_check(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_without_room_is_refused_before_anything_is_written(tiny_base: Path, tmp_path: Path) -> None:
+    from stages.merge import check_room
+
+    huge = tmp_path / "model.safetensors"
+    with huge.open("wb") as file:
+        file.truncate(shutil.disk_usage(tmp_path).free + 2**40)
+    with pytest.raises(StageError, match=r"GiB free"):
+        check_room([huge], tmp_path)
+    check_room([tiny_base / "base" / "model.safetensors"], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "altered_in", ["model.layers.1.mlp.down_proj.weight", "model.layers.0.self_attn.q_proj.weight"]
+)
+def test_one_altered_tensor_fails_the_check(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, altered_in: str
+) -> None:
     from stages import merge as module
 
-    real = module.merge_tensor
+    real = module.folded
 
-    def altered(name: str, weight: Any, update: Any) -> Any:
-        return real(name, weight, update) * (1.5 if name == "model.layers.1.mlp.down_proj.weight" else 1)
+    def altered(name: str, weight: Any, first: int, update: Any) -> Any:
+        return real(name, weight, first, update) * (1.5 if name == altered_in else 1)
 
-    monkeypatch.setattr(module, "merge_tensor", altered)
+    monkeypatch.setattr(module, "folded", altered)
     with pytest.raises(StageError, match=r"merge\.max_logit_difference"):
         fold(trained, "base", trained / "adapter", tmp_path / "merged")
+
+
+@pytest.mark.slow
+def test_trained_adapter_loads_with_peft_and_lowers_the_heldout_loss(trained: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(trained / "base", dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(plain, trained / "adapter").eval()
+    assert tuned.peft_config["default"].base_model_name_or_path == "data/base"
+    assert sum("lora_B" in name and bool(value.any()) for name, value in tuned.named_parameters()) == 14
+    losses = read_json(fold(trained, "base", trained / "adapter", tmp_path / "merged") / contract.CHECKS)["losses"]
+    assert losses["adapter_4bit"] < losses["base"] - 0.5
+    assert losses["merged_base16"] < losses["base"] - 0.5
