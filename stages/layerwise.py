@@ -122,6 +122,7 @@ def shorten_embedding(bones: Skeleton, variant: Variant, numbers: Sequence[int],
 
     embedding = bones.model.get_input_embeddings()
     embedding.weight = parameter(variant.take(bones.embedding, numbers), place)
+    embedding.padding_idx = None  # of the whole vocabulary; it matters to gradients alone
     known = torch.tensor(numbers, device=place)
     embedding.register_forward_pre_hook(lambda _, given: (torch.searchsorted(known, given[0]),))
 

@@ -124,6 +124,21 @@ def test_losses_are_those_of_whole_models(world: Path, tmp_path: Path) -> None:
         assert losses[name] == pytest.approx(sum(found) / len(found), abs=1e-5), name
 
 
+def test_loss_of_the_merge_that_was_not_written_is_that_of_writing_it(tiny_base: Path, tmp_path: Path) -> None:
+    # a base in bf16, whose rounding is part of the loss
+    bf16 = {"load_in_4bit": True, "dtype": "bfloat16"}
+    adapter = make_adapter(tiny_base / "base", tiny_base / "tokens", tmp_path / "adapter", **bf16)
+    losses = {}
+    for into in ("base16", "dequantized_nf4"):
+        params = MergeParams.model_validate({"into": into, "check_rows": 3, "max_logit_difference": 0.3})
+        runtime = Runtime.model_validate(RUNTIME)
+        merge(tiny_base / "base", adapter, tiny_base / "tokens", tmp_path / into, params, runtime)
+        losses[into] = read_json(tmp_path / into / contract.CHECKS)["losses"]
+    assert losses["dequantized_nf4"]["merged_base16"] == losses["base16"]["merged_base16"]
+    assert losses["dequantized_nf4"]["adapter_4bit"] == losses["base16"]["adapter_4bit"]
+    assert losses["dequantized_nf4"]["base"] == losses["base16"]["base"]
+
+
 def test_merging_into_nf4_is_refused_for_an_adapter_of_a_16_bit_base(world: Path, tmp_path: Path) -> None:
     adapter = make_adapter(world / "base", world / "tokens", tmp_path / "adapter", load_in_4bit=False)
     with pytest.raises(StageError, match=r"load_in_4bit: false.*base16"):

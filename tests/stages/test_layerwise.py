@@ -19,6 +19,7 @@ LLAMA_3 = {
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama tied": ("llama", {"tie_word_embeddings": True}),
+    "llama, padding beyond the ids of the rows": ("llama", {"pad_token_id": 383}),
     "llama 3 rotary": ("llama", {"rope_parameters": LLAMA_3}),
     "qwen2, biases": ("qwen2", {}),
     "qwen2, a window in the upper layers": (
@@ -41,7 +42,7 @@ def save_model(folder: Path, kind: str, **settings: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL, **settings), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SMALL, **settings}), dtype=torch.float32)
     for value in model.parameters():
         if value.ndim == 1:
             value.data += 0.1 * torch.randn_like(value)
