@@ -1,6 +1,8 @@
 """Your own data and model, brought where the stages read them: data/custom/ and data/custom_base/."""
 
 import contextlib
+import difflib
+import filecmp
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,11 +15,23 @@ from retune.project import give_up
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
-def data_override(root: Path, data: Sequence[Path], columns: str | None) -> list[str]:
-    """The override that makes what `--data` brings the sources; empty without. Ends the program if that cannot be used."""
-    if columns is not None and not data:
+COLUMN_KEYS = ("prompt", "answer", "system", "messages")
+BY_LOOKING = ("", "-")
+"""A `--columns` that names none."""
+
+
+def data_override(root: Path, data: Sequence[Path], columns: Sequence[str]) -> list[str]:
+    """The override that makes what `--data` brings the sources; empty without. Ends the program if that cannot be used.
+
+    `columns`: as many as data, in their order, or none.
+    """
+    if columns and not data:
         give_up("--columns speaks of what --data brings; for other sources `--set fetch_data.sources.0.columns={...}`")
-    mapping = None if columns is None else named_columns(columns)
+    if columns and len(columns) != len(data):
+        give_up(
+            f"--columns: {len(columns)} for {len(data)} --data; give one for each, in their order, and `--columns -` where looking tells"
+        )
+    mappings = [None if text in BY_LOOKING else named_columns(text) for text in columns] or [None] * len(data)
     names = [name_of(path) for path in data]
     if twice := next((name for name in names if names.count(name) > 1), None):
         give_up(f"--data: two are named {twice}; rename one of them")
@@ -27,7 +41,7 @@ def data_override(root: Path, data: Sequence[Path], columns: str | None) -> list
     sources = [
         f"\n- source: {json.dumps(f'data/custom/{name}', ensure_ascii=False)}\n  revision: null\n  config: null\n  split: null\n"
         f"  columns: {json.dumps(mapping, ensure_ascii=False)}\n  weight: null\n  max_rows: null"
-        for name in names
+        for name, mapping in zip(names, mappings, strict=True)
     ]
     return [f"fetch_data.sources={''.join(sources)}"] if data else []
 
@@ -56,6 +70,10 @@ def named_columns(text: str) -> dict[str, str | None]:
         if not equals or not column or key.strip() in named:
             give_up(f"--columns {text}: write it as prompt=COLUMN,answer=COLUMN or as messages=COLUMN")
         named[key.strip()] = column.strip()
+    if unknown := [key for key in named if key not in COLUMN_KEYS]:
+        near = difflib.get_close_matches(unknown[0], COLUMN_KEYS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        give_up(f"--columns {text}: unknown {', '.join(unknown)}; known are {', '.join(COLUMN_KEYS)}{hint}")
     if set(named) != {"messages"} and not {"prompt", "answer"} <= set(named) <= {"prompt", "answer", "system"}:
         give_up(f"--columns {text}: it names prompt and answer (and perhaps system), or messages alone")
     return named if "messages" in named else {"system": None, **named}
@@ -119,6 +137,20 @@ def brought(root: Path, data: Sequence[Path], model: Path | None) -> Iterator[An
             for origin, target in reversed(moved):
                 target.replace(origin)
         shutil.rmtree(incoming, ignore_errors=True)
+
+
+def replaced(root: Path, data: Sequence[Path]) -> list[str]:
+    """Of what `--data` brings: the names under which data/custom holds something else."""
+    places = [(path, root / "data" / "custom" / name_of(path)) for path in data]
+    return [f"data/custom/{place.name}" for path, place in places if place.exists() and not is_same(path, place)]
+
+
+def is_same(path: Path, place: Path) -> bool:
+    """Whether what was brought to a place before is what would be brought now."""
+    if path.is_dir() and place.is_dir():
+        files = data_files(path)
+        return files == data_files(place) and all(is_same(path / file, place / file) for file in files)
+    return path.is_file() and place.is_file() and filecmp.cmp(path, place, shallow=False)
 
 
 def name_of(path: Path) -> str:

@@ -18,6 +18,7 @@ ANSWER = "the answer"
 PART = "part of the question"
 IGNORED = "ignored"
 EMPTY = "ignored (empty)"
+UNKNOWN = "not known, since no row can be read"
 BLOCKING = "the reason why rows are rejected"
 
 
@@ -38,7 +39,8 @@ def column_uses(rows: Sequence[Row], form_of: Callable[[Row], Form]) -> dict[str
         ]
         empty = all(row.get(column) in (None, "", [], {}) for row in rows)
         # most rows decide: in one row, an empty system message may not be told from none
-        uses[column] = max(found, key=found.count) if found else EMPTY if empty else IGNORED
+        unused = EMPTY if empty else IGNORED if any(forms) else UNKNOWN
+        uses[column] = max(found, key=found.count) if found else unused
     return uses
 
 

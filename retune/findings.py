@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,16 +18,19 @@ from stages.contracts import messages as message_files
 from stages.contracts import raw as raw_files
 from stages.contracts import tokens as token_files
 from stages.contracts.tokens import NOT_TRAINED
-from stages.conversation import canonical_form
+from stages.conversation import canonical_form, parsed
 from stages.dialects import Layout
 from stages.files import read_json
 from stages.recognition import objects
+from stages.roles import role_of
 from stages.standardize import find_layouts, records_of
 from stages.tables import parquet_batches, read_parquet
 from stages.token_view import Run, control_ids, spread, token_runs
 
 ROWS_TO_TRY = 200
 """Rows of each source that the uses of its columns are found by."""
+ROLES, ROLE = 3, 20
+"""Unknown roles that are told, and characters of each."""
 ORIGINS = 3
 """Origins that are told of each rule."""
 
@@ -41,7 +45,8 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
     """
     sources = read_json(tried.raw / raw_files.SOURCE)["sources"]
     names = [source["source"] for source in sources]
-    uses = uses_by_source(tried, sources)
+    layouts = find_layouts(tried.raw / raw_files.ROWS, sources)
+    uses = uses_by_source(tried, layouts)
     rules = set_aside(tried, names)
     shown = (
         token_examples(tried, examples, names)
@@ -61,6 +66,9 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
             "heldout_fraction": values["standardize"]["heldout_fraction"],
             "max_length": values["template"]["max_length"],
         },
+        "unknown_roles": unknown_roles(tried, layouts),
+        "contaminated": read_json(tried.messages / message_files.SUMMARY)["contaminated"],
+        "too_long": too_long(tried),
         "tools": tool_rows(tried),
         "tokens": token_lengths(tried),
         "tokenizer": tried.tokenizer or None,
@@ -69,11 +77,11 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
     }
 
 
-def uses_by_source(tried: Tried, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def uses_by_source(tried: Tried, layouts: list[Layout | None]) -> list[dict[str, Any]]:
     """By source, {layout: its name or None, uses: {column: what it is used for}}."""
     rows = tried.raw / raw_files.ROWS
     found = []
-    for number, layout in enumerate(find_layouts(rows, sources)):
+    for number, layout in enumerate(layouts):
         first = list(islice(objects(records_of(rows, number)), ROWS_TO_TRY))
         uses = column_uses(first, partial(form_of, layout=layout))
         found.append({"layout": layout.name if layout else None, "uses": uses})
@@ -109,6 +117,48 @@ def set_aside(tried: Tried, names: list[str]) -> list[dict[str, Any]]:
             meaning = MEANINGS.get(rule)
             found.append({"rule": rule, "stage": stage, "meaning": meaning, "rows": rows.num_rows, "origins": origins})
     return sorted(found, key=lambda rule: -rule["rows"])
+
+
+def unknown_roles(tried: Tried, layouts: list[Layout | None]) -> list[str]:
+    """Some roles that no dialect knows, cut short; they are the dataset's text, so they stand in no log and in no error."""
+    table = read_parquet(tried.messages / message_files.REJECTED)
+    rows = set(table.filter(pc.equal(table["rule"], "unknown_role"))["row"].slice(0, ROWS_TO_TRY).to_pylist())
+    found: dict[str, None] = {}
+    if rows:
+        for batch in parquet_batches(tried.raw / raw_files.ROWS, ["row", "source", "record"]):
+            for item in batch.filter(pc.is_in(batch["row"], pa.array(rows, pa.int64()))).to_pylist():
+                layout = layouts[item["source"]]
+                for turn in layout.turns(parsed(item["record"])) if layout else ():
+                    if role_of(turn.role) is None:
+                        found[str(turn.role)[:ROLE]] = None
+            if len(found) >= ROLES:
+                break
+    return list(found)[:ROLES]
+
+
+def too_long(tried: Tried) -> dict[str, int] | None:
+    """{p50, p90, max} tokens of the rows that are too long, and the shortest max_length that keeps 95 % of all; None if there are none."""
+    if tried.tokens is None or tried.long is None:
+        return None
+    longer, kept = (
+        sorted(length for name in token_files.SPLITS.values() for length in row_lengths(folder / name))
+        for folder in (tried.long, tried.tokens)
+    )
+    if not longer:
+        return None
+    whole = sorted([*kept, *longer])
+    return {
+        "p50": longer[(len(longer) - 1) * 50 // 100],
+        "p90": longer[(len(longer) - 1) * 90 // 100],
+        "max": longer[-1],
+        "keeps_95_percent": whole[-(-len(whole) * 95 // 100) - 1],
+    }
+
+
+def row_lengths(path: Path) -> list[int]:
+    """Tokens of each row."""
+    found: list[int] = pc.list_value_length(token_files.read_tokens(path)["input_ids"]).to_pylist()
+    return found
 
 
 def tool_rows(tried: Tried) -> dict[str, int]:

@@ -31,6 +31,10 @@ def inspect(
             help="Which columns hold what, where looking cannot tell.",
         ),
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="With this param in place of the one in params.yaml."),
+    ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="A quick look: so many rows from the beginning.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
@@ -38,14 +42,16 @@ def inspect(
 
     The very stages do it, with the params of this project, in a temporary folder: nothing is changed.
 
-    Exit code: 0 recognized, and some row is kept; 3 recognized, and every row is rejected; 2 not recognized, refused or unreadable.
+    Exit code: 0 recognized, and some row is kept; 3 recognized, and every row is rejected; 2 not recognized, refused or unreadable, or
+    `template` refuses its params.
     """
     root = project_root()
     from stages.errors import StageError
 
     stand_in = None
     try:
-        path, sources, values = choose(root, source, {"revision": revision, "config": config, "split": split}, columns)
+        values = with_overrides(root, source, overrides or [])
+        path, sources = choose(root, source, {"revision": revision, "config": config, "split": split}, columns, values)
         stand_in = sources[0]["source"] if path is not None else None
         limit = rows if source or rows else values["fetch_data"].get("limit")
         found = find(root, path, sources, values, limit)
@@ -55,13 +61,21 @@ def inspect(
         refuse(str(error).replace(stand_in, str(source)) if stand_in else str(error))
     except (OSError, MemoryError) as error:
         refuse(f"{source or 'the source'} cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}")
+    except typer.Exit:  # what was wrong has been said
+        raise typer.Exit(REFUSED) from None
     except Exception as error:  # noqa: BLE001 - the last word is ours: a traceback may quote the dataset
         refuse(
             f"{type(error).__name__} {where(error)}: this is a fault of Retune, not of the data; please report it with this line"
         )
     kept = found["rows"]["train"] + found["rows"]["heldout"]
     found["rows_limit"] = limit
-    show(found, source, columns, as_json=as_json)
+    options = [
+        *(["--columns", columns] if columns else []),
+        *(part for text in overrides or [] for part in ("--set", text)),
+    ]
+    show(found, source, options, as_json=as_json)
+    if found["tokenizer"] and found["no_tokens"]:
+        raise typer.Exit(REFUSED)
     raise typer.Exit(KEPT if kept else ALL_REJECTED)
 
 
@@ -87,35 +101,45 @@ def where(error: BaseException) -> str:
     return "in {}, line {}".format(*[*ours, *lines][-1])
 
 
+def with_overrides(root: Path, source: str | None, overrides: list[str]) -> dict[str, Any]:
+    """params.yaml with what `--set` says. Raises StageError, or ends the program, if it names no param."""
+    from retune.use import changed_params
+    from stages.errors import StageError
+    from stages.params import read_params
+
+    values = read_params(root / "params.yaml")
+    if source and any(text.startswith("fetch_data.") for text in overrides):
+        raise StageError(
+            "--set fetch_data...: speaks of the sources of params.yaml; leave it out, or leave the source out"
+        )
+    return changed_params((root / "params.yaml").read_text(encoding="utf-8"), overrides)[0] if overrides else values
+
+
 def choose(
-    root: Path, source: str | None, keys: dict[str, str | None], columns: str | None
-) -> tuple[Path | None, list[dict[str, Any]], dict[str, Any]]:
-    """(the file or folder, what stands for fetch_data.sources, params.yaml). Raises StageError if there is no such source."""
+    root: Path, source: str | None, keys: dict[str, str | None], columns: str | None, values: dict[str, Any]
+) -> tuple[Path | None, list[dict[str, Any]]]:
+    """(the file or folder, what stands for fetch_data.sources). Raises StageError if there is no such source."""
     from retune.bring import name_of, named_columns
     from stages.errors import StageError
     from stages.fetch_data import FetchDataParams
     from stages.hub import REPO_ID
-    from stages.params import read_params, section_params
+    from stages.params import section_params
     from stages.source_files import CUSTOM, DEMO
 
-    values = read_params(root / "params.yaml")
     if source is None:
         if columns or any(keys.values()):
             raise StageError("--columns, --split, --config and --revision speak of a source: name it")
         section_params(FetchDataParams, "fetch_data", values)
-        return None, values["fetch_data"]["sources"], values
-    try:
-        mapping = None if columns is None else named_columns(columns)
-    except typer.Exit:
-        raise typer.Exit(REFUSED) from None
+        return None, values["fetch_data"]["sources"]
+    mapping = None if columns is None else named_columns(columns)
     params = {**keys, "columns": mapping, "weight": None, "max_rows": None}
     path = next((place for place in (Path(source), root / source) if place.exists()), None)
     if source == DEMO:
-        return None, [valid({"source": DEMO, **params}, source)], values
+        return None, [valid({"source": DEMO, **params}, source)]
     if path is not None:
         if path.is_dir() and root.resolve().is_relative_to(path.resolve()):
             raise StageError(f"{source}: this project lies in that folder; name a folder of data")
-        return path.absolute(), [valid({"source": f"{CUSTOM}{name_of(path)}", **params}, source)], values
+        return path.absolute(), [valid({"source": f"{CUSTOM}{name_of(path)}", **params}, source)]
     if re.match(r"[a-z]+://", source):
         raise StageError(f"{source} is an address: download the file first, or name a dataset of the hub as OWNER/NAME")
     if not REPO_ID.fullmatch(source):
@@ -125,7 +149,7 @@ def choose(
             f"{source}: no such file or folder here. If it is a dataset of the hub, say which commit (--revision, 40 hex characters, "
             "from its page: a branch may move) and which --split"
         )
-    return None, [valid({"source": source, **params}, source)], values
+    return None, [valid({"source": source, **params}, source)]
 
 
 def valid(params: dict[str, Any], source: str) -> dict[str, Any]:
@@ -148,14 +172,20 @@ def find(
     """What the stages make of the sources. Raises StageError where they refuse them."""
     from retune.findings import findings
     from retune.tryout import in_place, tried
+    from stages.records import separator_seen
 
     # the stages' scratch folder is the project's
     os.chdir(root)
     with in_place(root, path) as custom, tried(root, custom, sources, limit, values) as made:
-        return findings(made, EXAMPLES, values)
+        found = findings(made, EXAMPLES, values)
+        for one in found["sources"]:
+            paths = [(custom / name, name) for name in one["files"] if not one["revision"]]
+            kinds = [separator_seen(place, name) for place, name in paths if place.is_file()]
+            one["separators"] = sorted({kind for kind in kinds if kind})
+        return found
 
 
-def show(found: dict[str, Any], source: str | None, columns: str | None, *, as_json: bool) -> None:
+def show(found: dict[str, Any], source: str | None, options: list[str], *, as_json: bool) -> None:
     """Print what was found."""
     from retune.inspect_words import lines
     from retune.painting import has_colour, json_runs, say, say_json
@@ -163,5 +193,5 @@ def show(found: dict[str, Any], source: str | None, columns: str | None, *, as_j
     if as_json:
         say_json({**found, "examples": [{**row, "runs": json_runs(row["runs"])} for row in found["examples"]]})
         return
-    for line in lines(found, source, columns, colour=has_colour()):
+    for line in lines(found, source, options, colour=has_colour()):
         say(line)

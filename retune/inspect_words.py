@@ -27,8 +27,14 @@ RUNS = 80
 """Stretches that are shown of one conversation."""
 
 
-def lines(found: Mapping[str, Any], source: str | None, columns: str | None, *, colour: bool) -> Iterator[str]:
-    """Every line of the answer: what was recognized, examples, counts, and what to do next."""
+def lines(found: Mapping[str, Any], source: str | None, options: Sequence[str], *, colour: bool) -> Iterator[str]:
+    """Every line of the answer: what was recognized, examples, counts, and what to do next.
+
+    `options`: those of the command line that `retune use` takes, too.
+    """
+    if refuses_params(found):
+        yield visible(f"`template` refuses its params, so the pipeline would stop there: {found['no_tokens']}")
+        yield ""
     for number, one in enumerate(found["sources"]):
         yield from source_lines(one, found["rows_limit"], colour=colour)
         if number + 1 < len(found["sources"]):
@@ -37,7 +43,7 @@ def lines(found: Mapping[str, Any], source: str | None, columns: str | None, *, 
     yield ""
     yield from count_lines(found, colour=colour)
     yield ""
-    yield next_step(found, source, columns)
+    yield next_step(found, source, options)
 
 
 def source_lines(one: Mapping[str, Any], limit: int | None, *, colour: bool) -> Iterator[str]:
@@ -47,15 +53,16 @@ def source_lines(one: Mapping[str, Any], limit: int | None, *, colour: bool) -> 
     names = list(one["files"])
     more = f" and {len(names) - FILES} more" if names[FILES:] else ""
     kinds = " and ".join(dict.fromkeys(kind_of(name) for name in names))
-    yield field("files", f"{', '.join(names[:FILES])}{more}: {kinds}")
+    apart = f" (separated by {' and '.join(one['separators'])})" if one["separators"] not in ([], ["commas"]) else ""
+    yield field("files", f"{', '.join(names[:FILES])}{more}: {kinds}{apart}")
     yield field("layout", one["layout"] or "none: no row is a JSON object")
     for place, (name, use) in enumerate(list(one["uses"].items())[:COLUMNS]):
         yield field("columns" if not place else "", f"{name}: {use}")
     if len(one["uses"]) > COLUMNS:
         yield field("", f"and {len(one['columns']) - COLUMNS} more")
-    looked = f" (the first {limit:,} at most, as --rows says)" if limit else ""
+    is_cut = limit is not None and one["rows_seen"] >= limit
     chosen = f", {one['rows']:,} of them taken" if one["rows"] != one["rows_seen"] else ""
-    yield field("rows", f"{one['rows_seen']:,}{looked}{chosen}")
+    yield field("rows", (f"the first {limit:,} rows of it" if is_cut else f"{one['rows_seen']:,}") + chosen)
 
 
 def kind_of(name: str) -> str:
@@ -80,14 +87,14 @@ def example_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
     count = f"{len(rows)} rows" if len(rows) > 1 else "One row"
     by = "as they will be trained" if found["tokens"] else "as messages"
     yield heading(f"{count}, {by}", colour=colour)
-    if found["no_tokens"]:
+    if found["no_tokens"] and not refuses_params(found):
         yield f"no tokens: {visible(found['no_tokens'])}"
     yield legend(colour=colour)
     for row in rows:
         size = f"  {row['tokens']:,} tokens, {row['trained_tokens']:,} trained" if "tokens" in row else ""
         yield ""
         yield heading(
-            f"{row['row_id'][:12]}  {row['split']}  {told(row['origin'], several=len(found['sources']) > 1)}{size}",
+            f"{row['row_id']}  {row['split']}  {told(row['origin'], several=len(found['sources']) > 1)}{size}",
             colour=colour,
         )
         yield painted(shortened(row["runs"]), colour=colour).rstrip("\n")
@@ -120,7 +127,13 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
         meaning = f": {rule['meaning']}{limit}" if rule["meaning"] else ""
         yield field("rejected" if not place else "", f"{rule['rows']:,} {rule['rule']}{meaning}")
         more = ", ..." if rule["rows"] > len(rule["origins"]) else ""
-        yield field("", f"    at {', '.join(told(origin, several=several) for origin in rule['origins'])}{more}")
+        yield field("", f"    at {places(rule['origins'], several=several)}{more}")
+        if rule["rule"] == TOO_LONG and found["too_long"]:
+            yield field("", f"    {too_long(found['too_long'], found['params']['max_length'])}")
+        if rule["rule"] == "unknown_role":
+            yield field("", f"    such as {', '.join(map(repr, found['unknown_roles']))}")
+        if rule["rule"] == "contaminated":
+            yield field("", f"    {', '.join(f'{rows:,} by {name}' for name, rows in found['contaminated'].items())}")
     if kept and not rows["heldout"] and found["params"]["heldout_fraction"]:
         yield field("held out", f"none, by chance: few rows for heldout_fraction {found['params']['heldout_fraction']}")
     tools = found["tools"]
@@ -140,24 +153,53 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
         )
 
 
-def next_step(found: Mapping[str, Any], source: str | None, columns: str | None) -> str:
+def places(origins: Sequence[Mapping[str, object]], *, several: bool) -> str:
+    """Where rows came from, one after the other."""
+    each = [told(origin, several=several) for origin in origins]
+    return ("; " if any(", " in place for place in each) else ", ").join(each)
+
+
+def too_long(lengths: Mapping[str, int], max_length: int) -> str:
+    """How long the rows are that are too long, and which length would do."""
+    wanted = lengths["keeps_95_percent"]
+    does = (
+        "keeps 95% of all rows or more as it is"
+        if wanted <= max_length
+        else f"would have to be {wanted:,} to keep 95% of all rows"
+    )
+    return f"they have {lengths['p50']:,} tokens (median), {lengths['p90']:,} (90%), {lengths['max']:,} at most; template.max_length {does}"
+
+
+def refuses_params(found: Mapping[str, Any]) -> bool:
+    """Whether there is a tokenizer, and `template` cannot use it with its params."""
+    return bool(found["tokenizer"] and found["no_tokens"])
+
+
+def next_step(found: Mapping[str, Any], source: str | None, options: Sequence[str]) -> str:
     """What to do now."""
     rows = found["rows"]
+    bad_bytes = sum(rule["rows"] for rule in found["rules"] if rule["rule"] == "invalid_unicode")
+    if bad_bytes * 2 > rows["raw"]:
+        return "The file is not UTF-8: save it as UTF-8 (in Excel: CSV UTF-8), then look again."
+    if refuses_params(found):
+        return "Next: mend the params of the template section, as is said above: `template` refuses them."
     if not rows["train"] + rows["heldout"]:
         return (
             "No row is left: mend what the rules above name, or the standardize and template sections of params.yaml."
         )
     few = " No row is left to train on, since the few there are fell to the held-out ones." if not rows["train"] else ""
-    one = found["sources"][0]
-    if found["tokenizer"] and found["no_tokens"]:
-        return "Next: mend the params of the template section, as is said above: `template` refuses them."
+    return f"{command(found['sources'][0], source, options)}{few}"
+
+
+def command(one: Mapping[str, Any], source: str | None, options: Sequence[str]) -> str:
+    """What to call to train on this."""
     if source is None:
-        return f"Next: `dvc repro` runs the pipeline on this.{few}"
+        use = f"{shlex.join(['retune', 'use', *options])}`, then `" if options else ""
+        return f"Next: `{use}dvc repro` runs the pipeline on this."
     if source == "demo":
-        return f"Next: `retune use demo`.{few}"
+        return f"Next: `{shlex.join(['retune', 'use', 'demo', *options])}`."
     if one["revision"]:
         keys = ("source", "revision", "config", "split", "columns")
         values = ", ".join(f"{key}: {one[key] if one[key] is not None else 'null'}" for key in keys)
-        return f"Next: in params.yaml, fetch_data.sources: [{{{values}, weight: null, max_rows: null}}]{few}"
-    options = f" --columns {shlex.quote(columns)}" if columns else ""
-    return f"Next: `retune use --data {shlex.quote(source)}{options}`, then `dvc repro`.{few}"
+        return f"Next: in params.yaml, fetch_data.sources: [{{{values}, weight: null, max_rows: null}}]"
+    return f"Next: `{shlex.join(['retune', 'use', '--data', source, *options])}`, then `dvc repro`."

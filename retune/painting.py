@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from stages.kinds import place_in
 from stages.token_view import Run, visible
 
 OPEN, CLOSE = "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}", "\N{MATHEMATICAL RIGHT WHITE SQUARE BRACKET}"
@@ -63,12 +64,12 @@ def origin_of(item: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def told(origin: Mapping[str, object] | None, *, several: bool) -> str:
-    """`file:line`, with the source where there are several and the file's name does not tell."""
+    """`file:line` (or `file, record 40`), with the source where there are several and the file's name does not tell."""
     if origin is None:
         return "origin unknown (data/messages is not there)"
     source = str(origin["source"])
     of = f" of {source}" if several and not source.endswith(str(origin["file"])) else ""
-    return visible(f"{origin['file']}:{origin['line']}{of}")
+    return visible(f"{place_in(str(origin['file']), int(str(origin['line'])))}{of}")
 
 
 def json_runs(runs: Sequence[Run]) -> list[dict[str, object]]:

@@ -71,6 +71,7 @@ def show(data: Path, row: str | None, count: int, split: Split | None, *, as_jso
         places = [find(data, tables, row.strip().lower(), split, as_json=as_json)]
     tokenizer = read_tokenizer(data / "tokens" / contract.TOKENIZER)
     controls = control_ids(tokenizer)
+    warn_if_stale(data)
     rows = [tables[place.split].slice(place.number, 1).to_pylist()[0] for place in places]
     names = source_names(data)
     origins = origins_of(data / "messages" / MESSAGES, names, [found["row_id"] for found in rows])
@@ -79,7 +80,10 @@ def show(data: Path, row: str | None, count: int, split: Split | None, *, as_jso
     for place, found in zip(places, rows, strict=True):
         runs = token_runs(tokenizer, controls, found["input_ids"], found["labels"])
         trained = sum(label != NOT_TRAINED for label in found["labels"])
-        facts = {"row_id": found["row_id"], "split": place.split, "origin": origins.get(found["row_id"])}
+        origin = dict(origins.get(found["row_id"]) or {})
+        repeats = origin.pop("near_duplicate_of", None)
+        facts = {"row_id": found["row_id"], "split": place.split, "origin": origin or None}
+        facts |= {"near_duplicate_of": repeats} if repeats else {}
         facts |= {"tokens": len(found["input_ids"]), "trained_tokens": trained}
         if as_json:
             answer.append({**facts, "runs": json_runs(runs)})
@@ -88,6 +92,7 @@ def show(data: Path, row: str | None, count: int, split: Split | None, *, as_jso
             say(legend(colour=colour))
         answer.append(facts)
         share = f"{facts['tokens']:,} tokens, {trained:,} trained"
+        share += f"  near duplicate of {repeats}" if repeats else ""
         say(
             "\n"
             + heading(
@@ -189,16 +194,40 @@ def say_aside(data: Path, item: dict[str, Any], *, as_json: bool) -> NoReturn:
 
 
 def origins_of(messages: Path, names: list[str], row_ids: list[str]) -> dict[str, dict[str, Any]]:
-    """{row id: {source, file, line}} of kept rows; empty where the file is not there."""
+    """{row id: {source, file, line, near_duplicate_of (where it is flagged)}} of kept rows; empty where the file is not there."""
     import pyarrow.parquet as pq
 
     from retune.painting import origin_of
 
     if not row_ids or not messages.is_file():
         return {}
-    columns = ["row_id", "source", "file", "line"]
+    columns = ["row_id", "source", "file", "line", "near_duplicate_of"]
     table = pq.read_table(messages, columns=columns, filters=[("row_id", "in", row_ids)])
-    return {item["row_id"]: origin_of(item, names) for item in table.to_pylist()}
+    return {
+        item["row_id"]: origin_of(item, names)
+        | ({"near_duplicate_of": item["near_duplicate_of"]} if item["near_duplicate_of"] else {})
+        for item in table.to_pylist()
+    }
+
+
+def warn_if_stale(data: Path) -> None:
+    """Say on stderr that the params are not those that data/tokens was made with, as far as that is known."""
+    from stages.errors import StageError
+    from stages.files import read_json
+    from stages.params import read_params
+
+    try:
+        values = read_params(data.parent / "params.yaml")
+    except StageError:
+        return
+    records = {stage: data / "records" / f"{stage}.json" for stage in ("fetch_data", "standardize", "template")}
+    changed = [
+        stage
+        for stage, record in records.items()
+        if record.is_file() and read_json(record).get("params") != values.get(stage)
+    ]
+    if changed:
+        typer.echo(f"retune: params changed since ({', '.join(changed)}); `dvc repro template`", err=True)
 
 
 def source_names(data: Path) -> list[str]:

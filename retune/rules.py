@@ -10,7 +10,8 @@ TEMPLATE_RULES = {
     turns.RENDERING_TOO_LARGE: "the chat template wrote much more than the contents account for",
     turns.SPANS_UNVERIFIED: "it could not be proven which tokens are the assistant's (another template.chat_template may do)",
     turns.TEMPLATE_REFUSED: "the chat template refuses it: roles out of turn, or a role that it does not know",
-    turns.TOOLS_NOT_RENDERED: "the chat template does not write tools (template.chat_template: chatml and plain do)",
+    turns.TOOLS_NOT_RENDERED: "the chat template does not write tools (template.chat_template: plain does; chatml does where the vocabulary has its tokens, else with "
+    "template.missing_control_tokens: add)",
     turns.TURN_NOT_RENDERED: "the chat template leaves a turn out",
     fitting.TOO_LONG: "more tokens than template.max_length",
     fitting.NO_LABELS_LEFT: "what was cut off at template.max_length held all that would have been trained",

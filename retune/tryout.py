@@ -8,7 +8,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +17,9 @@ from typing import Any
 from stages.errors import StageError
 from stages.files import read_json, scratch
 from stages.params import Runtime, section_params
+
+LONGEST = 2**30
+"""A max_length that no row has."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Tried:
     messages: Path
     tokens: Path | None
     """None where there is no tokenizer yet, or where `template` cannot use it."""
+    long: Path | None
+    """The rows that are too long as whole tokens, of data/tokens' form; None if there are none."""
     no_tokens: str
     """Why there are no tokens; empty if there are."""
     tokenizer: str
@@ -121,7 +126,12 @@ def with_tokens(
     tokenizer = tokenizer_folder(root, values)
     if tokenizer is None:
         return Tried(
-            raw, messages, None, "the model is not fetched yet: after `dvc repro fetch_model` tokens are shown", ""
+            raw,
+            messages,
+            None,
+            None,
+            "the model is not fetched yet: after `dvc repro fetch_model` tokens are shown",
+            "",
         )
     name = tokenizer.relative_to(root).as_posix()
     tokens = work / "tokens"
@@ -129,8 +139,35 @@ def with_tokens(
         call(template, {**given, "messages": messages, "tokenizer": tokenizer, "tokens": tokens})
     except StageError as error:
         if not (tokens / SUMMARY).is_file():
-            return Tried(raw, messages, None, str(error), name)
-    return Tried(raw, messages, tokens, "", name)
+            return Tried(raw, messages, None, None, str(error), name)
+    return Tried(raw, messages, tokens, in_full(work, messages, tokens, {**given, "tokenizer": tokenizer}), "", name)
+
+
+def in_full(work: Path, messages: Path, tokens: Path, given: Mapping[str, Any]) -> Path | None:
+    """The rows that `template` set aside as too long, in their whole length; None if there are none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from stages.contracts import messages as message_files
+    from stages.contracts import tokens as token_files
+    from stages.fitting import TOO_LONG
+    from stages.tables import parquet_batches, read_parquet, write_parquet
+    from stages.template import template
+
+    rejected = read_parquet(tokens / token_files.REJECTED)
+    rows = rejected.filter(pc.equal(rejected["rule"], TOO_LONG))["row"].combine_chunks()
+    if not len(rows):
+        return None
+    long, whole = work / "long", work / "whole"
+    long.mkdir()
+    batches = parquet_batches(messages / message_files.MESSAGES)
+    found = (batch.filter(pc.is_in(batch["row"], pa.array(rows))) for batch in batches)
+    write_parquet(long / message_files.MESSAGES, found, message_files.SCHEMA)
+    params = given["params"].model_copy(update={"max_length": LONGEST})
+    # none may be left to train on, where all of them are held out
+    with suppress(StageError):
+        call(template, {**given, "params": params, "messages": long, "tokens": whole})
+    return whole if (whole / token_files.SUMMARY).is_file() else None
 
 
 def tokenizer_folder(root: Path, values: Mapping[str, Any]) -> Path | None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from retune.bring import brought, data_override, model_overrides
+from retune.bring import brought, data_override, model_overrides, replaced
+from retune.look import unrecognized
 from retune.project import dvc_status, give_up, print_json, project_root
 
 
@@ -32,15 +33,18 @@ def use(
         ),
     ] = None,
     columns: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="prompt=COLUMN,answer=COLUMN[,system=COLUMN] | messages=COLUMN",
-            help="Which columns of --data hold what, where looking cannot tell.",
+            metavar="prompt=COLUMN,answer=COLUMN[,system=COLUMN] | messages=COLUMN | -",
+            help="Which columns of --data hold what, where looking cannot tell. With several --data, one for each, in their order; - where looking tells.",
         ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Bring this model folder into data/custom_base/ and use it.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Bring --data even where no layout is recognized in it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
     """Check a preset and make it params.yaml. With no argument: list the presets.
@@ -48,7 +52,7 @@ def use(
     Everything is checked before anything is written. The answer says which params changed and which stages will run.
     """
     root = project_root()
-    if preset is None and not overrides and not data and columns is None and model is None:
+    if preset is None and not overrides and not data and not columns and model is None:
         list_presets(root, as_json)
         return
     from stages.check import problems
@@ -58,11 +62,14 @@ def use(
     if not source.is_file():
         give_up("there is no params.yaml yet: name a preset (`retune use` lists them)")
     bring = data or []
-    chosen = [*data_override(root, bring, columns), *model_overrides(root, model), *(overrides or [])]
+    chosen = [*data_override(root, bring, columns or []), *model_overrides(root, model), *(overrides or [])]
     values, text = changed_params(source.read_text(encoding="utf-8"), chosen)
     before = parameters.read_text(encoding="utf-8") if parameters.is_file() else ""
+    others = replaced(root, bring)
     with brought(root, bring, model) as keep:
         found = problems(values, root)
+        if not found and not force:
+            found = unrecognized(root, bring, values)
         if found and as_json:
             print_json({"problems": found})
             raise typer.Exit(1)
@@ -70,7 +77,7 @@ def use(
             give_up("nothing was written:\n  " + "\n  ".join(found))
         write_params(parameters, text)
         keep()
-    answer(root, differences(plain(before), values), as_json)
+    answer(root, differences(plain(before), values), others, as_json)
 
 
 def list_presets(root: Path, as_json: bool) -> None:
@@ -215,8 +222,8 @@ def write_params(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def answer(root: Path, changed: dict[str, list[Any]], as_json: bool) -> None:
-    """Say what changed in params.yaml, and what the next `dvc repro` will do."""
+def answer(root: Path, changed: dict[str, list[Any]], others: list[str], as_json: bool) -> None:
+    """Say what changed in params.yaml, what was replaced in data/custom, and what the next `dvc repro` will do."""
     try:
         stages = dvc_status(root)
         note = None
@@ -224,12 +231,15 @@ def answer(root: Path, changed: dict[str, list[Any]], as_json: bool) -> None:
         stages, note = {}, f"what will run is unknown: {error}"
     runs, then = after(root, set(stages)) if stages else ([], [])
     if as_json:
-        print_json({"changed": changed, "runs": runs, "then": then, "note": note})
+        print_json({"changed": changed, "replaced": others, "runs": runs, "then": then, "note": note})
         return
-    print("params.yaml: " + (f"{len(changed)} changed" if changed else "as it was"))
-    for name, (old, new) in changed.items():
-        if old != new:  # a key that came or went with the rest of its mapping, and was null
-            print(f"  {name}: {show(old)} -> {show(new)}")
+    # a key that came or went with the rest of its mapping, and was null, tells nothing
+    told = {name: values for name, values in changed.items() if values[0] != values[1]}
+    print("params.yaml: " + (f"{len(told)} changed" if told else "as it was"))
+    for name, (old, new) in told.items():
+        print(f"  {name}: {show(old)} -> {show(new)}")
+    for name in others:
+        print(f"{name} was replaced: it held something else")
     if note:
         print(note)
     elif runs:

@@ -14,6 +14,7 @@ from typing import Any
 
 import stages.environment.active  # noqa: F401 - before what needs packages
 from stages.audit import AuditParams
+from stages.contamination import evaluation_files
 from stages.entry import Input, Output, run
 from stages.errors import StageError
 from stages.evaluate import EvaluateParams
@@ -108,6 +109,10 @@ def missing_files(params: Mapping[str, Any], root: Path) -> list[str]:
                 custom_files(root / CUSTOM, source["source"], source["config"], source["split"])
         except StageError as error:
             found.append(f"fetch_data.sources.{number}: {error}")
+    try:
+        evaluation_files(root / CUSTOM, params["standardize"]["contamination"])
+    except StageError as error:
+        found.append(f"standardize.contamination: {error}")
     model = params["fetch_model"]["source"]
     if model == "custom" and not (root / "data/custom_base/config.json").is_file():
         found.append(

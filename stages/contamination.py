@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stages.errors import StageError
 from stages.json_text import loads
+from stages.kinds import place_in
 from stages.records import records
 from stages.words import Hashes, ngrams, word_hashes, words
 
@@ -23,37 +24,57 @@ SHORTEST = 5
 """Words, not counting numbers, of the shortest text that is looked for."""
 
 TEXTS_AT_A_TIME = 2_000
+CUSTOM = "data/custom/"
+NONE = np.iinfo(np.int16).max
+"""In place of a file's number: no file."""
 FILTER = 16
 """Entries of the first filter for each hash: one lookup in 16 that finds nothing goes on to the sorted hashes."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Hashes of all runs of one number of words that an evaluation set is known by: 8 bytes each, and 16 to 32 for the filter."""
+    """Hashes of all runs of one number of words that an evaluation set is known by: 10 bytes each, and 16 to 32 for the filter."""
 
     hashes: Hashes
     """Sorted."""
+    files: NDArray[np.int16]
+    """For each the number of the first file that has it."""
     seen: NDArray[np.bool_]
     """Whether some hash has these low bits; 2 ** k entries."""
 
     @classmethod
-    def of(cls, hashes: Hashes) -> "Runs":
-        """These hashes, in any order, with repetitions or without."""
+    def of(cls, by_file: Sequence[tuple[int, Hashes]]) -> "Runs":
+        """(number of the file, hashes) in the order of the files; the hashes in any order, with repetitions or without."""
+        hashes, first = np.unique(np.concatenate([hashes for _, hashes in by_file]), return_index=True)
+        files = np.concatenate([np.full(len(hashes), file, np.int16) for file, hashes in by_file])[first]
         seen = np.zeros(1 << (FILTER * len(hashes)).bit_length(), np.bool_)
         seen[hashes & np.uint64(len(seen) - 1)] = True
-        return cls(np.unique(hashes), seen)
+        return cls(hashes, files, seen)
 
-    def holds(self, asked: Hashes) -> NDArray[np.bool_]:
-        """For each hash whether it is one of these."""
-        known: NDArray[np.bool_] = self.seen[asked & np.uint64(len(self.seen) - 1)]
-        likely = np.flatnonzero(known)
+    def files_of(self, asked: Hashes) -> NDArray[np.int16]:
+        """For each hash the number of the first file that has it, or NONE."""
+        found = np.full(len(asked), NONE, np.int16)
+        likely = np.flatnonzero(self.seen[asked & np.uint64(len(self.seen) - 1)])
         at = np.minimum(np.searchsorted(self.hashes, asked[likely]), len(self.hashes) - 1)
-        known[likely] = self.hashes[at] == asked[likely]
-        return known
+        same = self.hashes[at] == asked[likely]
+        found[likely[same]] = self.files[at[same]]
+        return found
 
 
 Index = dict[int, Runs]
 """{words: the runs of that many words that a row must not hold}; goes to worker processes as it is."""
+
+
+def evaluation_files(custom: Path, names: Iterable[str]) -> list[tuple[Path, str]]:
+    """(path, name) of the files that `standardize.contamination` names, with or without the folder. Raises StageError if one is not there."""
+    found = []
+    for named in names:
+        name = named.removeprefix(CUSTOM)
+        path = custom / name
+        if not path.is_file() or ".." in Path(name).parts or Path(name).is_absolute():
+            raise StageError(f"{CUSTOM}{name} is not there: copy it into data/custom")
+        found.append((path, name))
+    return found
 
 
 def evaluation_index(files: Iterable[tuple[Path, str]]) -> Index:
@@ -65,37 +86,37 @@ def evaluation_index(files: Iterable[tuple[Path, str]]) -> Index:
     Raises:
         StageError: a file cannot be read, a line of it is not JSON, or it has no text that is long enough to be looked for.
     """
-    found: dict[int, list[Hashes]] = {}
-    for path, name in files:
+    found: dict[int, list[tuple[int, Hashes]]] = {}
+    for number, (path, name) in enumerate(files):
         before = sum(map(len, found.values()))
         batch: list[str] = []
         for text in filter(says_something, texts_of(path, name)):
             batch.append(text)
             if len(batch) == TEXTS_AT_A_TIME:
-                add(batch, found)
+                add(batch, number, found)
                 batch = []
-        add(batch, found)
+        add(batch, number, found)
         if sum(map(len, found.values())) == before:
             raise StageError(
                 f"{name} has no text of {SHORTEST} words or more (numbers not counted), so no row can be compared with it. "
                 "Take it out of standardize.contamination, or bring the file with the questions."
             )
-    return {n: Runs.of(np.unique(np.concatenate(hashes))) for n, hashes in sorted(found.items())}
+    return {n: Runs.of(by_file) for n, by_file in sorted(found.items())}
 
 
-def contaminated(texts: Sequence[str], index: Index) -> NDArray[np.bool_]:
-    """For each text, the contents of one conversation joined by line feeds, whether it holds a text of the evaluation sets."""
-    hits = np.zeros(len(texts), np.bool_)
+def contaminated(texts: Sequence[str], index: Index) -> NDArray[np.int16]:
+    """For each text, the contents of one conversation joined by line feeds, the number of the first file of which it holds a text, or NONE."""
+    found = np.full(len(texts), NONE, np.int16)
     if len(texts):
         hashes, offsets = word_hashes(texts)
         for n, runs in index.items():
             asked, starts = ngrams(hashes, offsets, n)
-            hits |= np.logical_or.reduceat(runs.holds(asked), starts[:-1])
-    return hits
+            found = np.minimum(found, np.minimum.reduceat(runs.files_of(asked), starts[:-1]))
+    return found
 
 
-def add(texts: list[str], found: dict[int, list[Hashes]]) -> None:
-    """Add the runs that these texts are known by: all of LONGEST words, or the whole of a shorter one."""
+def add(texts: list[str], number: int, found: dict[int, list[tuple[int, Hashes]]]) -> None:
+    """Add the runs that these texts of a file are known by: all of LONGEST words, or the whole of a shorter one."""
     if not texts:
         return
     hashes, offsets = word_hashes(texts)
@@ -105,7 +126,7 @@ def add(texts: list[str], found: dict[int, list[Hashes]]) -> None:
         rows = lengths >= n if n == LONGEST else lengths == n
         kept = runs[np.repeat(rows, np.diff(starts))]
         if len(kept):
-            found.setdefault(n, []).append(kept)
+            found.setdefault(n, []).append((number, kept))
 
 
 def says_something(text: str) -> bool:
@@ -119,7 +140,9 @@ def texts_of(path: Path, name: str) -> Iterator[str]:
         try:
             left = [loads(record)]
         except (ValueError, RecursionError) as error:
-            raise StageError(f"{name}: the row at {place} is not JSON, so no row can be compared with it") from error
+            raise StageError(
+                f"{place_in(name, place)}: the row is not JSON, so no row can be compared with it"
+            ) from error
         while left:
             value = left.pop()
             if isinstance(value, str):

@@ -3,7 +3,8 @@
 What depends on other rows (duplicates, near duplicates, what is held out near it) is decided by `stages.standardize` afterwards.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,10 @@ class Judged:
     excluded: pa.RecordBatch
     sketches: "Sketches | None"
     """Of the kept rows."""
+    exclusions: frozenset[str]
+    """The ids and hashes of data/exclusions.csv that rows were excluded by."""
+    contaminated: Mapping[int, int]
+    """Rows by the number of the evaluation set that they hold a text of."""
 
 
 def judged(batch: pa.RecordBatch, judge: Judge) -> Judged:
@@ -56,6 +61,8 @@ def judged(batch: pa.RecordBatch, judge: Judge) -> Judged:
     kept: list[tuple[int, Conversation]] = []
     rejected: list[tuple[int, str, str]] = []
     excluded: list[tuple[int, str, str]] = []
+    matched: set[str] = set()
+    contaminated: Counter[int] = Counter()
     repeats = [".json" in name for name in batch["file"].to_pylist()]
     records, sources = batch["record"].to_pylist(), batch["source"].to_pylist()
     for index, (record, source) in enumerate(zip(records, sources, strict=True)):
@@ -66,15 +73,16 @@ def judged(batch: pa.RecordBatch, judge: Judge) -> Judged:
             max_messages=judge.max_messages,
             max_chars=judge.max_chars,
         )
-        reason = judge.exclusions.reason(found.row_id, [message[1] for message in found.messages])
-        if reason is not None:
-            excluded.append((index, found.row_id, reason))
+        keys = judge.exclusions.matched(found.row_id, [message[1] for message in found.messages])
+        matched.update(keys)
+        if keys:
+            excluded.append((index, found.row_id, judge.exclusions.reason(keys[0])))
         elif found.rule is not None:
             rejected.append((index, found.row_id, found.rule))
         else:
             kept.append((index, found))
     if kept and (judge.languages is not None or judge.evaluation is not None):
-        kept, more = by_text(kept, judge)
+        kept, more, contaminated = by_text(kept, judge)
         rejected = sorted(rejected + more)
     sketches = None
     if judge.sketch:
@@ -87,19 +95,25 @@ def judged(batch: pa.RecordBatch, judge: Judge) -> Judged:
         set_aside(origin, rejected, contract.REJECTED_SCHEMA),
         set_aside(origin, excluded, contract.EXCLUDED_SCHEMA),
         sketches,
+        frozenset(matched),
+        contaminated,
     )
 
 
 def by_text(
     kept: list[tuple[int, Conversation]], judge: Judge
-) -> tuple[list[tuple[int, Conversation]], list[tuple[int, str, str]]]:
-    """The conversations in one of the languages that hold nothing of the evaluation sets; (index, row id, rule) of the others."""
+) -> tuple[list[tuple[int, Conversation]], list[tuple[int, str, str]], Counter[int]]:
+    """The conversations in one of the languages that hold nothing of the evaluation sets; (index, row id, rule) of the others.
+
+    Of the contaminated ones also how many there are by the number of the evaluation set.
+    """
+    files: list[int] = []
     rules: list[str | None] = [None] * len(kept)
     if judge.evaluation is not None:
-        from stages.contamination import contaminated
+        from stages.contamination import NONE, contaminated
 
-        texts = [whole_text(found) for _, found in kept]
-        rules = ["contaminated" if is_so else None for is_so in contaminated(texts, judge.evaluation).tolist()]
+        files = contaminated([whole_text(found) for _, found in kept], judge.evaluation).tolist()
+        rules = [None if file == NONE else "contaminated" for file in files]
     if judge.languages is not None:
         from stages.language import other_language
 
@@ -107,7 +121,8 @@ def by_text(
         others = other_language(texts, judge.languages)
         rules = ["other_language" if other else rule for other, rule in zip(others, rules, strict=True)]
     rejected = [(index, found.row_id, rule) for (index, found), rule in zip(kept, rules, strict=True) if rule]
-    return [row for row, rule in zip(kept, rules, strict=True) if not rule], rejected
+    by_file = Counter(file for file, rule in zip(files, rules, strict=False) if rule == "contaminated")
+    return [row for row, rule in zip(kept, rules, strict=True) if not rule], rejected, by_file
 
 
 def whole_text(found: Conversation) -> str:

@@ -4,6 +4,9 @@ TEXT = (".jsonl", ".json", ".csv", ".tsv")
 COLUMNAR = (".parquet", ".arrow", ".feather")
 PACKED = (".gz", ".zst")
 
+BY_LINE = (".jsonl", ".csv", ".tsv")
+"""Packed or not: the place of a row is a line. Of the others it is the row's number."""
+
 ENDINGS = (*TEXT, *COLUMNAR, *(text + packed for text in TEXT for packed in PACKED))
 KNOWN = f"{', '.join(TEXT)} (each also {' or '.join(PACKED)}), {', '.join(COLUMNAR)}"
 """The endings as messages list them."""
@@ -34,6 +37,11 @@ OTHER_KINDS = {
 def ending_of(name: str) -> str:
     """The known ending of a file's name, the packing with it (`.jsonl.gz`); empty where there is none."""
     return max((ending for ending in ENDINGS if name.lower().endswith(ending)), key=len, default="")
+
+
+def place_in(name: str, place: int) -> str:
+    """Where a row stands, in words: `a.jsonl:40` for the line of a file of lines, `a.json, record 40` for one of another kind."""
+    return f"{name}:{place}" if ending_of(name).startswith(BY_LINE) else f"{name}, record {place}"
 
 
 def other_kind(beginning: bytes) -> str | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stages.contracts import messages as contract
 from stages.dialects import Layout
 from stages.judging import Judged
+from stages.kinds import place_in
 from stages.rules import RULES
 
 Mask = NDArray[np.bool_]
@@ -19,13 +20,17 @@ Mask = NDArray[np.bool_]
 class Outcome:
     """What became of the rows so far. Memory: some 100 bytes for each kept conversation."""
 
-    def __init__(self, sources: Sequence[str], layouts: Sequence[Layout | None]) -> None:
-        """The sources' names and layouts, in their order."""
-        self.sources, self.layouts = sources, layouts
+    def __init__(self, sources: Sequence[str], layouts: Sequence[Layout | None], evaluation: Sequence[str]) -> None:
+        """The sources' names and layouts, in their order; the evaluation sets' names."""
+        self.sources, self.layouts, self.evaluation = sources, layouts, evaluation
         self.counts = {fate: np.zeros(len(sources), np.int64) for fate in (*contract.SPLITS, "rejected", "excluded")}
         """By source, how many rows ended so."""
         self.raw = np.zeros(len(sources), np.int64)
         self.rules: Counter[str] = Counter()
+        self.contaminated: Counter[int] = Counter()
+        """By the number of the evaluation set."""
+        self.matched: set[str] = set()
+        """The ids and hashes of data/exclusions.csv that rows were excluded by."""
         self.near_duplicates = 0
         """Rows that are flagged as such."""
         self.rejected: list[pa.RecordBatch] = []
@@ -38,6 +43,8 @@ class Outcome:
         for batch in (rows.kept, rows.rejected, rows.excluded):
             self.raw += self.by_source(batch)
         self.excluded.append(rows.excluded)
+        self.matched |= rows.exclusions
+        self.contaminated.update(rows.contaminated)
         self.counts["excluded"] += self.by_source(rows.excluded)
         self.reject(rows.rejected)
         fresh = []
@@ -76,7 +83,7 @@ class Outcome:
     def first_rejected(self) -> str:
         """Where the first row stands that was set aside, for an error; empty if there is none."""
         rows = self.rejected_rows().slice(0, 1).to_pylist()
-        return "".join(f"; the first of them: {row['file']}, line {row['line']} ({row['rule']})" for row in rows)
+        return "".join(f"; the first of them: {place_in(row['file'], row['line'])} ({row['rule']})" for row in rows)
 
     def summary(self) -> dict[str, Any]:
         """summary.json. Raises RuntimeError if a row is unaccounted for."""
@@ -102,6 +109,13 @@ class Outcome:
                 for index, layout in enumerate(self.layouts)
             ],
             "near_duplicates": self.near_duplicates,
+            "contaminated": self.contaminated_by(),
+        }
+
+    def contaminated_by(self) -> dict[str, int]:
+        """{evaluation set: rows that hold a text of it and of none before it}."""
+        return {
+            name: self.contaminated[number] for number, name in enumerate(self.evaluation) if self.contaminated[number]
         }
 
     def told(self) -> str:
@@ -110,9 +124,11 @@ class Outcome:
         rules = ", ".join(f"{self.rules[rule]} {rule}: {says}" for rule, says in RULES.items() if self.rules[rule])
         counts = {fate: int(counts.sum()) for fate, counts in self.counts.items()}
         flagged = f"; {self.near_duplicates} flagged as near duplicates" if self.near_duplicates else ""
+        by = ", ".join(f"{count} by {name}" for name, count in self.contaminated_by().items())
+        held = f"; contaminated: {by}" if by else ""
         return (
             f"{self.raw.sum()} rows ({', '.join(names) or 'no layout'}): {counts['train']} train, {counts['heldout']} heldout, "
-            f"{counts['rejected']} rejected{f' ({rules})' if rules else ''}, {counts['excluded']} excluded{flagged}"
+            f"{counts['rejected']} rejected{f' ({rules})' if rules else ''}, {counts['excluded']} excluded{flagged}{held}"
         )
 
 

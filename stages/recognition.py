@@ -2,30 +2,40 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 from stages.columns import ChatColumns, PromptColumns
 from stages.conversation import parsed
-from stages.dialects import KNOWN, Layout, Row, chat_layout_of, layouts_of, pair_layout
+from stages.dialects import KNOWN, Layout, Row, Turn, chat_layout_of, layouts_of, pair_layout
 from stages.errors import StageError
+from stages.kinds import ending_of
 from stages.refusals import refusal
 from stages.rules import Rejected
 
 ROWS_TO_RECOGNIZE = 1_000
 NAMED_COLUMNS = 30
-HOW_TO_NAME = (
-    "Name the columns in `columns` of the source in params.yaml, or with `retune use --data SOURCE --columns prompt=COLUMN,answer=COLUMN` "
-    "(system=COLUMN too), or messages=COLUMN for a list of messages."
-)
 
 
-def layout_of(records: Iterable[bytes], columns: PromptColumns | ChatColumns | None, source: str) -> Layout | None:
+def how_to_name(number: int) -> str:
+    """What to do where looking cannot tell; `number`: the source's place in the params, from 0."""
+    return (
+        "Name the columns: `--columns prompt=COLUMN,answer=COLUMN` (system=COLUMN too; messages=COLUMN for a list of messages) beside "
+        "the file in `retune inspect` and `retune use --data`, or for a source that stands in params.yaml "
+        f"`retune use --set 'fetch_data.sources.{number}.columns={{prompt: COLUMN, answer: COLUMN, system: null}}'`."
+    )
+
+
+def layout_of(
+    records: Iterable[bytes], columns: PromptColumns | ChatColumns | None, source: str, number: int = 0
+) -> Layout | None:
     """The layout of a source.
 
     Args:
         records: its rows, from the first; no more are read than it takes.
         columns: what the user named; None: found out by looking.
         source: what errors call it.
+        number: its place in the params, from 0, for errors.
 
     Returns:
         None if no record is an object.
@@ -36,12 +46,13 @@ def layout_of(records: Iterable[bytes], columns: PromptColumns | ChatColumns | N
     rows = list(islice(objects(records), ROWS_TO_RECOGNIZE))
     if not rows:
         return None
+    how = how_to_name(number)
     if columns is None:
-        return recognized(rows, source)
+        return recognized(rows, source, how)
     return (
-        named_pair(rows, columns, source)
+        named_pair(rows, columns, source, how)
         if isinstance(columns, PromptColumns)
-        else named_chat(rows, columns.messages, source)
+        else named_chat(rows, columns.messages, source, how)
     )
 
 
@@ -54,8 +65,17 @@ def objects(records: Iterable[bytes]) -> Iterator[Row]:
             continue
 
 
-def recognized(rows: Sequence[Row], source: str) -> Layout:
-    """The one layout that most of the rows have. Raises StageError if none fits, if several fit the same rows, or if the data is refused."""
+def recognized(rows: Sequence[Row], source: str, how: str = "") -> Layout:
+    """The one layout that most of the rows have; columns are known in capitals, too, where they fit no other way.
+
+    Raises StageError, with `how` to name columns, if no layout fits, if several fit the same rows, or if the data is refused.
+    """
+    if not any(any(layouts_of(row)) for row in rows):
+        lowered = [in_lower_case(row) for row in rows]
+        if lowered != rows and any(any(layouts_of(row)) for row in lowered):
+            layout = recognized(lowered, source, how)
+            return Layout(f"{layout.name} (in any case)", partial(turns_in_lower_case, layout=layout))
+        rows = lowered if refusal(lowered, None) else rows
     found = [{layout.name: layout for layout in layouts_of(row)} for row in rows]
     counts = Counter(name for layouts in found for name in layouts)
     best, most = counts.most_common(1)[0] if counts else ("", 0)
@@ -69,25 +89,44 @@ def recognized(rows: Sequence[Row], source: str) -> Layout:
     why = (
         f"several layouts fit the same rows ({', '.join(sorted(fits))})" if fits else f"none is known.\nKnown: {KNOWN}"
     )
-    raise StageError(f"the layout of {source} is not clear: {why}.\nColumns: {seen(rows)}.\n{HOW_TO_NAME}")
+    raise StageError(
+        f"the layout of {source} is not clear: {why}.\nColumns: {seen(rows)}.{no_names(source)}\n{how}".rstrip()
+    )
 
 
-def named_pair(rows: Sequence[Row], columns: PromptColumns, source: str) -> Layout:
+def in_lower_case(row: Row) -> Row:
+    """The row with the names of its columns in lower case; as it is where two would have the same name."""
+    lowered = {name.strip().lower(): value for name, value in row.items()}
+    return lowered if len(lowered) == len(row) else row
+
+
+def turns_in_lower_case(row: Row, layout: Layout) -> list[Turn]:
+    """The turns of a row whose columns' names may be in capitals. Raises Rejected."""
+    return layout.turns(in_lower_case(row))
+
+
+def no_names(source: str) -> str:
+    """Of a file whose first line names the columns: that it must."""
+    named = ending_of(source).startswith((".csv", ".tsv"))
+    return " (The first line of the file must name the columns: put one there if it is a row.)" if named else ""
+
+
+def named_pair(rows: Sequence[Row], columns: PromptColumns, source: str, how: str) -> Layout:
     """The layout of named prompt and answer columns. Raises StageError if no row has them."""
     wanted = [name for name in (columns.prompt, columns.answer, columns.system) if name is not None]
     missing = [name for name in wanted if not any(name in row for row in rows)]
     if missing:
-        raise no_such_column(source, missing, rows)
+        raise no_such_column(source, missing, rows, how)
     system = () if columns.system is None else (columns.system,)
     layout = pair_layout(columns.prompt, columns.answer, system)
     return Layout(layout.name, layout.turns, named=True)
 
 
-def named_chat(rows: Sequence[Row], column: str, source: str) -> Layout:
+def named_chat(rows: Sequence[Row], column: str, source: str, how: str) -> Layout:
     """The layout of a named column of messages; its keys are found out by looking. Raises StageError if no row holds any there."""
     layouts = Counter(layout for row in rows if (layout := chat_layout_of(row, column)))
     if not any(column in row for row in rows):
-        raise no_such_column(source, [column], rows)
+        raise no_such_column(source, [column], rows, how)
     if not layouts:
         raise StageError(
             f"{source}: the column {column!r} holds no list of messages in the first {len(rows)} rows. Known: {KNOWN}."
@@ -96,11 +135,9 @@ def named_chat(rows: Sequence[Row], column: str, source: str) -> Layout:
     return Layout(layout.name, layout.turns, named=True)
 
 
-def no_such_column(source: str, missing: Sequence[str], rows: Sequence[Row]) -> StageError:
+def no_such_column(source: str, missing: Sequence[str], rows: Sequence[Row], how: str) -> StageError:
     """The error for named columns that are not there."""
-    return StageError(
-        f"{source} has no column {' and no '.join(map(repr, missing))}. Columns: {seen(rows)}. {HOW_TO_NAME}"
-    )
+    return StageError(f"{source} has no column {' and no '.join(map(repr, missing))}. Columns: {seen(rows)}. {how}")
 
 
 def seen(rows: Sequence[Row]) -> str:

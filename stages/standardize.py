@@ -12,6 +12,7 @@ need fewer take the first ones by id.
 Worker processes judge rows by themselves; this process decides what depends on other rows, in their order, and writes.
 """
 
+import difflib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -51,6 +52,9 @@ log = logging.getLogger("retune")
 BATCH = 1_000
 """Rows judged together: some 5 MB of FineTome as Python objects. The files do not depend on it."""
 
+LINES = 20
+"""Lines of the exclusions that are named."""
+
 ROWS_FOR_WORKERS = 4_000
 """Fewer rows are judged sooner in this process than others are started."""
 
@@ -72,16 +76,24 @@ class StandardizeParams(Params):
     """From which similarity a conversation nearly repeats another: the estimated share of three-word runs that both have, of all that either has."""
     contamination: list[str]
     """Files in data/custom with evaluation sets; conversations that hold a text of theirs are set aside (rule contaminated). []: none."""
-    languages: Annotated[list[str], Field(min_length=1)] | None
+    languages: list[str] | None
     """ISO 639-1 codes, such as [en, de]; conversations in other languages are set aside (rule other_language). null: all are kept."""
 
     @field_validator("languages")
     @classmethod
     def known_languages(cls, value: list[str] | None) -> list[str] | None:
         """Accept the codes that texts can be told to be in."""
-        unknown = sorted(set(value or ()) - LANGUAGES)
-        if unknown:
-            raise ValueError(f"{', '.join(unknown)}: no known ISO 639-1 code; known are {', '.join(sorted(LANGUAGES))}")
+        if value == []:
+            raise ValueError("no language is named, so every row would be set aside; null keeps all languages")
+        for code in value or ():
+            if code not in LANGUAGES:
+                near = (
+                    [code[:2].lower()]
+                    if code[:2].lower() in LANGUAGES
+                    else difflib.get_close_matches(code, LANGUAGES, 3, 0.5)
+                )
+                hint = f"; did you mean {' or '.join(sorted(near))}?" if near else ", such as en, de or zh"
+                raise ValueError(f"{code!r} is no ISO 639-1 code that is known here{hint}")
         return value
 
 
@@ -106,15 +118,21 @@ def standardize(
         sketch=params.near_duplicates != "off" or (params.near_heldout == "drop" and params.heldout_fraction > 0),
     )
     messages.mkdir(parents=True)
-    outcome = Outcome([source["source"] for source in sources], layouts)
+    outcome = Outcome([source["source"] for source in sources], layouts, params.contamination)
     near = Near(params.near_duplicates, params.near_heldout, params.near_threshold) if judge.sketch else None
     kept = kept_batches(rows, judge, near, messages / ".waiting.arrow", outcome, runtime)
     write_parquet(messages / contract.MESSAGES, checked(kept, outcome), contract.SCHEMA)
     write_parquet(messages / contract.REJECTED, outcome.rejected_rows(), contract.REJECTED_SCHEMA)
     write_parquet(messages / contract.EXCLUDED, outcome.excluded, contract.EXCLUDED_SCHEMA)
-    summary = outcome.summary()
+    unmatched = judge.exclusions.unmatched(outcome.matched)
+    summary = {**outcome.summary(), "exclusions_unmatched": len(unmatched)}
     write_json(messages / contract.SUMMARY, summary)
     log.info("%s", outcome.told())
+    if unmatched:
+        named = ", ".join(map(str, unmatched[:LINES])) + (" ..." if unmatched[LINES:] else "")
+        log.warning(
+            "data/exclusions.csv: no row has the id or text of line %s; look at the ids (`retune preview`)", named
+        )
     if not summary["train"]:
         raise StageError(f"no row is left to train on: {outcome.told()}{outcome.first_rejected()}")
     if not summary["heldout"] and params.heldout_fraction:
@@ -125,7 +143,7 @@ def find_layouts(rows: Path, sources: Sequence[Mapping[str, Any]]) -> list[Layou
     """The layout of each source. Raises StageError where one is not clear or refused."""
     named = TypeAdapter(Columns | None)
     return [
-        layout_of(records_of(rows, index), named.validate_python(source["columns"]), source["source"])
+        layout_of(records_of(rows, index), named.validate_python(source["columns"]), source["source"], index)
         for index, source in enumerate(sources)
     ]
 
@@ -144,9 +162,9 @@ def evaluation_sets(custom: Path, names: Sequence[str]) -> "Index | None":
     """What the evaluation sets in data/custom are known by; None if there are none. Raises StageError if one is missing or unreadable."""
     if not names:
         return None
-    from stages.contamination import evaluation_index
+    from stages.contamination import evaluation_files, evaluation_index
 
-    return evaluation_index((custom / name, name) for name in names)
+    return evaluation_index(evaluation_files(custom, names))
 
 
 def kept_batches(

@@ -9,7 +9,8 @@ REJECTED = "rejected.parquet"
 EXCLUDED = "excluded.parquet"
 SUMMARY = "summary.json"
 """Counts: {raw, train, heldout, rejected, excluded, rules: {rule: rows}, dialects: {layout: rows kept}, sources: [{source, layout, raw, train, heldout,
-rejected, excluded}], near_duplicates: rows flagged}; raw is the sum of the next four, in all and for each source."""
+rejected, excluded}], near_duplicates: rows flagged, contaminated: {evaluation set: rows}, exclusions_unmatched: lines of data/exclusions.csv
+that no row has}; raw is the sum of the next four, in all and for each source."""
 
 ROLES = ("system", "user", "assistant", "tool")
 SPLITS = ("train", "heldout")

@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "csv_quote_never_closed": ("x.csv", good_csv() + f'"{TEXT}\r\n'.encode() * 3, "line"),
     "csv_text_behind_a_quote": ("x.csv", good_csv() + f'"{MARKER}" {MARKER},x\r\n'.encode(), "line"),
     "csv_of_one_column": ("x.csv", f"text\r\n{MARKER}\r\n{MARKER}\r\n".encode(), "text"),
-    "csv_of_semicolons": ("x.csv", f"prompt;completion\r\n{MARKER};{MARKER}\r\n".encode(), "comma"),
+    "csv_of_semicolons": ("x.csv", f"prompt;completion,x\r\n{MARKER};{MARKER}\r\n".encode(), "semicolons"),
     "csv_with_two_columns_of_one_name": ("x.csv", f"prompt,prompt\r\n{MARKER},{MARKER}\r\n".encode(), "same name"),
     "csv_of_10000_columns": ("x.csv", (",".join(f"column{n}" for n in range(10_000)) + "\r\n" + f"{MARKER}," * 9_999 + "\r\n").encode(), "column0"),
     "csv_header_of_other_bytes": ("x.csv", b"prompt,compl\xe9tion\r\na,b\r\n", "UTF-8"),

@@ -130,6 +130,7 @@ def test_inspect_of_rows_that_are_all_rejected_exits_3_with_the_counts(retune: R
     (demo / "talk.jsonl").write_text(jsonl([*rows, *wrong]))
     done = retune("inspect", "talk.jsonl", cwd=demo)
     assert done.returncode == 3, done.stderr
+    assert "such as 'wizard'" in done.stdout
     assert "5 rows: 0 kept" in done.stdout
     assert "4 starts_with_answer: " in done.stdout
     assert "at talk.jsonl:1, talk.jsonl:2, talk.jsonl:3, ..." in done.stdout
@@ -199,6 +200,10 @@ def test_inspect_columns_maps_what_looking_cannot_tell(retune: Run, demo: Path) 
     wrong = retune("inspect", "talk.csv", "--columns", "prompt", cwd=demo)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "prompt=COLUMN,answer=COLUMN" in wrong.stderr
+    typo = retune("inspect", "talk.csv", "--columns", "prompt=ask,anwser=reply", cwd=demo)
+    assert (typo.returncode, typo.stdout) == (2, "")
+    assert "unknown anwser; known are prompt, answer, system, messages" in typo.stderr
+    assert "fault" not in typo.stderr
 
 
 @pytest.mark.parametrize(
@@ -358,8 +363,64 @@ def test_inspect_with_a_template_that_the_tokenizer_cannot_write_says_so(retune:
     (demo / "params.yaml").write_text(params)
     (demo / "talk.jsonl").write_text(jsonl(sharegpt(number) for number in range(3)))
     done = retune("inspect", "talk.jsonl", cwd=demo)
-    assert done.returncode == 0, done.stderr
-    assert "no tokens: the chat template writes <|im_start|>" in done.stdout
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.startswith(
+        "`template` refuses its params, so the pipeline would stop there: the chat template writes <|im_start|>"
+    )
     assert done.stdout.endswith(
         "Next: mend the params of the template section, as is said above: `template` refuses them.\n"
     )
+
+
+def test_inspect_with_set_looks_with_other_params_and_changes_none(retune: Run, demo: Path) -> None:
+    (demo / "talk.jsonl").write_text(jsonl(sharegpt(number) for number in range(20)))
+    before = files_of(demo)
+    done = retune(
+        "inspect", "talk.jsonl", "--set", "template.max_length=8", "--set", "standardize.heldout_fraction=0", cwd=demo
+    )
+    assert done.returncode == 3, done.stderr
+    assert "20 too_long: more tokens than template.max_length (8)" in done.stdout
+    tokens = json.loads(retune("inspect", "talk.jsonl", "--json", cwd=demo).stdout)["tokens"]
+    assert f"they have {tokens['p50']} tokens (median), {tokens['p90']} (90%), {tokens['max']} at most" in done.stdout
+    wanted = retune("inspect", "talk.jsonl", "--set", f"template.max_length={tokens['max']}", cwd=demo)
+    assert wanted.returncode == 0
+    assert f"--set template.max_length={tokens['max']}`, then `dvc repro`" in wanted.stdout
+    wrong = retune("inspect", "talk.jsonl", "--set", "template.max_lenght=8", cwd=demo)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "did you mean template.max_length" in wrong.stderr
+    assert files_of(demo) == before
+
+
+def test_inspect_of_rows_in_another_encoding_says_how_to_save_them(retune: Run, demo: Path) -> None:
+    rows = "".join(f"fran\u00e7ais {number},a\n" for number in range(5))
+    (demo / "talk.csv").write_bytes(f"prompt,answer\n{rows}".encode("latin-1"))
+    done = retune("inspect", "talk.csv", cwd=demo)
+    assert done.returncode == 3
+    assert "The file is not UTF-8: save it as UTF-8" in done.stdout
+    assert "prompt: not known, since no row can be read" in done.stdout
+    assert "params" not in done.stdout
+
+
+def test_inspect_of_semicolons_says_so_and_of_records_tells_their_number(retune: Run, demo: Path) -> None:
+    (demo / "talk.csv").write_text("prompt;answer\n" + "".join(f"q {number};a\n" for number in range(5)))
+    done = retune("inspect", "talk.csv", "--rows", "3", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert "comma-separated values (separated by semicolons)" in done.stdout
+    assert "the first 3 rows of it" in done.stdout
+    [row_id] = {
+        line.split()[0] for line in done.stdout.splitlines() if line.endswith("talk.csv:2") or "talk.csv:2 " in line
+    }
+    assert len(row_id) == 32
+    (demo / "talk.json").write_text(json.dumps([sharegpt(1), sharegpt(2), sharegpt(1), sharegpt(2)]))
+    assert "at talk.json, record 3; talk.json, record 4\n" in retune("inspect", "talk.json", cwd=demo).stdout
+
+
+def test_inspect_of_contaminated_rows_names_the_evaluation_set(retune: Run, demo: Path) -> None:
+    (demo / "data/custom/exam.jsonl").write_text(jsonl([{"q": "where is tezo, the number three thousand?"}]))
+    held = {"prompt": "Say: where is tezo, the number three thousand?", "completion": "a"}
+    (demo / "talk.jsonl").write_text(
+        jsonl([held, *({"prompt": f"q {number}", "completion": "a"} for number in range(3))])
+    )
+    done = retune("inspect", "talk.jsonl", "--set", "standardize.contamination=[exam.jsonl]", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert "1 by exam.jsonl" in done.stdout

@@ -4,8 +4,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from stages.files import write_json
 from tests.retune.conftest import REPO
 from tests.stages.test_progress import on_a_terminal
 from tests.token_files import row_id, write_token_files
@@ -163,3 +166,24 @@ def test_preview_imports_no_torch_and_no_transformers(made: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]"
+
+
+def test_preview_marks_a_near_duplicate(retune: Run, made: Path) -> None:
+    path = made / "data/messages/messages.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("near_duplicate_of")
+    flags = pa.array([row_id("question 1"), *[None] * (table.num_rows - 1)], pa.string())
+    pq.write_table(table.set_column(at, table.schema.field(at), flags), path)
+    assert f"near duplicate of {row_id('question 1')}" in retune("preview", "-n", "1", cwd=made).stdout
+    [row] = json.loads(retune("preview", "-n", "1", "--json", cwd=made).stdout)
+    assert row["near_duplicate_of"] == row_id("question 1")
+    assert set(row["origin"]) == {"source", "file", "line"}
+
+
+def test_preview_of_tokens_of_other_params_says_so(retune: Run, made: Path) -> None:
+    write_json(made / "data/records/template.json", {"params": {"max_length": 8}})
+    (made / "params.yaml").write_text("template: {max_length: 8}\n")
+    assert retune("preview", "-n", "1", cwd=made).stderr == ""
+    (made / "params.yaml").write_text("template: {max_length: 9}\n")
+    done = retune("preview", "-n", "1", cwd=made)
+    assert (done.returncode, done.stderr) == (0, "retune: params changed since (template); `dvc repro template`\n")

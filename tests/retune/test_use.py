@@ -7,6 +7,7 @@ import typer
 from retune.bring import brought, named_columns
 from retune.use import changed_params, differences, set_value
 
+ROW = '{"prompt": "q", "completion": "a"}\n'
 PARAMS = """\
 # the head
 train: # section
@@ -161,13 +162,13 @@ def test_use_with_errors_says_all_of_them_and_writes_nothing(project, retune, tm
 
 
 def test_use_of_own_files_brings_and_names_them(project, retune, tmp_path, model):
-    (tmp_path / "my rows.jsonl").write_text("{}")
+    (tmp_path / "my rows.jsonl").write_text(ROW)
     done = retune("use", "--data", str(tmp_path / "my rows.jsonl"), "--model", str(model), "--json", cwd=project)
     assert done.returncode == 0, done.stderr
     changed = json.loads(done.stdout)["changed"]
     assert changed["fetch_data.sources.0.source"] == ["demo", "data/custom/my rows.jsonl"]
     assert changed["fetch_model.source"] == ["demo", "custom"]
-    assert (project / "data/custom/my rows.jsonl").read_text() == "{}"
+    assert (project / "data/custom/my rows.jsonl").read_text() == ROW
 
 
 def test_use_of_several_datasets_makes_a_mixture(project, retune, tmp_path):
@@ -175,10 +176,10 @@ def test_use_of_several_datasets_makes_a_mixture(project, retune, tmp_path):
     shards = tmp_path / "shards"
     for name in ("train/1.jsonl", "test/1.jsonl", ".git/x.jsonl", "README.md", "notes.txt"):
         (shards / name).parent.mkdir(parents=True, exist_ok=True)
-        (shards / name).write_text("{}")
+        (shards / name).write_text(ROW)
     (shards / "train/2.jsonl").symlink_to(shards / "test/1.jsonl")
     done = retune(
-        "use", "--data", str(tmp_path / "a.csv"), "--data", f"{shards}/", "--columns", "prompt=q, answer=a",
+        "use", "--data", str(tmp_path / "a.csv"), "--data", f"{shards}/", "--columns", "prompt=q, answer=a", "--columns", "-",
         "--set", "fetch_data.sources.1.split=train", "--set", "fetch_data.sources.0.max_rows=100",
         cwd=project,
     )  # fmt: skip
@@ -187,7 +188,7 @@ def test_use_of_several_datasets_makes_a_mixture(project, retune, tmp_path):
     alone = {"revision": None, "config": None, "split": None, "columns": mapped, "weight": None, "max_rows": None}
     assert changed_params((project / "params.yaml").read_text(), [])[0]["fetch_data"]["sources"] == [
         {**alone, "source": "data/custom/a.csv", "max_rows": 100},
-        {**alone, "source": "data/custom/shards", "split": "train"},
+        {**alone, "columns": None, "source": "data/custom/shards", "split": "train"},
     ]
     brought_files = [path for path in (project / "data/custom").rglob("*") if path.is_file()]
     assert sorted(path.relative_to(project / "data/custom").as_posix() for path in brought_files) == [
@@ -199,18 +200,21 @@ def test_use_of_several_datasets_makes_a_mixture(project, retune, tmp_path):
 
 def test_folder_that_is_brought_again_replaces_the_one_before_and_comes_back_on_errors(project, retune, tmp_path):
     (tmp_path / "f").mkdir()
-    (tmp_path / "f/new.jsonl").write_text("{}")
+    (tmp_path / "f/new.jsonl").write_text(ROW)
     (project / "data/custom/f").mkdir()
-    (project / "data/custom/f/old.jsonl").write_text("{}")
+    (project / "data/custom/f/old.jsonl").write_text(ROW)
     assert retune("use", "--data", str(tmp_path / "f"), "--set", "train.steps=-1", cwd=project).returncode == 1
     assert names(project / "data/custom/f") == ["old.jsonl"]
-    assert retune("use", "--data", str(tmp_path / "f"), cwd=project).returncode == 0
+    done = retune("use", "--data", str(tmp_path / "f"), cwd=project)
+    assert done.returncode == 0, done.stderr
     assert names(project / "data/custom/f") == ["new.jsonl"]
+    assert "data/custom/f was replaced" in done.stdout
+    assert "replaced" not in retune("use", "--data", str(tmp_path / "f"), cwd=project).stdout
 
 
 def test_data_that_is_in_data_custom_already_stays_there(project, retune):
     (project / "data/custom/f").mkdir()
-    (project / "data/custom/f/old.jsonl").write_text("{}")
+    (project / "data/custom/f/old.jsonl").write_text(ROW)
     assert retune("use", "--data", "data/custom/f", cwd=project).returncode == 0
     assert names(project / "data/custom/f") == ["old.jsonl"]
 
@@ -226,6 +230,7 @@ def test_data_that_is_in_data_custom_already_stays_there(project, retune):
         ("prompt=q,prompt=a,answer=b", None),
         ("messages=m,prompt=q,answer=a", None),
         ("question=q,answer=a", None),
+        ("prompt=q,anwser=a", None),
         ("", None),
     ],
 )
@@ -248,6 +253,10 @@ def test_columns_are_named_by_what_they_hold(text, found):
         (["--data", "data/custom"], "name a file or a folder in it"),
         (["--data", "rows.csv", "--data", "data/rows.csv"], "two are named rows.csv"),
         (["--columns", "prompt=q,answer=a"], "what --data brings"),
+        (["--data", "rows.csv", "--columns", "prompt=a,anwser=b"], "unknown anwser; known are prompt, answer,"),
+        (["--data", "rows.csv", "--data", "presets", "--columns", "prompt=a,answer=b"], "1 for 2 --data"),
+        (["--data", "rows.csv", "--columns", "prompt=a,answer=c"], "rows.csv has no column 'c'"),
+        (["--data", "rows.csv"], "the layout of rows.csv is not clear"),
         (["--data", "rows.csv", "--columns", "prompt"], "prompt=COLUMN,answer=COLUMN"),
         (["--set", "fetch_data.source=demo"], "did you mean fetch_data.sources.0.source?"),
         (["--model", "presets"], "config.json"),
@@ -268,3 +277,31 @@ def test_use_says_which_stages_will_run(toy):
 
     (toy / "params.yaml").write_text("words:\n  least: 3\n")
     assert after(toy, set(dvc_status(toy))) == (["words"], ["count"])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"prompt,answer\n", "holds no rows"), (b'{"prompt": "q", "chosen": "a", "rejected": "b"}\n', "preference data"), (b"[1]\n", "no row")],
+)  # fmt: skip
+def test_data_that_is_not_recognized_is_refused_before_anything_is_written_unless_forced(
+    project, retune, tmp_path, content, says
+):
+    name = "mine.csv" if b"," in content[:8] else "mine.jsonl"
+    (tmp_path / name).write_bytes(content)
+    before = (project / "params.yaml").read_bytes()
+    done = retune("use", "--data", str(tmp_path / name), cwd=project)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "data/custom" not in done.stderr, "it is called what the user called it"
+    assert ((project / "params.yaml").read_bytes(), names(project / "data/custom")) == (before, [])
+    assert retune("use", "--data", str(tmp_path / name), "--force", cwd=project).returncode == 0
+    assert names(project / "data/custom") == [name]
+
+
+def test_use_counts_the_changes_that_it_lists(project, retune, tmp_path):
+    (tmp_path / "mine.jsonl").write_text(ROW)
+    paths = [str(tmp_path / "mine.jsonl"), "--data", "data/demo.jsonl"]
+    (project / "data/demo.jsonl").write_text(ROW)
+    said = retune("use", "--data", *paths, cwd=project).stdout
+    assert "params.yaml: 2 changed\n" in said
+    assert said.count(" -> ") == 2

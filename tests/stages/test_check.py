@@ -160,3 +160,21 @@ def test_adapter_to_go_on_from_that_is_missing_is_said(demo: dict[str, Any], tmp
     demo["train"]["init_adapter"] = "custom"
     (found,) = problems(demo, tmp_path)
     assert "data/custom_adapter/ holds no adapter" in found
+
+
+def test_evaluation_set_that_is_missing_is_said(demo: dict[str, Any], tmp_path: Path) -> None:
+    demo["standardize"]["contamination"] = ["data/custom/exam.jsonl"]
+    assert problems(demo, tmp_path) == [
+        "standardize.contamination: data/custom/exam.jsonl is not there: copy it into data/custom"
+    ]
+    (tmp_path / "data/custom").mkdir(parents=True)
+    (tmp_path / "data/custom/exam.jsonl").touch()
+    assert problems(demo, tmp_path) == []
+
+
+@pytest.mark.parametrize(("languages", "says"), [([], "null keeps all"), (["english"], "did you mean en?")])
+def test_languages_that_are_none_are_answered_shortly(demo: dict[str, Any], languages: list[str], says: str) -> None:
+    demo["standardize"]["languages"] = languages
+    (found,) = problems(demo, ROOT)
+    assert says in found
+    assert len(found) < 150

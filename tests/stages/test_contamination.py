@@ -7,12 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.contamination import LONGEST, contaminated, evaluation_index
+from stages.contamination import LONGEST, NONE, contaminated, evaluation_files, evaluation_index
 from stages.errors import StageError
 from stages.words import words
 
 LONG = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron"
 SHORT = "What is the capital of France?"
+
+
+def held_by(texts, index):
+    return [number != NONE for number in contaminated(texts, index).tolist()]
 
 
 def index_of(folder, *texts):
@@ -25,18 +29,18 @@ def test_contaminated_run_of_13_words_is_found_wherever_it_stands(tmp_path):
     index = index_of(tmp_path, LONG)
     thirteen = " ".join(LONG.split()[1:14])
     rows = [LONG, f"Before, {thirteen.upper()} -- and after", " ".join(LONG.split()[:12]), thirteen.replace("iota", "")]
-    assert contaminated(rows, index).tolist() == [True, True, False, False]
+    assert held_by(rows, index) == [True, True, False, False]
 
 
 def test_contaminated_short_text_is_found_only_whole(tmp_path):
     index = index_of(tmp_path, SHORT)
     rows = ["Tell me: what is the capital of France", "What is the capital of Spain?", "the capital of France", SHORT]
-    assert contaminated(rows, index).tolist() == [True, False, False, True]
+    assert held_by(rows, index) == [True, False, False, True]
 
 
 def test_contaminated_texts_of_few_words_and_of_numbers_are_not_looked_for(tmp_path):
     index = index_of(tmp_path, SHORT, "Paris", "The answer is B", "1 2 3 4 5 6 7 8")
-    assert contaminated(["Paris", "The answer is B", "1 2 3 4 5 6 7 8 9"], index).tolist() == [False, False, False]
+    assert held_by(["Paris", "The answer is B", "1 2 3 4 5 6 7 8 9"], index) == [False, False, False]
 
 
 @pytest.mark.parametrize("name", ["set.jsonl", "set.json", "set.csv", "set.parquet"])
@@ -50,13 +54,13 @@ def test_evaluation_index_every_kind_of_file_is_read(tmp_path, name):
         path.write_text(f'q,a\n"{SHORT}",Paris\n')
     else:
         pq.write_table(pa.table({"q": [SHORT]}), path)
-    assert contaminated([SHORT, LONG], evaluation_index([(path, name)])).tolist() == [True, False]
+    assert held_by([SHORT, LONG], evaluation_index([(path, name)])) == [True, False]
 
 
 def test_evaluation_index_texts_deep_in_a_record_count_and_keys_do_not(tmp_path):
     path = tmp_path / "deep.jsonl"
     path.write_bytes(orjson.dumps({LONG: [{"turns": [{"content": SHORT}, 7, None]}]}))
-    assert contaminated([SHORT, LONG], evaluation_index([(path, path.name)])).tolist() == [True, False]
+    assert held_by([SHORT, LONG], evaluation_index([(path, path.name)])) == [True, False]
 
 
 def test_evaluation_index_several_files_are_one_index_that_workers_can_get(tmp_path):
@@ -65,7 +69,7 @@ def test_evaluation_index_several_files_are_one_index_that_workers_can_get(tmp_p
         (tmp_path / name).write_bytes(orjson.dumps({"q": text}))
         files.append((tmp_path / name, name))
     index = pickle.loads(pickle.dumps(evaluation_index(files)))  # noqa: S301 - our own
-    assert contaminated([SHORT, LONG, "neither of the two is in this one"], index).tolist() == [True, True, False]
+    assert held_by([SHORT, LONG, "neither of the two is in this one"], index) == [True, True, False]
 
 
 @pytest.mark.parametrize("content", [b'{"q": "Paris"}\n', b'{"q": "secret words that nobody may read"\n', b""])
@@ -78,7 +82,7 @@ def test_evaluation_index_file_that_says_nothing_is_an_error_without_its_text(tm
 
 
 def test_contaminated_no_row_is_none(tmp_path):
-    assert contaminated([], index_of(tmp_path, SHORT)).tolist() == []
+    assert held_by([], index_of(tmp_path, SHORT)) == []
 
 
 @settings(deadline=None, max_examples=60)
@@ -91,4 +95,19 @@ def test_contaminated_any_texts_equal_a_search_for_words(tmp_path_factory, evalu
     runs = [text.split() for text in evaluation]
     runs = [run[at : at + LONGEST] for run in runs for at in range(max(1, len(run) - LONGEST + 1))]
     expected = [any(f" {' '.join(run)} " in f" {words(row)} " for run in runs) for row in rows]
-    assert contaminated(rows, index).tolist() == expected
+    assert held_by(rows, index) == expected
+
+
+def test_contaminated_names_the_first_file_that_has_the_text(tmp_path):
+    for name, texts in (("one.jsonl", [LONG]), ("two.jsonl", [SHORT, LONG])):
+        (tmp_path / name).write_bytes(b"".join(orjson.dumps({"q": text}) + b"\n" for text in texts))
+    index = evaluation_index(evaluation_files(tmp_path, ["one.jsonl", "data/custom/two.jsonl"]))
+    assert contaminated([SHORT, f"{SHORT} {LONG}", LONG, "no"], index).tolist() == [1, 0, 0, NONE]
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "data/custom/missing.jsonl", "../outside.jsonl"])
+def test_evaluation_files_that_are_not_in_the_folder_are_an_error(tmp_path, name):
+    (tmp_path / "custom").mkdir()
+    (tmp_path / "outside.jsonl").touch()
+    with pytest.raises(StageError, match="is not there: copy it into data/custom"):
+        evaluation_files(tmp_path / "custom", [name])

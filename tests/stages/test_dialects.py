@@ -236,3 +236,24 @@ def test_results_of_parallel_calls_stand_in_the_order_of_the_calls_that_their_id
     row = {"messages": [*asked, *results, {"role": "assistant", "content": "done"}]}
     contents = [message[1] for message in messages(row, found(row))]
     assert contents == ["q", "", "of a", "of b", "of c", "of x", "done"]
+
+
+def test_columns_in_capitals_are_known_where_they_fit_no_other_way() -> None:
+    row = {"Prompt": "q", "Answer ": "a"}
+    layout = found(row)
+    assert messages(row, layout) == TURNS
+    assert layout.name == "prompt/answer (in any case)"
+    with pytest.raises(StageError, match="not clear"):
+        found({"Prompt": "q", "PROMPT": "q", "Answer": "a"})
+    with pytest.raises(StageError, match="preference data"):
+        found({"Prompt": "q", "Chosen": "a", "Rejected": "b"})
+
+
+def test_source_of_unknown_columns_is_answered_with_its_number_and_the_first_line() -> None:
+    with pytest.raises(StageError) as caught:
+        layout_of([b'{"q": "x", "a": "y"}'], None, "data/custom/a.csv.gz", 3)
+    assert "--set 'fetch_data.sources.3.columns={prompt: COLUMN, answer: COLUMN, system: null}'" in str(caught.value)
+    assert "The first line of the file must name the columns" in str(caught.value)
+    with pytest.raises(StageError) as caught:
+        layout_of([b'{"q": "x", "a": "y"}'], None, "data/custom/a.jsonl")
+    assert "first line" not in str(caught.value)

@@ -157,7 +157,16 @@ def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
         ("mine.parquet", b'{"a": "secret"}', "Parquet"),
         ("mine.parquet", parquet([{"a": "secret"}])[:-20], "Parquet"),
         ("mine.csv", b'a,b\n1,2\n"secret,2\n', "line"),
-        ("mine.csv", b"a;b\nsecret;2\n", "commas"),
+        (
+            "mine.csv",
+            b'a,b\n1,2\n\n1,"x\ny"\n"",secret "quoted"\n3,"secret\n4,5\n',
+            "mine.csv, line 7: a quote opens there and is not",
+        ),
+        ("mine.csv", b'a,b\n"x\n""y","a ""secret""\n4,5\n', "mine.csv, line 3: a quote opens there and is not closed"),
+        ("mine.csv", b'a,b\n1,2\n3,"secret\n4,"5"\n', "line 4: text stands behind a closing quote"),
+        ("mine.csv", b'a,b\n1,2\n3,"secret\n4,"5"\n', "a quote opens in line 3"),
+        ("mine.csv", b"a;b,c\nsecret;2\n", "has commas and semicolons"),
+        ("mine.csv", b"a|b\nsecret|2\n", "not separated by commas, semicolons or tabs"),
         ("mine.tsv", b"a,b\nsecret,2\n", "tabs"),
         ("mine.csv", b"a,a\nsecret,2\n", "same name"),
         ("mine.csv", b"\xe9,a\nsecret,2\n", "UTF-8"),
@@ -267,3 +276,9 @@ def test_records_come_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "big.jsonl"
     path.write_bytes(b"{}\n" * 10 + b"x" * 10)
     assert next(iter(records(path, "big.jsonl"))) == (1, b"{}")
+
+
+@pytest.mark.parametrize("separator", [b",", b";", b"\t"])
+def test_csv_separator_is_the_one_in_its_first_line(tmp_path: Path, separator: bytes) -> None:
+    content = b'a|b"\n1,5|"x;y\tz"\n'.replace(b'b"', b'"b,c;d"').replace(b"1,5", b'"1,5"').replace(b"|", separator)
+    assert [json.loads(row) for row in fetched(tmp_path, "mine.csv", content)] == [{"a": "1,5", "b,c;d": "x;y\tz"}]

@@ -428,6 +428,7 @@ def test_row_with_a_text_of_an_evaluation_set_is_set_aside(tmp_path: Path) -> No
     records = [good(1), chat(("user", f"Solve this: {question} Now!"), ("assistant", "a")), like(1, 0)]
     result = run(tmp_path, records, contamination=["exam.jsonl"], heldout_fraction=0)
     assert result.rules() == {1: "contaminated"}
+    assert result.summary["contaminated"] == {"exam.jsonl": 1}
     with pytest.raises(StageError, match=r"missing\.jsonl"):
         run(tmp_path, records, contamination=["missing.jsonl"], name="again")
 
@@ -443,7 +444,7 @@ def test_row_in_another_language_is_set_aside(tmp_path: Path) -> None:
     )
     assert run(tmp_path, [english, german], languages=["en"], heldout_fraction=0).rules() == {1: "other_language"}
     assert not run(tmp_path, [english, german], languages=["en", "de"], heldout_fraction=0, name="both").rejected
-    with pytest.raises(ValueError, match="xx: no known ISO 639-1 code"):
+    with pytest.raises(ValueError, match="'xx' is no ISO 639-1 code"):
         params(languages=["en", "xx"])
 
 
@@ -493,15 +494,16 @@ def test_duplicates_keep_the_first_across_batches(tmp_path: Path) -> None:
     assert result.rejected[0]["row_id"] == next(row["row_id"] for row in result.kept if row["row"] == 7)
 
 
-def test_exclusion_removes_every_copy_by_row_id_or_content(tmp_path: Path) -> None:
+def test_exclusion_removes_every_copy_by_row_id_or_content(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     records = [*[good(number) for number in range(30)], good(3), b"{broken"]
     ids = {row["row"]: row["row_id"] for row in run(tmp_path, records, name="before").kept}
     content = hashlib.sha256(b"answer 5").hexdigest()
     broken = hashlib.sha256(b"{broken").hexdigest()[:32]
-    listed = (
-        f"{ids[3]},asked,somebody,2026-01-01\n\n{content.upper()},asked too,somebody,2026-01-01\n{broken},gone,s,d\n"
-    )
-    result = run(tmp_path, records, exclusions=listed)
+    listed = f"{ids[3]},asked,somebody,2026-01-01\n\n{content.upper()},asked too,somebody,2026-01-01\n{broken},gone,s,2026-01-01\n"
+    absent = f"{'0' * 32},r,s,2026-01-01\n{'1' * 64},r,s,2026-01-01\n"
+    result = run(tmp_path, records, exclusions=listed + absent)
+    assert result.summary["exclusions_unmatched"] == 2
+    assert "no row has the id or text of line 6, 7;" in caplog.text
     assert [(row["row"], row["reason"]) for row in result.excluded] == [
         (3, "asked"),
         (5, "asked too"),
@@ -517,10 +519,13 @@ def test_exclusion_removes_every_copy_by_row_id_or_content(tmp_path: Path) -> No
     [
         "",
         "row_id,reason\n",
-        HEADER + "secret,r,w,d\n",
-        HEADER + "a" * 32 + ",,w,d\n",
+        HEADER + "secret,r,w,2026-01-01\n",
+        HEADER + "a" * 32 + ",,w,2026-01-01\n",
         HEADER + "a" * 32 + ",r,w\n",
-        HEADER + "g" * 32 + ",r,w,d\n",
+        HEADER + "g" * 32 + ",r,w,2026-01-01\n",
+        HEADER + "a" * 32 + ",r,w,1.2.2026\n",
+        HEADER + "a" * 32 + ",r,w,2026-13-01\n",
+        HEADER + "a" * 32 + ",r,w,20260101\n",
         HEADER + '"secret',
         HEADER.replace(",", ";"),
     ],
@@ -651,7 +656,7 @@ def test_any_rows_end_somewhere_and_crash_nothing(
 def test_same_rows_give_same_bytes_anywhere(tmp_path: Path) -> None:
     records = [record for number in range(2_200) for record in (good(number % 2_100), b"{" + str(number % 9).encode())]
     write_raw(tmp_path / "raw", [*records, like(1, 0), like(1, 1)])
-    (tmp_path / "exclusions.csv").write_text(HEADER + hashlib.sha256(b"answer 5").hexdigest() + ",r,w,d\n")
+    (tmp_path / "exclusions.csv").write_text(HEADER + hashlib.sha256(b"answer 5").hexdigest() + ",r,w,2026-01-01\n")
     script = (
         "import sys; from pathlib import Path; from tests.stages.test_standardize import *; from stages import standardize as s\n"
         "p = Path(sys.argv[1]); s.BATCH = int(sys.argv[3]); r = RUNTIME.model_copy(update={'workers': int(sys.argv[4])})\n"
@@ -721,3 +726,9 @@ def test_all_shared_files_are_tried() -> None:
         pytest.skip("the shared sample files are not here")
     files = {path.relative_to(SHARED).as_posix() for path in SHARED.rglob("*") if path.is_file()}
     assert files - {"README.md"} == REAL.keys()
+
+
+def test_place_of_a_row_is_a_record_where_its_file_has_no_lines(tmp_path: Path) -> None:
+    for file, place in (("rows.jsonl.gz", "rows.jsonl.gz:1 "), ("rows.json", "rows.json, record 1 ")):
+        with pytest.raises(StageError, match=place):
+            run(tmp_path, [b"{"], file=file, name=file)
