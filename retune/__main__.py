@@ -10,6 +10,7 @@ import typer
 from retune.accept import accept
 from retune.doctor import doctor
 from retune.inspect import inspect
+from retune.plan import plan
 from retune.preview import preview
 from retune.summary import summary
 from retune.use import use
@@ -18,6 +19,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 app.command()(use)
 app.command()(inspect)
 app.command()(preview)
+app.command()(plan)
 app.command()(doctor)
 app.command()(accept)
 app.command()(summary)

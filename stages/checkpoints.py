@@ -65,10 +65,8 @@ class Checkpoints:
         """The folders of checkpoints, the earliest first, whole or not."""
         return sorted(self.folder.glob("step-*"))
 
-    def latest(self) -> dict[str, Any] | None:
-        """The state of the last whole checkpoint; None where there is none."""
-        import torch
-
+    def latest(self) -> Path | None:
+        """The file of the last whole checkpoint's state; None where there is none."""
         for path in reversed(self.found()):
             digest = path / DIGEST
             if not (
@@ -78,9 +76,7 @@ class Checkpoints:
             ):
                 log.warning("the checkpoint %s is not whole: it is not used", path.name)
                 continue
-            # tensors and plain values alone: a file in scratch is no reason to run what it says
-            state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
-            return state
+            return path / STATE
         return None
 
     def remove(self) -> None:
@@ -96,6 +92,15 @@ class Checkpoints:
         others = [path for path in self.folder.parent.iterdir() if path.is_dir() and path != self.folder]
         for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-OTHERS_KEPT]:
             shutil.rmtree(path)
+
+
+def read_state(file: Path) -> dict[str, Any]:
+    """The state that a checkpoint's file holds."""
+    import torch
+
+    # tensors and plain values alone: a file in scratch is no reason to run what it says
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return state
 
 
 def to_disk(path: Path) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
+    from stages.execution_plan import FittedRuntime
+
 log = logging.getLogger("retune")
 
 ROWS_NAME = ".trainable_tokens_delta."
@@ -54,7 +56,7 @@ def load_model(
     base: Path,
     tokens: Path,
     lora: LoraParams,
-    runtime: Runtime,
+    runtime: "FittedRuntime",
     *,
     load_in_4bit: bool,
     dtype: str,
@@ -127,12 +129,11 @@ def load_model(
     return peft_model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def fuse(model: "PeftModel", runtime: Runtime) -> None:
+def fuse(model: "PeftModel", runtime: "FittedRuntime") -> None:
     """Put the faster forward in place for flat batches; what it does not know runs through Unsloth's own, and the log says so."""
     from stages.fused_model import attach
 
-    keep = runtime.gradient_checkpointing == "off"
-    reason = attach(model, kept_layers=None if keep else 0, loss_rows=4096 if keep else 1024)
+    reason = attach(model, kept_layers=runtime.kept_layers, loss_rows=runtime.loss_rows)
     if reason is not None:
         log.info("the fused forward does not know this model (%s): Unsloth's own is used", reason)
 

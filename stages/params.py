@@ -28,15 +28,21 @@ class Runtime(Params):
     """Where the model stages run. `auto`: CUDA where there is one."""
     workers: Annotated[int, Field(ge=1)] | None
     """Processes of the data stages and threads of the quantizer. null: one for each core."""
-    micro_batch: Annotated[int, Field(ge=1)]
+    processes: Annotated[int, Field(ge=1)] | None
+    """Processes that share each step of training, on this machine. null: one for each GPU, one on the CPU. A step stays what `train` says:
+    the same rows, the mean over all of its tokens."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"]
     """Conversations (with `train.layout` packed: packs) in one forward pass of training, at most. Smaller needs less memory; the
-    optimizer's step stays what `train` says."""
+    optimizer's step stays what `train` says. auto: the fastest that the memory is enough for (`retune plan` shows it)."""
+    memory_limit_gb: Annotated[float, Field(gt=0)] | None
+    """GiB of the GPU's memory that training may take. null: what is free."""
     save_steps: Annotated[int, Field(ge=1)] | None
     """Optimizer steps from one checkpoint of training to the next, in scratch: what an interruption can cost. null: none."""
     report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "dvclive"]
     """Where training also sends its figures while it runs; the package is yours to install (`uv pip install NAME`)."""
-    gradient_checkpointing: Literal["unsloth", "on", "off"]
-    """Whether activations are computed again in the backward pass: less memory, more time. `unsloth` also moves them to the host's memory."""
+    gradient_checkpointing: Literal["auto", "unsloth", "on", "off"]
+    """Whether activations are computed again in the backward pass: less memory, more time. `unsloth` also moves them to the host's memory.
+    auto: of as many layers as the memory asks for."""
     evaluation_batch: Annotated[int, Field(ge=1)]
     """Rows in one forward pass of `evaluate`."""
     log_level: Literal["debug", "info", "warning"]

@@ -11,6 +11,7 @@ Writes data/adapter: a PEFT folder with the tokenizer, retune.json (how the base
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -21,12 +22,17 @@ from stages.contracts import adapter as contract
 from stages.contracts import tokens as token_files
 from stages.entry import Input, Output, project_code, run
 from stages.errors import StageError
+from stages.execution_plan import FittedRuntime, fit_of, next_smaller
 from stages.files import scratch, sha256_files
 from stages.first_adapter import check_first, put_first
+from stages.fit_training import Task, asked_for, fit_training
+from stages.group import Group
 from stages.layout import Layout, Plan, make_plan
 from stages.lora import LoraParams, compute_dtype, load_model
 from stages.model import Dtype, base_digests, device, embedding_plan, prepare_process, read_config
+from stages.out_of_memory import forget, go_on_smaller, is_out_of_memory
 from stages.params import Params, Runtime
+from stages.processes import own_gpu, processes
 from stages.show.progress import progress
 from stages.token_rows import TokenRows, check_rows
 from stages.trainer_setup import make_trainer, make_work
@@ -34,6 +40,9 @@ from stages.training_outcome import note_execution, versions, write_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from trl import SFTTrainer
+
+    from stages.watched_trainer import Work
 
 log = logging.getLogger("retune")
 
@@ -122,55 +131,105 @@ def train(
     Raises:
         StageError: a row without a label, too long or with an id that the model lacks; a target module that the model lacks;
             a step without a gradient or with a loss that is no number; another training in this project; a signal to stop, after
-            which the same command goes on where this one stopped.
+            which the same command goes on where this one stopped; less memory than the smallest plan takes.
     """
+    task = read_task(base, tokens, custom_adapter, params)
+    folder = scratch() / "checkpoints"
+    with one_trainer(folder):
+        prepare_process(base, runtime)
+        with own_gpu(runtime) as count:
+            fit, workload = fit_training(task, folder, runtime, processes=count)
+            try:
+                with processes(count, (base, tokens, custom_adapter), params, fit) as group:
+                    trainer, work = carry_out(task, fit, group)
+                write_outputs(task, trainer, work, adapter)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failed = True
+            else:
+                failed = False
+        if failed:
+            taken = fit_of(fit, workload.setup.shape.layers)
+            go_on_smaller(folder, asked_for(params, runtime), workload.setup, taken, next_smaller(workload, taken))
+        forget(folder)
+
+
+def take_part(
+    base: Path,
+    tokens: Path,
+    custom_adapter: Path,
+    params: TrainParams,
+    runtime: FittedRuntime,
+    join: Callable[[], Group],
+) -> None:
+    """What a process that another one has started does of a training: all but the outputs. `join` gives the group."""
+    task = read_task(base, tokens, custom_adapter, params)
+    prepare_process(base, runtime)
+    carry_out(task, runtime, join())
+
+
+def read_task(base: Path, tokens: Path, custom_adapter: Path, params: TrainParams) -> Task:
+    """What is to be trained, checked. Raises StageError if it cannot be."""
     table = token_files.read_tokens(tokens / token_files.TRAIN)
     embedding_rows, trained_rows = embedding_plan(base, tokens)
     check_rows(table, read_config(base), embedding_rows, params.pack_length)
     if params.init_adapter == "custom":
         check_first(custom_adapter, params.lora.model_dump(), base_digests(base))
     rows = TokenRows(table)
-    plan = planned(rows, params)
-    with one_trainer(scratch() / "checkpoints"):
-        prepare_process(base, runtime)
-        started = time.monotonic()
-        model, tokenizer = load_model(
-            base,
-            tokens,
-            params.lora,
-            runtime,
-            load_in_4bit=params.load_in_4bit,
-            dtype=params.dtype,
-            seed=params.seed,
-            embedding_rows=embedding_rows,
-            trained_rows=trained_rows,
-        )
-        if params.init_adapter == "custom":
-            put_first(model, custom_adapter)
-        inputs = fingerprint(base, tokens, custom_adapter, params, runtime, model)
-        checkpoints = Checkpoints(scratch() / "checkpoints", inputs)
+    return Task(base, tokens, custom_adapter, params, rows, planned(rows, params), embedding_rows, trained_rows)
+
+
+def carry_out(task: Task, runtime: FittedRuntime, group: Group) -> "tuple[SFTTrainer, Work]":
+    """Load the model and train from the last checkpoint; the trainer's model has then what is kept."""
+    base, tokens, params = task.base, task.tokens, task.params
+    started = time.monotonic()
+    model, tokenizer = load_model(
+        base,
+        tokens,
+        params.lora,
+        runtime,
+        load_in_4bit=params.load_in_4bit,
+        dtype=params.dtype,
+        seed=params.seed,
+        embedding_rows=task.embedding_rows,
+        trained_rows=task.trained_rows,
+    )
+    if params.init_adapter == "custom":
+        put_first(model, task.custom_adapter)
+    checkpoints = Checkpoints(scratch() / "checkpoints", fingerprint(task, runtime, model))
+    if group.rank == 0:
         checkpoints.tidy()
-        work = make_work(rows, plan, tokens, tokenizer, checkpoints, params, runtime)
-        trainer = make_trainer(model, tokenizer, tokens, work, params, runtime)
-        loaded = time.monotonic()
-        # a signal before this ends the process at once: nothing is lost yet
-        with stop_noted() as work.stop, progress("training", plan_tokens(plan, rows), "tokens") as work.watch.advance:
-            trainer.carry_out(work)
-            if not work.finished():
-                raise StageError(
-                    f"stopped by {work.stop()} after step {work.watch.step}, which is saved: run it again to go on from there"
-                )
-        training = contract.Training(
-            base=base_digests(base),
-            load_in_4bit=params.load_in_4bit,
-            dtype=compute_dtype(model),
-            embedding_rows=embedding_rows,
-            trained_rows=trained_rows,
-            steps=work.kept_step(),
-        )
-        write_adapter(model, work, base, tokens, adapter, training)
+    work = make_work(task.rows, task.plan, tokens, tokenizer, checkpoints, params, runtime, group)
+    trainer = make_trainer(model, tokenizer, tokens, work, params, runtime)
+    loaded = time.monotonic()
+    # a signal before this ends the process at once: nothing is lost yet
+    with (
+        stop_noted() as work.stop,
+        progress("training", plan_tokens(task.plan, task.rows), "tokens") as work.watch.advance,
+    ):
+        trainer.carry_out(work)
+        if not work.finished():
+            raise StageError(
+                f"stopped by {work.stopped_by()} after step {work.watch.step}, which is saved: run it again to go on from there"
+            )
+    if group.rank == 0:
         note_execution(work, runtime, started, loaded)
-        checkpoints.remove()
+    return trainer, work
+
+
+def write_outputs(task: Task, trainer: "SFTTrainer", work: "Work", adapter: Path) -> None:
+    """Write the adapter's folder; nothing will be resumed any more."""
+    training = contract.Training(
+        base=base_digests(task.base),
+        load_in_4bit=task.params.load_in_4bit,
+        dtype=compute_dtype(trainer.model),
+        embedding_rows=task.embedding_rows,
+        trained_rows=task.trained_rows,
+        steps=work.kept_step(),
+    )
+    write_adapter(trainer.model, work, task.base, task.tokens, adapter, training)
+    work.checkpoints.remove()
 
 
 def plan_tokens(plan: Plan, rows: TokenRows) -> int:
@@ -195,15 +254,14 @@ def planned(rows: TokenRows, params: TrainParams) -> Plan:
     )
 
 
-def fingerprint(
-    base: Path, tokens: Path, custom_adapter: Path, params: TrainParams, runtime: Runtime, model: "PeftModel"
-) -> dict[str, object]:
+def fingerprint(task: Task, runtime: Runtime, model: "PeftModel") -> dict[str, object]:
     """All that shapes a training's result: a checkpoint is resumed only where it is the same. Micro-batch and save cadence may differ."""
+    custom = task.params.init_adapter == "custom"
     return {
-        "base": base_digests(base),
-        "tokens": sha256_files(tokens),
-        "first_adapter": sha256_files(custom_adapter) if params.init_adapter == "custom" else None,
-        "params": params.model_dump(mode="json"),
+        "base": base_digests(task.base),
+        "tokens": sha256_files(task.tokens),
+        "first_adapter": sha256_files(task.custom_adapter) if custom else None,
+        "params": task.params.model_dump(mode="json"),
         "code": project_code(),
         "versions": versions(),
         "device": device(runtime),

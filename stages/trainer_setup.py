@@ -8,6 +8,7 @@ from stages.checkpoints import Checkpoints
 from stages.contracts import tokens as token_files
 from stages.errors import StageError
 from stages.files import scratch
+from stages.group import Group
 from stages.layout import Plan
 from stages.lora import checkpointing, compute_dtype, padding_id
 from stages.model import device
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from trl import SFTTrainer
 
+    from stages.execution_plan import FittedRuntime
     from stages.train import TrainParams
 
 log = logging.getLogger("retune")
@@ -34,7 +36,8 @@ def make_work(
     tokenizer: "PreTrainedTokenizerBase",
     checkpoints: Checkpoints,
     params: "TrainParams",
-    runtime: Runtime,
+    runtime: "FittedRuntime",
+    group: Group,
 ) -> Work:
     """What the trainer carries out. Raises StageError if the held-out loss is needed and no row is held out."""
     heldout = TokenRows(token_files.read_tokens(tokens / token_files.HELDOUT)) if params.eval_steps else None
@@ -62,6 +65,7 @@ def make_work(
         watch=watch,
         checkpoints=checkpoints,
         keep_best=params.keep == "best",
+        group=group,
     )
 
 

@@ -65,7 +65,8 @@ def note_execution(work: Work, runtime: Runtime, started: float, loaded: float) 
             "resumed_after_step": work.watch.started_at,
             "tokens": work.watch.tokens_seen,
             "tokens_per_second": work.watch.tokens_seen / seconds,
-            "peak_gpu_mib": torch.cuda.max_memory_allocated() // 2**20 if on_gpu else None,
+            "processes": work.group.size,
+            "peak_gpu_mib": work.peak_gpu_mib,
             "versions": versions(),
         },
     )

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import StageError
@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("retune")
 
 
-def training_state(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - a WatchedTrainer
-    """Trained parameters, optimizer, schedule, loss scale, random generators, notes and best parameters, as plain values and tensors."""
+def training_state(trainer: Any, generators: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - a WatchedTrainer
+    """Trained parameters, optimizer, schedule, loss scale, random generators, notes and best parameters, as plain values and tensors.
+
+    All but the random generators is the same in every process of a training; `generators` are those of each.
+    """
     scaler = trainer.accelerator.scaler
     return {
         "parameters": trained(trainer.model),
         "optimizer": trainer.optimizer.state_dict(),
         "schedule": trainer.lr_scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
-        "random": random_state(),
+        "random": list(generators),
         "watch": trainer.work.watch.state(),
         "best": trainer.work.best,
     }
@@ -44,7 +47,12 @@ def resume_loop(trainer: Any, state: Mapping[str, Any]) -> None:  # noqa: ANN401
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     trainer.state.global_step = trainer.work.watch.step
     trainer._globalstep_last_logged = trainer.work.watch.step  # noqa: SLF001 - else the first loss were a mean over all steps before
-    set_random_state(state["random"])
+    rank = trainer.work.group.rank
+    if rank < len(state["random"]):
+        set_random_state(state["random"][rank])
+    else:
+        # there were fewer processes when it was saved
+        draw_anew(trainer.args.seed, trainer.work.watch.step, rank)
 
 
 def trained(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
@@ -64,6 +72,13 @@ def set_trained(model: "torch.nn.Module", values: "Mapping[str, torch.Tensor]") 
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(values[name])
+
+
+def draw_anew(seed: int, step: int, rank: int) -> None:
+    """Set the random generators for a process that has none from before: dropout must not be the same in two of them."""
+    from transformers import set_seed
+
+    set_seed(random.Random(f"{seed}/{step}/{rank}").getrandbits(32))  # noqa: S311 - noise, no secret
 
 
 def random_state() -> dict[str, Any]:

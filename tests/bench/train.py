@@ -44,7 +44,7 @@ def main() -> None:
         log = place / f"process{number}.log"
         command = [sys.executable, "-m", "tests.bench.train_rows", folder, *chosen]
         if names[0].startswith("stage-"):
-            command = [sys.executable, "-m", "tests.bench.train_stage", folder, names[0].removeprefix("stage-"), "1"]
+            command = [sys.executable, "-m", "tests.bench.train_stage", folder, names[0].removeprefix("stage-")]
         with log.open("w") as said, contextlib.suppress(subprocess.TimeoutExpired):
             limit = float(os.environ.get("RETUNE_BENCH_SECONDS", SECONDS))
             subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, check=False, timeout=limit)

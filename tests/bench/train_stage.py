@@ -1,6 +1,6 @@
 """The train stage itself, timed: `stages.train.train` over conversations like FineTome's. Prints a line `ROW {json}`.
 
-usage: python -m tests.bench.train_stage MODEL LAYOUT FUSED [STEPS] [VOCABULARY]     LAYOUT: padded, flattened or packed; FUSED: 0 or 1
+usage: python -m tests.bench.train_stage MODEL LAYOUT [STEPS] [VOCABULARY]     LAYOUT: padded, flattened or packed
 """
 
 import json
@@ -29,7 +29,7 @@ PACKS = 8
 
 def main() -> None:
     """Make the inputs in a folder of their own and train there."""
-    model, layout, fused, *rest = sys.argv[1:]
+    model, layout, *rest = sys.argv[1:]
     steps, vocabulary = int(rest[0]) if rest else 16, int(rest[1]) if len(rest) > 1 else 128000
     started = time.perf_counter()
     source = Path(model).resolve()
@@ -45,11 +45,11 @@ def main() -> None:
         from stages import train as stage
 
         marks: list[tuple[float, int]] = []
-        watch_steps(stage, marks, fused=fused == "1")
+        watch_steps(stage, marks)
         Path("adapter").mkdir()
         stage.train(base, tokens, Path("first"), Path("adapter"), params(stage, layout, steps), runtime(layout))
         os.chdir("/")
-    print("ROW " + json.dumps(figures(f"stage-{layout}" + ("" if fused == "1" else "-unfused"), marks, started)))  # noqa: T201
+    print("ROW " + json.dumps(figures(f"stage-{layout}", marks, started)))  # noqa: T201
 
 
 def make_tokens(source: Path, vocabulary: int, count: int) -> Path:
@@ -111,7 +111,9 @@ def runtime(layout: str) -> Runtime:
         {
             "device": "auto",
             "workers": None,
+            "processes": None,
             "micro_batch": 2 if layout == "padded" else 8,
+            "memory_limit_gb": None,
             "save_steps": None,
             "report_to": "none",
             "gradient_checkpointing": "off",
@@ -121,20 +123,14 @@ def runtime(layout: str) -> Runtime:
     )
 
 
-def watch_steps(stage: Any, marks: list[tuple[float, int]], *, fused: bool) -> None:
-    """Note (time, tokens trained on) at the end of each step; until the stage does so itself, attach the fused forward."""
+def watch_steps(stage: Any, marks: list[tuple[float, int]]) -> None:
+    """Note (time, tokens trained on) at the end of each step."""
     load, make = stage.load_model, stage.make_trainer
 
     def load_model(*rest: Any, **named: Any) -> Any:
         model, tokenizer = load(*rest, **named)
         if os.environ.get("RETUNE_BENCH_VARLEN") == "1":
             old_torch_attention()
-        if fused:
-            from stages.fused_model import attach
-
-            reason = attach(model)
-            if reason is not None:
-                raise SystemExit(reason)
         return model, tokenizer
 
     def make_trainer(model: Any, tokenizer: Any, tokens: Path, work: Any, *rest: Any) -> Any:

@@ -16,7 +16,9 @@ from tests.stages.talks import write_messages
 RUNTIME = Runtime(
     device="cpu",
     workers=2,
+    processes=None,
     micro_batch=1,
+    memory_limit_gb=None,
     save_steps=None,
     report_to="none",
     gradient_checkpointing="off",

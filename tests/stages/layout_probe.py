@@ -12,8 +12,8 @@ from typing import Any
 
 from stages.batches import flat, padded
 from stages.errors import StageError
+from stages.execution_plan import FittedRuntime
 from stages.isolation import check_apart
-from stages.params import Runtime
 from stages.token_rows import TokenRows
 from stages.train import TrainParams
 from tests.stages.tiny import RUNTIME, TRAIN
@@ -35,8 +35,9 @@ ROOM = 40
 def probe(device: str = "cpu", dtype: str = "float32") -> None:
     found: dict[str, Any] = {}
     for checkpointing in ("off", "unsloth"):
-        runtime = Runtime.model_validate(
-            {**RUNTIME, "device": device, "gradient_checkpointing": checkpointing, "micro_batch": 8}
+        policy = {"gradient_checkpointing": checkpointing, "kept_layers": None if checkpointing == "off" else 0}
+        runtime = FittedRuntime.model_validate(
+            {**RUNTIME, "device": device, "micro_batch": 8, "loss_rows": 1024, **policy}
         )
         trainer, work = set_up(TrainParams.model_validate({**TRAIN, "layout": "flattened", "dtype": dtype}), runtime)
         stir(trainer.model)

@@ -1,6 +1,7 @@
 """Train, and kill this very process where the command line says.
 
-    python resume_probe.py ADAPTER [key=value ...] [--kill-after STEP] [--kill-in-save STEP] [--slow SECONDS] [--runtime key=value ...]
+    python resume_probe.py ADAPTER [key=value ...] [--kill-after STEP] [--kill-in-save STEP] [--kill-other STEP] [--slow SECONDS]
+        [--micro-batch N] [--processes N]
 
 Run in a folder with base and tokens. Not a test: it dies.
 """
@@ -31,6 +32,8 @@ def main() -> None:
     parser.add_argument("changed", nargs="*")
     parser.add_argument("--kill-after", type=int, default=0)
     parser.add_argument("--kill-in-save", type=int, default=0)
+    parser.add_argument("--kill-other", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=None)
     parser.add_argument("--slow", type=float, default=0)
     parser.add_argument("--micro-batch", type=int, default=8)
     given = parser.parse_args()
@@ -38,14 +41,21 @@ def main() -> None:
     changed = {key: YAML(typ="safe").load(value) for key, value in (pair.split("=") for pair in given.changed)}
     lora = {**TRAIN["lora"], "dropout": changed.pop("dropout", 0.0)}
     params = TrainParams.model_validate({**TRAIN, "logging_steps": 3, "lora": lora, **changed})
-    runtime = Runtime.model_validate({**RUNTIME, "micro_batch": given.micro_batch, "save_steps": 2})
+    runtime = Runtime.model_validate(
+        {**RUNTIME, "micro_batch": given.micro_batch, "processes": given.processes, "save_steps": 2}
+    )
 
     ended = Watch.end_step
 
     def end_step(self: Watch, step: int, *rest: object, **named: object) -> None:
         ended(self, step, *rest, **named)
         log.info("ended %d", step)
+        if step == 1 or self.started_at == step - 1:
+            log.info("others %s", " ".join(map(str, others())))
         time.sleep(given.slow)
+        if step == given.kill_other:
+            log.info("killing at %f", time.time())
+            os.kill(others()[0], signal.SIGKILL)
         if step == given.kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -62,6 +72,12 @@ def main() -> None:
         train(Path("base"), Path("tokens"), Path("first"), given.adapter, params, runtime)
     except StageError as error:
         sys.exit(str(error))
+
+
+def others() -> list[int]:
+    """The processes that share this one's steps."""
+    children = [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
+    return [pid for pid in children if b"stages.processes" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from tests.project import ROOT
 
 RUNTIME = """
-runtime: {device: cpu, workers: 1, micro_batch: 2, save_steps: null, report_to: none, gradient_checkpointing: 'off', evaluation_batch: 4, log_level: info}
+runtime: {device: cpu, workers: 1, processes: null, micro_batch: 2, memory_limit_gb: null, save_steps: null, report_to: none, gradient_checkpointing: 'off', evaluation_batch: 4, log_level: info}
 """
 HEAD = """
 from pathlib import Path

@@ -51,7 +51,9 @@ def runtime(workers: int | None = 2) -> Runtime:
     return Runtime(
         device="cpu",
         workers=workers,
+        processes=None,
         micro_batch=1,
+        memory_limit_gb=None,
         save_steps=None,
         report_to="none",
         gradient_checkpointing="off",
@@ -435,7 +437,7 @@ messages, tokenizer, tokens, workers = sys.argv[1:]
 template(Path(messages), Path(tokenizer), Path("none"), Path(tokens),
     TemplateParams(chat_template="llama-3.1", date_string="26 Jul 2024", max_length=1000, too_long="reject",
                    train_on="all_assistant_turns", missing_control_tokens="error", control_tokens_in_content="reject"),
-    Runtime(device="cpu", workers=int(workers), micro_batch=1, save_steps=None, report_to="none", gradient_checkpointing="off", evaluation_batch=1,
+    Runtime(device="cpu", workers=int(workers), processes=None, micro_batch=1, memory_limit_gb=None, save_steps=None, report_to="none", gradient_checkpointing="off", evaluation_batch=1,
             log_level="warning"))
 assert not {"torch", "transformers"} & set(sys.modules), "a data stage imported a model library"
 """

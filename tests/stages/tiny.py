@@ -53,7 +53,9 @@ TRAIN: dict[str, Any] = {
 RUNTIME: dict[str, Any] = {
     "device": "cpu",
     "workers": None,
+    "processes": None,
     "micro_batch": 2,
+    "memory_limit_gb": None,
     "save_steps": None,
     "report_to": "none",
     "gradient_checkpointing": "off",

@@ -13,6 +13,7 @@ from stages.checkpoints import Checkpoints
 from stages.contracts.tokens import TRAIN as TRAIN_FILE
 from stages.contracts.tokens import read_tokens
 from stages.errors import StageError
+from stages.group import Group
 from stages.lora import load_model
 from stages.model import embedding_plan
 from stages.params import Runtime
@@ -68,7 +69,7 @@ def set_up(params: TrainParams, runtime: Runtime) -> tuple[object, Work]:
         trained_rows=trained_rows,
     )
     checkpoints = Checkpoints(Path(".retune/probe"), {})
-    work = make_work(rows, planned(rows, params), tokens, tokenizer, checkpoints, params, runtime)
+    work = make_work(rows, planned(rows, params), tokens, tokenizer, checkpoints, params, runtime, Group())
     return make_trainer(model, tokenizer, tokens, work, params, runtime), work
 
 
