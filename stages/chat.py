@@ -1,7 +1,7 @@
 """A chat template and a tokenizer together: what `stages/encoding.py` encodes with. Pure: no file, no torch, no transformers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +43,8 @@ class Chat:
     """The library that all others use: the reference, and the one that tells where a token stands."""
     encoder: Encoder
     turns: Turns
+    controls: Container[int]
+    """The ids of the control tokens."""
     is_special: npt.NDArray[np.bool_]
     """By token id: the control tokens, which are those that the tokenizer calls special, and added ones like `<|name|>`."""
     pieces: pa.LargeBinaryArray | None
@@ -65,6 +67,7 @@ def open_chat(tokenizer: Tokenizer, encoder: Encoder, template: Template, spelle
         tokenizer=tokenizer,
         encoder=encoder,
         turns=open_turns(template, [token.content for token in controls.values()], spelled),
+        controls=controls.keys(),
         is_special=is_special,
         pieces=spelled_pieces(tokenizer, tokens),
         ids_of={
@@ -96,10 +99,10 @@ def missing_control_tokens(template: Template, tokenizer: Tokenizer) -> list[str
     return [token for token in written if len(tokenizer.encode(token, add_special_tokens=False).ids) != 1]
 
 
-def single_token(tokenizer: Tokenizer, end_of_turn: str) -> bool:
-    """Whether the end of turn is one control token of the vocabulary."""
+def single_token(tokenizer: Tokenizer, controls: Container[int], end_of_turn: str) -> bool:
+    """Whether the end of turn is one of the vocabulary's control tokens, whose ids are `controls`."""
     index = tokenizer.token_to_id(end_of_turn.strip())
-    return index is not None and index in control_tokens(tokenizer)
+    return index is not None and index in controls
 
 
 def spelled_pieces(tokenizer: Tokenizer, tokens: list[str]) -> pa.LargeBinaryArray | None:

@@ -14,7 +14,7 @@ from stages.contracts import tokens as token_files
 from stages.errors import StageError
 from stages.execution_plan import MARGIN, FittedRuntime, Workload, apply, fit_of, fitted, make_workload
 from stages.files import execution_record
-from stages.gpu_memory import within
+from stages.gpu_memory import limit_allocator, within
 from stages.layout import Plan
 from stages.memory_plan import GIB, Fit, words
 from stages.model import device, read_config, tensor_shapes, weight_files
@@ -82,12 +82,11 @@ def fit_training(task: Task, folder: Path, runtime: Runtime, *, processes: int) 
         # before anything is asked of the GPU: Unsloth sets how torch's allocator works, which is read once
         import unsloth  # noqa: F401
 
-        free, total = torch.cuda.mem_get_info()
+        free, _ = torch.cuda.mem_get_info()
         major, minor = torch.cuda.get_device_capability()
         room, capability = within(free, runtime.memory_limit_gb), major + minor / 10
         rate = rate_of(torch.cuda.get_device_name())
-        if runtime.memory_limit_gb is not None:
-            torch.cuda.set_per_process_memory_fraction(min(1.0, runtime.memory_limit_gb * GIB / total))
+        limit_allocator(runtime.memory_limit_gb)
     workload = make_workload(
         read_config(task.base),
         read_shape(task.base, task.embedding_rows),

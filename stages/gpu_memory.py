@@ -35,6 +35,15 @@ def within(free: float, limit_gib: float | None) -> float:
     return room if limit_gib is None else min(room, limit_gib * GIB)
 
 
+def limit_allocator(limit_gib: float | None) -> None:
+    """Hold torch's allocator on this GPU to `runtime.memory_limit_gb`."""
+    import torch
+
+    if limit_gib is not None:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * GIB / total))
+
+
 def gpus() -> list[Gpu]:
     """The GPUs that nvidia-smi names and CUDA_VISIBLE_DEVICES lets us see."""
     try:

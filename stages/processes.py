@@ -22,7 +22,9 @@ from typing import Any
 
 from stages.errors import StageError
 from stages.files import scratch
+from stages.gpu_memory import limit_allocator
 from stages.group import Group
+from stages.model import device
 from stages.out_of_memory import is_out_of_memory
 from stages.params import Params, Runtime
 
@@ -249,7 +251,8 @@ def main() -> None:
         # each process writes its own: two would write one file at once
         os.environ["UNSLOTH_COMPILE_LOCATION"] += f"_{job['rank']}"
         share_threads(job["size"])
-        limit_memory(runtime)
+        if device(runtime) == "cuda":
+            limit_allocator(runtime.memory_limit_gb)
         return Group(job["rank"], job["size"], job["port"])
 
     try:
@@ -259,15 +262,6 @@ def main() -> None:
             raise
         print(error, flush=True)
         sys.exit(AGREED)
-
-
-def limit_memory(runtime: Runtime) -> None:
-    """`runtime.memory_limit_gb` in one of the others; `fit_training` does it in the first."""
-    import torch
-
-    if runtime.memory_limit_gb is not None and runtime.device != "cpu" and torch.cuda.is_available():
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, runtime.memory_limit_gb * 2**30 / total))
 
 
 if __name__ == "__main__":

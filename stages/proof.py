@@ -71,7 +71,7 @@ def spelled_cuts(
     # an end of turn that is spelled out may share its last token with what follows: that token is not trained
     last = np.where(exact, last, last - 1)
     loose = [
-        not exact_here and not single_token(chat.tokenizer, one.text[span.content_end : span.end])
+        not exact_here and not single_token(chat.tokenizer, chat.controls, one.text[span.content_end : span.end])
         for exact_here, (one, span) in zip(
             exact.tolist(), ((one, span) for one in rendered for span in one.spans), strict=True
         )
@@ -132,7 +132,7 @@ def traced_places(chat: Chat, rendered: Rendered, expected: Ids) -> list[tuple[i
         if begin < stop and starts[begin] < span.start:
             return None
         written = text[span.start : span.end]
-        exact = single_token(chat.tokenizer, text[span.content_end : span.end])
+        exact = single_token(chat.tokenizer, chat.controls, text[span.content_end : span.end])
         if exact and (stop <= begin or not chat_ends_at(chat, ids[stop - 1], written, int(starts[stop - 1]), span)):
             return None
         if not exact:

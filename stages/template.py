@@ -205,7 +205,7 @@ def summary(plan: Plan, outcome: Outcome, params: TemplateParams) -> dict[str, o
         "end_of_turn": {
             "text": end,
             "ids": tokenizer.encode(end, add_special_tokens=False).ids,
-            "special": single_token(tokenizer, end),
+            "special": single_token(tokenizer, plan.chat.controls, end),
         },
         "bos": plan.bos,
         "pad": {"text": plan.tokens["pad_token"], "id": tokenizer.token_to_id(plan.tokens["pad_token"])},

@@ -73,10 +73,11 @@ def prepare(
         source = with_added_tokens(source, added)
         tokenizer = load_tokenizer(source)
 
-    turns = open_turns(probe, [token.content for token in control_tokens(tokenizer).values()], spelled)
+    controls = control_tokens(tokenizer)
+    turns = open_turns(probe, [token.content for token in controls.values()], spelled)
     end = turns.end_of_turn.strip()
     tokens = dict(came.tokens)
-    if single_token(tokenizer, end):
+    if single_token(tokenizer, controls, end):
         tokens["eos_token"] = end
     pad = choose_pad(tokenizer, tokens, tokens.get("eos_token", end), written_tokens(turns))
     if pad is None:

@@ -17,9 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages.contracts import base as base_files
 from stages.files import read_json, write_json
-from tests.bench.train_stage import WARM_UP, make_tokens, params, runtime, watch_steps
+from tests.bench.train_stage import WARM_UP, make_base, make_tokens, params, runtime, watch_steps
 
 MICRO_BATCH = 8
 ROOT = Path(__file__).parents[2]
@@ -53,16 +52,11 @@ def one(model: str, count: str, steps: str, packs: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         tokens = make_tokens(source, 128000, int(steps) * int(packs) * 6)
-        base = Path("base")
-        base.mkdir()
-        for file in source.iterdir():
-            (base / file.name).symlink_to(file)
-        names = [base_files.CONFIG, *(file.name for file in base.glob("*.safetensors"))]
-        write_json(base / base_files.SOURCE, {"files": {f"base/{name}": "0" * 64 for name in names}})
+        base = make_base(source)
         from stages import train as stage
 
         marks: list[tuple[float, int]] = []
-        watch_steps(stage, marks, fused=False)  # the stage fuses by itself
+        watch_steps(stage, marks)
         Path("adapter").mkdir()
         changed = {"tokens_per_step": int(packs) * 2048, "logging_steps": 1}
         how = {"processes": int(count), "micro_batch": MICRO_BATCH}

@@ -36,12 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         tokens = make_tokens(source, vocabulary, steps * PACKS * 6)
-        base = Path("base")
-        base.mkdir()
-        for file in source.iterdir():
-            (base / file.name).symlink_to(file)
-        names = [base_files.CONFIG, *(file.name for file in base.glob("*.safetensors"))]
-        write_json(base / base_files.SOURCE, {"files": {f"base/{name}": "0" * 64 for name in names}})
+        base = make_base(source)
         from stages import train as stage
 
         marks: list[tuple[float, int]] = []
@@ -50,6 +45,17 @@ def main() -> None:
         stage.train(base, tokens, Path("first"), Path("adapter"), params(stage, layout, steps), runtime(layout))
         os.chdir("/")
     print("ROW " + json.dumps(figures(f"stage-{layout}", marks, started)))  # noqa: T201
+
+
+def make_base(source: Path) -> Path:
+    """data/base out of links to a model's files, with a source record, so that no gigabytes are hashed."""
+    base = Path("base")
+    base.mkdir()
+    for file in source.iterdir():
+        (base / file.name).symlink_to(file)
+    names = [base_files.CONFIG, *(file.name for file in base.glob("*.safetensors"))]
+    write_json(base / base_files.SOURCE, {"files": {f"base/{name}": "0" * 64 for name in names}})
+    return base
 
 
 def make_tokens(source: Path, vocabulary: int, count: int) -> Path:

@@ -11,19 +11,11 @@ from stages.params import Runtime
 from stages.rendering import Message
 from stages.template import TemplateParams, template
 from tests.oracle import llama3
+from tests.stages import tiny
 from tests.stages.talks import write_messages
 
-RUNTIME = Runtime(
-    device="cpu",
-    workers=2,
-    processes=None,
-    micro_batch=1,
-    memory_limit_gb=None,
-    save_steps=None,
-    report_to="none",
-    gradient_checkpointing="off",
-    evaluation_batch=1,
-    log_level="warning",
+RUNTIME = Runtime.model_validate(
+    {**tiny.RUNTIME, "workers": 2, "micro_batch": 1, "evaluation_batch": 1, "log_level": "warning"}
 )
 
 

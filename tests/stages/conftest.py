@@ -49,6 +49,17 @@ def options(tiny_base: Path) -> Path:
     return tiny_base
 
 
+@pytest.fixture(scope="module")
+def world(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to train in, and `alone` in it: another, whose trainings know nothing of those."""
+    folder = tmp_path_factory.mktemp("world")
+    for place in (folder, folder / "alone"):
+        place.mkdir(exist_ok=True)
+        for name in ("base", "tokens"):
+            (place / name).symlink_to(tiny_base / name)
+    return folder
+
+
 def run_probe(folder: Path, *command: str) -> None:
     """Run a script of this folder in another process that works in `folder`."""
     done = subprocess.run(

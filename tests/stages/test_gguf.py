@@ -10,21 +10,11 @@ from stages.gguf import GgufParams, gguf
 from stages.llama_cpp import pretokenizer as rules
 from stages.llama_cpp.mix import QUANTIZATIONS
 from stages.params import Runtime
+from tests.stages import tiny
 from tests.stages.llama_cpp.models_in_small import LLAMA_3_TEMPLATE, make_adapter, make_merged, make_tokens
 from tests.stages.llama_cpp.tokenizers_in_small import CONTROL, gpt_2, save, split_by, train
 
-RUNTIME = Runtime(
-    device="cpu",
-    workers=2,
-    processes=None,
-    micro_batch=1,
-    memory_limit_gb=None,
-    save_steps=None,
-    report_to="none",
-    gradient_checkpointing="off",
-    evaluation_batch=1,
-    log_level="info",
-)
+RUNTIME = Runtime.model_validate({**tiny.RUNTIME, "workers": 2, "micro_batch": 1, "evaluation_batch": 1})
 
 
 def params(*quantizations: str, answers: int = 4) -> GgufParams:

@@ -25,6 +25,7 @@ from stages.params import Runtime
 from stages.rendering import Dialogue, Message
 from stages.template import TemplateParams, template
 from stages.template_plan import OURS
+from tests.stages import tiny
 from tests.stages.talks import write_messages
 from tests.stages.test_chat import CHATML, GEMMA_LIKE, PHI_LIKE, byte_level, turns
 from tests.stages.test_tool_spans import TALK, TOOLS
@@ -48,18 +49,8 @@ def params(**changed: object) -> TemplateParams:
 
 
 def runtime(workers: int | None = 2) -> Runtime:
-    return Runtime(
-        device="cpu",
-        workers=workers,
-        processes=None,
-        micro_batch=1,
-        memory_limit_gb=None,
-        save_steps=None,
-        report_to="none",
-        gradient_checkpointing="off",
-        evaluation_batch=1,
-        log_level="warning",
-    )
+    how = {"workers": workers, "micro_batch": 1, "evaluation_batch": 1, "log_level": "warning"}
+    return Runtime.model_validate({**tiny.RUNTIME, **how})
 
 
 def write_tokenizer(

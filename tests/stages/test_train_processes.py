@@ -159,16 +159,6 @@ def terminated(process: "subprocess.Popen[str]", after: int) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def world(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("processes")
-    for place in (folder, folder / "alone"):
-        place.mkdir(exist_ok=True)
-        for name in ("base", "tokens"):
-            (place / name).symlink_to(tiny_base / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def told(world: Path) -> dict[str, Any]:
     """What happened in a chain of trainings with two processes and with one, each after the one before."""
     found: dict[str, Any] = {}

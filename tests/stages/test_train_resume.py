@@ -37,16 +37,6 @@ def saved(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def world(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("resume")
-    for place in (folder, folder / "alone"):
-        place.mkdir(exist_ok=True)
-        for name in ("base", "tokens"):
-            (place / name).symlink_to(tiny_base / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def told(world: Path) -> dict[str, tuple[int, str]]:
     """{what happened: (exit status, what was said)} of each process, and the checkpoints that it left."""
     found: dict[str, tuple[int, str]] = {}
