@@ -1,6 +1,7 @@
 """One training by one process and by two GPUs of one host: tokens/s, scaling, memory of each GPU, and whether the trajectories are equal.
 
     python -m tests.bench.train_pair MODEL OUT [STEPS] [PACKS] [COUNTS]
+    python -m tests.bench.train_pair --lost MODEL OUT [STEPS] [PACKS]       one of two processes is killed, one process goes on
 
 MODEL is a Llama-3.2-3B-shaped folder, OUT a folder for the logs and `pair.json`; STEPS 24; PACKS of 2,048 tokens in a step, 16: two
 micro-batches of 8 for one process, one each for two; COUNTS of processes, `1,2,1`: the first one warms the disk up. It is the
@@ -9,7 +10,9 @@ says `tests.bench.train`. About 90 s a count on a cold disk.
 """
 
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages.files import read_json, write_json
+import pyarrow.parquet as pq
+
+from stages.files import read_json, sha256_file, write_json
 from tests.bench.train_stage import WARM_UP, make_base, make_tokens, params, runtime, watch_steps
 
 MICRO_BATCH = 8
@@ -30,59 +35,121 @@ def main() -> None:
     steps, packs, counts = (*rest, *("24", "16", "1,2,1")[len(rest) :])
     place = Path(out)
     place.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     runs: list[dict[str, Any]] = []
     for number, count in enumerate(counts.split(",")):
-        command = [sys.executable, "-m", "tests.bench.train_pair", "--one", model, count, steps, packs]
-        with (place / f"run{number}.log").open("w") as said:
-            subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, check=False, env=environment)
-        lines = (place / f"run{number}.log").read_text().splitlines()
-        found = [json.loads(line.removeprefix("ROW ")) for line in lines if line.startswith("ROW ")]
-        if not found:
-            print(f"{count} processes failed:", *lines[-15:], sep="\n")  # noqa: T201 - what it is for
+        said = place / f"run{number}.log"
+        with tempfile.TemporaryDirectory() as folder:
+            start(model, count, steps, packs, folder, said, "never").wait()
+        found = row_of(said)
+        if found is None:
+            print(f"{count} processes failed:", *said.read_text().splitlines()[-15:], sep="\n")  # noqa: T201 - what it is for
             continue
-        runs += found
+        runs.append(found)
     write_json(place / "pair.json", {"runs": runs})
     print(table(runs))  # noqa: T201 - what it is for
 
 
-def one(model: str, count: str, steps: str, packs: str) -> None:
-    """One training; prints `ROW {json}`."""
-    source, started = Path(model).resolve(), time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        tokens = make_tokens(source, 128000, int(steps) * int(packs) * 6)
-        base = make_base(source)
-        from stages import train as stage
+def start(
+    model: str, count: str, steps: str, packs: str, folder: str, said: Path, save: str
+) -> "subprocess.Popen[bytes]":
+    """One training in a process of its own, in `folder`."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "tests.bench.train_pair", "--one", model, count, steps, packs, folder, save]
+    with said.open("w") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
-        marks: list[tuple[float, int]] = []
-        watch_steps(stage, marks)
-        Path("adapter").mkdir()
-        changed = {"tokens_per_step": int(packs) * 2048, "logging_steps": 1}
-        how = {"processes": int(count), "micro_batch": MICRO_BATCH}
-        stage.train(
-            base,
-            tokens,
-            Path("first"),
-            Path("adapter"),
-            params(stage, "packed", int(steps)).model_copy(update=changed),
-            runtime("packed").model_copy(update=how),
+
+def row_of(said: Path) -> dict[str, Any] | None:
+    """What a training found; None if it failed."""
+    rows = [line.removeprefix("ROW ") for line in said.read_text().splitlines() if line.startswith("ROW ")]
+    return dict(json.loads(rows[-1])) if rows else None
+
+
+def lost(model: str, out: str, steps: str = "24", packs: str = "16") -> None:
+    """Kill the second of two processes after a checkpoint, note how the training ends, and go on with one."""
+    place = Path(out)
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        first = start(model, "2", steps, packs, folder, place / "lost.log", "half-way")
+        while first.poll() is None and not list(Path(folder).glob(".retune/checkpoints/*/step-*")):
+            time.sleep(0.2)
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        (second,) = (
+            child for child in map(int, children) if b"stages.processes" in Path(f"/proc/{child}/cmdline").read_bytes()
         )
-        record = read_json(Path(".retune/execution/train.json"))
-        lines = [json.loads(line) for line in Path("adapter/steps.jsonl").read_text().splitlines()]
-        (start, before), (end, after) = marks[WARM_UP - 1], marks[-1]
-        row = {
-            "processes": record["processes"],
-            "tokens_s": round((after - before) / (end - start)),
-            "step_ms": round((end - start) / (len(marks) - WARM_UP) * 1000, 1),
-            "first_step_s": round(marks[0][0] - started, 1),
-            "peak_gpu_mib": record["peak_gpu_mib"],
-            "device": record["device"],
-            "loss": [line["loss"] for line in lines],
-            "grad_norm": [line["grad_norm"] for line in lines],
-        }
-        os.chdir("/")
+        os.kill(second, signal.SIGKILL)
+        killed = time.monotonic()
+        status = first.wait()
+        took, saved = time.monotonic() - killed, max(Path(folder).glob(".retune/checkpoints/*/step-*")).name
+        start(model, "1", steps, packs, folder, place / "resumed.log", "half-way").wait()
+    found = row_of(place / "resumed.log") or {}
+    said = [line for name in ("lost", "resumed") for line in (place / f"{name}.log").read_text().splitlines()]
+    result = {
+        "status": status,
+        "ended_after_s": round(took, 1),
+        "checkpoint": saved,
+        "resumed": [line for line in said if "resumed after" in line],
+        "told": [line[:300] for line in said if "was ended by" in line],
+        "loss": found.get("loss"),
+    }
+    write_json(place / "lost.json", result)
+    print(json.dumps(result))  # noqa: T201 - what it is for
+
+
+def one(model: str, count: str, steps: str, packs: str, folder: str, save: str) -> None:
+    """One training in `folder`; prints `ROW {json}`. In a folder where one was interrupted it goes on."""
+    source, started = Path(model).resolve(), time.perf_counter()
+    os.chdir(folder)
+    logging.basicConfig(level=logging.INFO, format="train: %(message)s")
+    tokens, base = Path("tokens"), Path("base")
+    if not base.exists():
+        make_tokens(source, vocabulary_of(source), int(steps) * int(packs) * 6)
+        make_base(source)
+    from stages import train as stage
+
+    marks: list[tuple[float, int]] = []
+    watch_steps(stage, marks)
+    Path("adapter").mkdir(exist_ok=True)
+    changed = {"tokens_per_step": int(packs) * 2048, "logging_steps": 1}
+    how = {
+        "processes": int(count),
+        "micro_batch": MICRO_BATCH,
+        "save_steps": None if save == "never" else max(1, int(steps) // 2),
+    }
+    stage.train(
+        base,
+        tokens,
+        Path("first"),
+        Path("adapter"),
+        params(stage, "packed", int(steps)).model_copy(update=changed),
+        runtime("packed").model_copy(update=how),
+    )
+    record = read_json(Path(".retune/execution/train.json"))
+    lines = [json.loads(line) for line in Path("adapter/steps.jsonl").read_text().splitlines()]
+    (start, before), (end, after) = marks[WARM_UP - 1], marks[-1]
+    row = {
+        "processes": record["processes"],
+        "tokens_s": round((after - before) / (end - start)),
+        "step_ms": round((end - start) / (len(marks) - WARM_UP) * 1000, 1),
+        "first_step_s": round(marks[0][0] - started, 1),
+        "peak_gpu_mib": record["peak_gpu_mib"],
+        "device": record["device"],
+        "loss": [line["loss"] for line in lines],
+        "grad_norm": [line["grad_norm"] for line in lines],
+        "trained": trained(),
+    }
     print("ROW " + json.dumps(row))  # noqa: T201 - what it is for
+
+
+def trained() -> dict[str, Any]:
+    """What the ledger says: rows that were reached, the most often that one was, and a hash of it all."""
+    times = [len(steps) for steps in pq.read_table("adapter/ledger.parquet")["steps"].to_pylist()]
+    return {"rows": sum(map(bool, times)), "most": max(times), "sha256": sha256_file(Path("adapter/ledger.parquet"))}
+
+
+def vocabulary_of(source: Path) -> int:
+    """Ids below it are text: the special tokens of the shape begin there."""
+    return min(128000, int(read_json(source / "config.json")["vocab_size"]))
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -90,14 +157,20 @@ def table(runs: list[dict[str, Any]]) -> str:
     alone = max((run["tokens_s"] for run in runs if run["processes"] == 1), default=None)
     first = next((run for run in runs if run["processes"] == 1), None)
     text = [
-        "| processes | tokens/s | scaling | step ms | peak MiB of each | first step s | loss differs | gradient norm differs |",
-        "|---" * 8 + "|",
+        "| processes | tokens/s | scaling | step ms | peak MiB of each | first step s | loss differs | gradient norm differs | rows trained | ledger |",
+        "|---" * 10 + "|",
     ]
     for run in runs:
         scaling = "" if alone is None else f"{run['tokens_s'] / alone / run['processes']:.1%}"
         apart = ["", ""] if first is None else [f"{differs(first[key], run[key]):.1e}" for key in ("loss", "grad_norm")]
         figures = (run["processes"], f"{run['tokens_s']:,}", scaling, run["step_ms"], run["peak_gpu_mib"])
-        text.append("| " + " | ".join(map(str, (*figures, run["first_step_s"], *apart))) + " |")
+        text.append(
+            "| "
+            + " | ".join(
+                map(str, (*figures, run["first_step_s"], *apart, run["trained"]["rows"], run["trained"]["sha256"][:8]))
+            )
+            + " |"
+        )
     if runs:
         losses = runs[0]["loss"]
         text.append(
@@ -114,5 +187,7 @@ def differs(one: list[float], other: list[float]) -> float:
 if __name__ == "__main__":
     if sys.argv[1] == "--one":
         one(*sys.argv[2:])
+    elif sys.argv[1] == "--lost":
+        lost(*sys.argv[2:])
     else:
         main()
