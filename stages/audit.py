@@ -54,7 +54,7 @@ class AuditParams(Params):
     max_exact_match_loss: Share | None
     """By how much a GGUF file's exact match may fall below the merged model's on the rows it is checked on. null: not asked."""
     gguf: dict[str, GgufFloor]
-    """{quantization: floor}. A quantization without a floor is measured and not judged."""
+    """{quantization: floor}. A quantization without a floor is measured and not judged, and the verdict says so; its exact match is."""
 
 
 def audit(
@@ -207,11 +207,20 @@ def merge_checks(checks: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def gguf_checks(checks: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
-    """Every file answers like the merged model, as far as its quantization's floors ask."""
-    for name, file in sorted(checks["files"].items()):
-        quality = file["quality"]
-        floor = params.gguf.get(file["quantization"])
-        if floor is not None:
+    """Every file answers like the merged model, as far as its quantization's floors ask; the adapter's, by those of the base it lies over."""
+    files = [(name, file["quantization"], file["quality"]) for name, file in sorted(checks["files"].items())]
+    if checks["lora"] is not None:
+        lora = checks["lora"]
+        files.append((lora["file"], lora["over"]["quantization"], lora["quality"]))
+    for name, quantization, quality in files:
+        floor = params.gguf.get(quantization)
+        if floor is None:
+            says = (
+                f"KL divergence {quality['kl']:.2g}, the same token first at {quality['top_1_agreement']:.1%}: "
+                f"not judged, since audit.gguf has no floor for {quantization}"
+            )
+            yield check(f"{name}: no floor", quality["kl"], None, passed=True, says=says)
+        else:
             kl, least = quality["kl"], floor.max_kl_divergence
             says = f"KL divergence from the merged model {kl:.2g} nats a token (at most {least:.2g})"
             yield check(f"{name}: kl", kl, least, passed=kl <= least, says=says)

@@ -23,6 +23,8 @@ from stages.fetch_model import FetchModelParams
 from stages.files import write_json
 from stages.gate import GateParams
 from stages.gguf import GgufParams
+from stages.llama_cpp.names import OURS, QUANTIZATIONS, unknown
+from stages.llama_cpp.tool import existing, lacking
 from stages.merge import MergeParams
 from stages.params import Params, Runtime, read_params, section_problems
 from stages.report import ReportParams
@@ -66,7 +68,7 @@ def problems(params: Mapping[str, Any], root: Path) -> list[str]:
             found.append(f"{section}: this section is missing")
         else:
             found += section_problems(model, section, params[section])
-    return found or [*contradictions(params), *missing_files(params, root)]
+    return found or [*contradictions(params), *missing_files(params, root), *missing_programs(params)]
 
 
 def unknown_section(section: str) -> str:
@@ -78,7 +80,7 @@ def unknown_section(section: str) -> str:
 
 
 def contradictions(params: Mapping[str, Any]) -> list[str]:
-    """Floors that no run of these params can reach: better said now than by the gate."""
+    """Params that contradict one another, and floors that no run of them can reach: better said now than by the gate."""
     audit, evaluate = params["audit"], params["evaluate"]
     found = []
     if audit["min_exact_match"] is not None and not (evaluate["exact_match"] and evaluate["answer_rows"]):
@@ -90,6 +92,9 @@ def contradictions(params: Mapping[str, Any]) -> list[str]:
         found.append(
             f"train.pack_length: must be at least template.max_length ({longest}): no conversation is cut for a pack"
         )
+    if params["merge"]["into"] == "dequantized_nf4" and not train["load_in_4bit"]:
+        found.append("merge.into: must be base16 where train.load_in_4bit is false: training never saw the base in NF4")
+    found += [f"audit.gguf.{name}: {unknown(name)}" for name in audit["gguf"] if name not in QUANTIZATIONS]
     if params["standardize"]["heldout_fraction"] == 0:
         floors = {"min_heldout_rows": 0, "min_loss_gain": None, "min_exact_match": None}
         found += [
@@ -98,6 +103,23 @@ def contradictions(params: Mapping[str, Any]) -> list[str]:
             if audit[floor] != free
         ]
     return found
+
+
+def missing_programs(params: Mapping[str, Any]) -> list[str]:
+    """What the export would build llama-quantize with, where it needs that, has none, and cannot build one."""
+    need = [name for name in params["gguf"]["quantizations"] if name not in OURS]
+    try:
+        lacks = lacking() if need and existing("llama-quantize") is None else []
+    except StageError as error:
+        return [f"gguf.quantizations: {error}"]
+    if not lacks:
+        return []
+    said = (
+        f"gguf.quantizations: {', '.join(need)}: made by llama-quantize, which is not here, and to build it {' and '.join(lacks)} "
+        f"{'is' if len(lacks) == 1 else 'are'} missing. Install that, or name a folder with llama.cpp's programs in LLAMA_CPP_DIR; "
+        f"without any of it: {', '.join(OURS)}"
+    )
+    return [said]
 
 
 def missing_files(params: Mapping[str, Any], root: Path) -> list[str]:

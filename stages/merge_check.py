@@ -34,7 +34,8 @@ POSITIONS_PER_ROW = 128
 """Labelled positions of a row that are compared, the first of them: what comes after them need not be calculated."""
 
 BASE, ADAPTER, MERGED = "the base", "base + adapter", "the merged model"
-BASE_4BIT, ADAPTER_4BIT, MERGED_BASE16 = "the NF4 base", "NF4 base + adapter", "a merge into 16 bit"
+BASE_4BIT, ADAPTER_4BIT = "the NF4 base", "NF4 base + adapter"
+MERGED_OTHER = "the merge that is not written"
 
 VALUES = 1 << 21
 """Values of the head, and logits of one model, in memory at once."""
@@ -83,7 +84,8 @@ def compare(
         need = 4 * parameter_count(base) / 2**30
         log.info("the model is checked whole, since %s: this takes about %.1f GiB of memory", reason, need)
         tally = whole(base, adapter, merged, chosen, update.embedding_rows, place)
-    return figures(tally, len(chosen), into)
+    training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
+    return figures(tally, len(chosen), into, load_in_4bit=training["load_in_4bit"])
 
 
 def check_rows(tokens: Path, count: int) -> list[Row]:
@@ -119,9 +121,9 @@ def by_layers(
         variants[ADAPTER] = plain.with_adapter(update, beside)
     else:
         variants[BASE_4BIT] = Variant(files, nf4)
-        variants[MERGED_BASE16] = Variant(files, update=update)
     if nf4 is not None:
         variants[ADAPTER_4BIT] = Variant(files, nf4).with_adapter(update, beside)
+        variants[MERGED_OTHER] = Variant(files, nf4 if into == "base16" else None, update)
     passes = {}
     for name, variant in variants.items():
         bones = skeleton(merged if name == MERGED else base, adapter if variant.adapter else None)
@@ -170,14 +172,14 @@ def logits(model: "torch.nn.Module", rows: Sequence[Row], place: str) -> "list[t
     return found
 
 
-def figures(tally: Tally, rows: int, into: contract.Into) -> contract.Checks:
+def figures(tally: Tally, rows: int, into: contract.Into, *, load_in_4bit: bool) -> contract.Checks:
     """What checks.json says."""
     plain = BASE if into == "base16" else BASE_4BIT
-
-    merged16 = MERGED if into == "base16" else MERGED_BASE16
+    base16, nf4 = (MERGED, MERGED_OTHER) if into == "base16" else (MERGED_OTHER, MERGED)
     losses = {name: float(tally.losses(name).mean()) for name in tally.top}
     return contract.Checks(
         into=into,
+        load_in_4bit=load_in_4bit,
         rows=rows,
         positions=tally.targets.shape[0],
         max_logit_difference=float(tally.difference[MERGED].max()),
@@ -186,8 +188,9 @@ def figures(tally: Tally, rows: int, into: contract.Into) -> contract.Checks:
         max_change_from_base=float(tally.difference[plain].max()),
         losses=contract.Losses(
             base=losses[BASE],
+            adapter_base16=losses.get(ADAPTER),
             adapter_4bit=losses.get(ADAPTER_4BIT),
-            merged_base16=losses[merged16],
-            merged_dequantized_nf4=losses[MERGED] if into != "base16" else None,
+            merged_base16=losses[base16],
+            merged_dequantized_nf4=losses.get(nf4),
         ),
     )

@@ -1,6 +1,7 @@
 """Show what came of it: one self-contained HTML page, and the model card.
 
-Reads  data/audit, the summaries of data/messages and data/tokens, a few rows of the latter, the step log, data/evaluation, the GGUF checks.
+Reads  data/audit, the summaries of data/messages and data/tokens, a few rows of the latter, the step log, data/evaluation, the checks
+       of the merge and of the GGUF files.
 Writes data/report: index.html (no script, no font, no address: it opens anywhere), README.md (a hub model card).
 
     python -m stages.report --audit data/audit --messages data/messages ... --report data/report
@@ -9,7 +10,7 @@ Writes data/report: index.html (no script, no font, no address: it opens anywher
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jinja2
 from pydantic import Field
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
 from stages.contracts.audit import PROVENANCE, VERDICT
+from stages.contracts.merged import Checks
 from stages.entry import Input, Output, run
 from stages.files import read_json, write_text
 from stages.params import Params
@@ -42,8 +44,20 @@ class ReportParams(Params):
     examples: Annotated[int, Field(ge=0)]
     """Held-out answers shown side by side, and (a few at most) training conversations. They hold the dataset's text: 0 for data that
     must not leave this machine."""
-    license: str | None
-    """Licence of the model for the model card, as the hub names it (apache-2.0, llama3.2). null: left out."""
+
+
+class MergeLoss(NamedTuple):
+    """The held-out loss of a model that the check of the merge has run."""
+
+    name: str
+    loss: float
+    """Nats a labelled token."""
+    more: float | None
+    """Than that of what was trained; null where that was not measured."""
+    trained: bool
+    """Whether this is what was trained."""
+    exported: bool
+    """Whether this is what was written."""
 
 
 def report(
@@ -53,6 +67,7 @@ def report(
     steps: Input,
     metrics: Input,
     answers: Input,
+    merge: Input,
     ggufs: Input,
     report: Output,
     params: ReportParams,
@@ -70,6 +85,7 @@ def report(
         "metrics": read_json(metrics),
         "answers": read_parquet(answers).slice(0, params.examples).to_pylist(),
         "conversations": conversations(tokens, min(params.examples, CONVERSATIONS)),
+        "merges": merges(read_json(merge)),
         "ggufs": read_json(ggufs),
     }
     pages = jinja2.Environment(
@@ -79,7 +95,15 @@ def report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"number": number, "percent": percent, "size": size, "small": small, "visible": visible}
+    pages.filters |= {
+        "beside": beside,
+        "number": number,
+        "percent": percent,
+        "signed": signed,
+        "size": size,
+        "small": small,
+        "visible": visible,
+    }
     report.mkdir()
     for page in ("index.html", "README.md"):
         write_text(report / page, pages.get_template(f"{page}.jinja").render(facts))
@@ -108,6 +132,33 @@ def conversations(tokens: Path, count: int) -> list[dict[str, Any]]:
     return shown
 
 
+def merges(checks: Checks) -> dict[str, Any]:
+    """What checks.json of data/merged says, for a table: {models: [MergeLoss], exported: the one that was written, other: the merge that was not
+    or null, and into, rows, positions, base as there}. A model without a loss is left out.
+    """
+    found = {
+        "adapter_4bit": ("adapter on the NF4 base", checks["load_in_4bit"]),
+        "adapter_base16": ("adapter beside the 16-bit base", not checks["load_in_4bit"]),
+        "merged_base16": ("merged into the 16-bit base", False),
+        "merged_dequantized_nf4": ("merged into the dequantized NF4 base", False),
+    }
+    losses = {key: loss for key, loss in checks["losses"].items() if isinstance(loss, float)}
+    before = next((losses[key] for key, (_, trained) in found.items() if trained and key in losses), None)
+    written = f"merged_{checks['into']}"
+    models = {
+        key: MergeLoss(name, losses[key], None if before is None else losses[key] - before, trained, key == written)
+        for key, (name, trained) in found.items()
+        if key in losses
+    }
+    return {
+        **{key: checks[key] for key in ("into", "rows", "positions")},
+        "base": losses["base"],
+        "models": list(models.values()),
+        "exported": models[written],
+        "other": next((one for key, one in models.items() if key.startswith("merged_") and key != written), None),
+    }
+
+
 def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The loss curves as SVG points: {train, heldout: "x,y x,y ...", low, high, last_step}; y grows downwards."""
     train = [(step["step"], step["loss"]) for step in log]
@@ -134,6 +185,16 @@ def number(value: float | None, digits: int = 3) -> str:
 def small(value: float | None) -> str:
     """A measure that may be tiny, to two significant digits."""
     return NOTHING if value is None else f"{value:.2g}"
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign, to two significant digits."""
+    return NOTHING if value is None else f"{value:+.2g}"
+
+
+def beside(value: float) -> str:
+    """A difference in words, to stand before what it is a difference from."""
+    return f"{abs(value):.2g} {'above' if value > 0 else 'below'}" if value else "equal to"
 
 
 def percent(value: float | None) -> str:

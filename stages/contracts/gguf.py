@@ -1,14 +1,61 @@
-"""data/gguf: one GGUF file for each quantization, what was found about it, and a Modelfile for Ollama.
+"""data/gguf: one GGUF file for each quantization, the adapter alone, what was found about them, and how to run them.
 
 - `NAME-QUANT.gguf` ...: NAME as in params, QUANT as asked (`demo-q4_k_m.gguf`);
+- `NAME-lora-TYPE.gguf`: the adapter alone, if it is asked for and can be one; `NAME-base-QUANT.gguf`: a base to lay it over, if asked for;
+- `imatrix.gguf`: the importance matrix, if one is asked for, in llama.cpp's format;
 - `checks.json`: Checks, below;
-- `Modelfile`: of the first quantization.
+- `Modelfile`: for Ollama, of the first quantization (Ollama 0.34.1 and later take no adapter);
+- `README.md`: how to run them.
+
+Every GGUF file says in its own metadata where it comes from. gguf's keys: `general.name`, `general.license`,
+`general.base_model.0.*` and `general.dataset.N.*` (of a hub id OWNER/NAME: `organization`, `name`, and the revision as `version`; of a
+local source its `name`). Beside them KEYS. A base alone says nothing of the training, so that it is the same file after the next one.
 """
 
 from typing import TypedDict
 
 CHECKS = "checks.json"
 MODELFILE = "Modelfile"
+README = "README.md"
+
+RECORDS = ("fetch_data", "fetch_model", "merge", "standardize", "template", "train")
+"""The stages whose records stand for all that came before the export."""
+KEYS = {
+    # sha256 of data/base as the record of fetch_model has it
+    "base": "retune.base.sha256",
+    # sha256 of data/raw, which holds the rows of all datasets, as the record of fetch_data has it
+    "dataset": "retune.dataset.sha256",
+    # sha256 of data/adapter/adapter_model.safetensors
+    "adapter": "retune.adapter.sha256",
+    # sha256 of the records, made so: in data/records, with RECORDS in this (alphabetical) order,
+    # `LC_ALL=C sha256sum fetch_data.json fetch_model.json merge.json standardize.json template.json train.json | sha256sum`
+    "records": "retune.records.sha256",
+    # the command that wrote the file
+    "command": "retune.command",
+}
+"""Keys of the metadata that gguf has no name for."""
+
+
+class Source(TypedDict):
+    """A model or a dataset."""
+
+    source: str
+    """A hub id OWNER/NAME, or what params.yaml calls a local one."""
+    revision: str | None
+
+
+class Origin(TypedDict):
+    """What made the files: their metadata in short."""
+
+    license: str | None
+    base: Source
+    base_sha256: str
+    datasets: list[Source]
+    dataset_sha256: str
+    adapter_sha256: str
+    """Of the adapter's weights that the merged model was made with, as data/adapter has them now."""
+    records_sha256: str
+    command: str
 
 
 class Quality(TypedDict):
@@ -35,6 +82,10 @@ class FileChecks(TypedDict):
     """What was found about one file. That it is written at all says that every structural check passed."""
 
     quantization: str
+    quantizer: str
+    """What made it: `xllamacpp` (its kernels, by this project), or `llama-quantize` with its build."""
+    imatrix: bool
+    """Whether the importance matrix had a part in it: types that have no use for one leave it aside."""
     bytes: int
     sha256: str
     tensors: int
@@ -52,17 +103,59 @@ class FileChecks(TypedDict):
     quality: FileQuality
 
 
+class BaseFile(TypedDict):
+    """The base that the adapter was measured over."""
+
+    file: str | None
+    """Its name here; null for the conversion of data/base in scratch, which is not kept."""
+    quantization: str
+    bytes: int
+    sha256: str
+
+
+class LoraChecks(TypedDict):
+    """What was found about the adapter's file. That it is written at all says that base + adapter is the merged model, weight by weight, rounding aside."""
+
+    file: str
+    type: str
+    bytes: int
+    sha256: str
+    rank: int
+    scaling: float
+    """What the adapter's product is multiplied by: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
+    matrices: int
+    """Matrices of the base that it changes."""
+    over: BaseFile
+    quality: FileQuality
+    """Of base and adapter together, against the merged model."""
+
+
+class ImatrixChecks(TypedDict):
+    """The importance matrix, `imatrix.gguf`, in llama.cpp's format."""
+
+    file: str
+    rows: int
+    """Training rows that it was computed over, each a sequence of its own."""
+    tokens: int
+    sha256: str
+
+
 class Checks(TypedDict):
     """checks.json."""
 
     files: dict[str, FileChecks]
     """{file name: what was found}, as many as quantizations."""
+    imatrix: ImatrixChecks | None
+    """null: none was asked for."""
+    lora: LoraChecks | None
+    """The adapter alone; null where there is none."""
+    lora_left_out: str | None
+    """Why there is none."""
+    origin: Origin
     merged: Quality
     """The merged model's own figures on the same rows."""
     merged_dtype: str
     """In which the merged model was run."""
-    adapter_sha256: str
-    """Of the adapter's weights that the merged model was made with, as data/adapter has them now."""
     split: str
     """Where the rows are from: heldout, or train where nothing is held out."""
     rows: list[str]

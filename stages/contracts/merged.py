@@ -1,4 +1,4 @@
-"""data/merged: the adapter folded into the base, a transformers folder. Written by `merge`, read by `gguf` and `audit`."""
+"""data/merged: the adapter folded into the base, a transformers folder. Written by `merge`, read by `gguf`, `audit` and `report`."""
 
 from typing import Literal, TypedDict
 
@@ -26,13 +26,15 @@ class Marker(TypedDict):
 class Losses(TypedDict):
     """Mean negative log-likelihood of the labelled tokens that the check looked at, nats a token, all models in fp32.
 
-    null: not measured, since it was not asked for, the training was not in 4 bit, or the model was checked whole.
+    null: not measured, since the training was not in 4 bit or the model was checked whole.
     """
 
     base: float
     """The 16-bit base alone."""
+    adapter_base16: float | None
+    """The adapter beside the 16-bit base; null where it was folded into the dequantized NF4 base."""
     adapter_4bit: float | None
-    """The adapter on the NF4 base: the function that was trained."""
+    """The adapter on the NF4 base: the function that was trained, where training was in 4 bit."""
     merged_base16: float | None
     """The adapter folded into the 16-bit base, rounded to its dtype."""
     merged_dequantized_nf4: float | None
@@ -43,6 +45,8 @@ class Checks(TypedDict):
     """Merged model against base + adapter (through PEFT, on the base that `into` names), both in fp32, at labelled positions of held-out rows."""
 
     into: Into
+    load_in_4bit: bool
+    """Whether the adapter was trained on the base in NF4, so that `adapter_4bit` is the function that was trained."""
     rows: int
     positions: int
     max_logit_difference: float

@@ -56,6 +56,14 @@ INT, FLOAT, BOOL, SIZE, TEXT, POINTER = (
     ctypes.c_char_p,
     ctypes.c_void_p,
 )
+DEQUANTIZERS = {
+    kind: f"dequantize_row_{kind[:-1].lower()}K" if kind.endswith("_K") else f"dequantize_row_{kind.lower()}"
+    for kind in (
+        "Q1_0", "Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "MXFP4", "TQ1_0", "TQ2_0",
+        "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",
+    )
+}  # fmt: skip
+"""{type: the function that gives its values back}."""
 SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_backend_init": (None, []),
     "llama_log_set": (None, [LogCallback, POINTER]),
@@ -71,6 +79,8 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_get_memory": (POINTER, [POINTER]),
     "llama_memory_clear": (None, [POINTER, BOOL]),
     "llama_decode": (INT, [POINTER, Batch]),
+    "llama_adapter_lora_init": (POINTER, [POINTER, TEXT]),
+    "llama_set_adapters_lora": (INT, [POINTER, ctypes.POINTER(POINTER), SIZE, ctypes.POINTER(FLOAT)]),
     "llama_get_logits_ith": (ctypes.POINTER(FLOAT), [POINTER, INT]),
     "llama_model_get_vocab": (POINTER, [POINTER]),
     "llama_model_chat_template": (TEXT, [POINTER, TEXT]),
@@ -87,6 +97,7 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ggml_row_size": (SIZE, [INT, ctypes.c_int64]),
     "ggml_blck_size": (ctypes.c_int64, [INT]),
     "ggml_validate_row_data": (BOOL, [INT, POINTER, SIZE]),
+    **{name: (None, [POINTER, POINTER, ctypes.c_int64]) for name in DEQUANTIZERS.values()},
 }
 
 errors_logged: list[str] = []

@@ -1,49 +1,25 @@
 """Which type each tensor of a quantized file gets: llama.cpp's choice, for dense models in the form of Llama.
 
 A quantization's name stands for a mix. q4_k_m, for one, is Q4_K with Q6_K for the output matrix and for the value and down
-projections of the layers that suffer most. The rules are those of `llama_tensor_get_type` (src/llama-quant.cpp) without an
-importance matrix; a slow test holds them to a real llama-quantize. What is left out is what would need more of them:
-experts, Falcon, the mixes below three bits that ask for an importance matrix.
+projections of the layers that suffer most. The rules are those of `llama_tensor_get_type` (src/llama-quant.cpp), which are others
+where there is an importance matrix; a slow test holds them to a real llama-quantize. What is left out is what would need more of
+them and goes to llama-quantize itself: experts, Falcon, and the mixes of `names.OTHERS`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stages.errors import StageError
+from stages.llama_cpp.names import OURS
 
 BLOCK = {
     "F32": 1, "F16": 1, "BF16": 1, "Q4_0": 32, "Q4_1": 32, "Q5_0": 32, "Q5_1": 32, "Q8_0": 32, "IQ4_NL": 32,
     "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256,
 }  # fmt: skip
 """Values in one block of a type: a row must be whole blocks."""
+UNQUANTIZED = ("F32", "F16", "BF16")
 FALLBACK = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """What takes the place of a type whose blocks of 256 do not divide a row; if blocks of 32 do not either, F16 does."""
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """A quantization that can be asked for."""
-
-    file_type: int
-    """`general.file_type` in the file (llama.cpp's `llama_ftype`)."""
-    default: str
-    """The type of what no rule names."""
-
-
-QUANTIZATIONS: dict[str, Quantization] = {
-    "f16": Quantization(1, "F16"),
-    "bf16": Quantization(32, "BF16"),
-    "q8_0": Quantization(7, "Q8_0"),
-    "q6_k": Quantization(18, "Q6_K"),
-    "q5_k_m": Quantization(17, "Q5_K"),
-    "q5_k_s": Quantization(16, "Q5_K"),
-    "q4_k_m": Quantization(15, "Q4_K"),
-    "q4_k_s": Quantization(14, "Q4_K"),
-    "iq4_nl": Quantization(25, "IQ4_NL"),
-    "q4_0": Quantization(2, "Q4_0"),
-    "q3_k_m": Quantization(12, "Q3_K"),
-}
 
 
 @dataclass(frozen=True)
@@ -72,28 +48,27 @@ class Choice:
     """The type that the mix names; another than `kind` where the tensor's rows do not allow it."""
 
 
+def covers(quantization: str, shape: Shape) -> bool:
+    """Whether the rules here are enough for a quantization of a model: those of one type for all matrices are for every model."""
+    dense = shape.experts == 0 and shape.architecture != "falcon"
+    return quantization in OURS and (dense or OURS[quantization].default in (*UNQUANTIZED, "Q8_0"))
+
+
 def choose_types(
-    quantization: str, tensors: Mapping[str, tuple[Sequence[int], str]], shape: Shape
+    quantization: str, tensors: Mapping[str, tuple[Sequence[int], str]], shape: Shape, *, imatrix: bool = False
 ) -> dict[str, Choice]:
     """The type of every tensor.
 
     Args:
-        quantization: a key of QUANTIZATIONS.
+        quantization: one that `covers` this model.
         tensors: {name in the GGUF file: (shape as NumPy gives it, rows last but one; type in the 16-bit file)}.
         shape: of the model.
+        imatrix: whether there is an importance matrix.
 
     Returns:
         {name: Choice} in the order in which llama.cpp goes through (and writes) them: what is in no layer first, then layer
         by layer, by name.
-
-    Raises:
-        StageError: a model that the rules here do not cover.
     """
-    if shape.experts > 0 or shape.architecture == "falcon":
-        raise StageError(
-            f"quantizing the architecture {shape.architecture}{' with experts' if shape.experts else ''} follows rules that only llama-quantize knows; "
-            "ask for f16 or bf16 alone in `gguf.quantizations` and run llama-quantize on that file"
-        )
     order = sorted(tensors, key=layer_order)
     tied = "output.weight" not in tensors
     values = [name for name in order if is_value_projection(name)]
@@ -104,14 +79,14 @@ def choose_types(
         if not is_quantized(name, len(dims)):
             chosen[name] = Choice(kind, kind)
             continue
-        wanted = QUANTIZATIONS[quantization].default
-        if wanted not in ("F16", "BF16"):
+        wanted = OURS[quantization].default
+        if wanted not in UNQUANTIZED:
             if name == "output.weight" or (tied and name == "token_embd.weight"):
                 wanted = output_type(wanted, dims[-1])
             elif is_value_projection(name):
                 wanted = value_type(quantization, wanted, values.index(name), len(values), shape)
             elif is_down_projection(name):
-                wanted = down_type(quantization, wanted, downs.index(name), shape.layers)
+                wanted = down_type(quantization, wanted, downs.index(name), shape.layers, imatrix=imatrix)
             elif "attn_output.weight" in name and quantization == "q3_k_m":
                 wanted = "Q4_K"
         chosen[name] = Choice(fitting_type(wanted, dims[-1]), wanted)
@@ -162,14 +137,17 @@ def value_type(quantization: str, default: str, index: int, count: int, shape: S
     return "Q5_K" if is_70b and kind in ("Q3_K", "Q4_K") else kind
 
 
-def down_type(quantization: str, default: str, index: int, layers: int) -> str:
+def down_type(quantization: str, default: str, index: int, layers: int, *, imatrix: bool) -> str:
     """The down projection of the `index`-th layer."""
+    first_eighth = index < layers // 8
     if quantization == "q3_k_m":
         return "Q5_K" if index < layers // 16 else "Q4_K"
     if quantization in ("q4_k_m", "q5_k_m") and needs_more_bits(index, layers):
         return "Q6_K"
-    if quantization in ("q4_k_s", "iq4_nl") and index < layers // 8:
+    if first_eighth and (quantization == "q4_k_s" or (quantization == "iq4_nl" and not imatrix)):
         return "Q5_K"
+    if first_eighth and quantization == "q4_0" and imatrix:
+        return "Q4_1"
     return default
 
 

@@ -66,6 +66,20 @@ class Model:
         self.library.llama_free(self.context)
         self.library.llama_model_free(self.handle)
 
+    def apply_lora(self, path: Path) -> None:
+        """Lay the adapter of a GGUF file over the model, in full strength. Raises StageError where llama.cpp refuses it."""
+        handle = self.library.llama_adapter_lora_init(self.handle, str(path).encode())
+        if not handle:
+            raise StageError(
+                f"llama.cpp does not load {path.name} over {self.name}: {take_errors() or 'no reason given'}"
+            )
+        # it is freed with the model
+        adapters, scales = (ctypes.c_void_p * 1)(handle), (ctypes.c_float * 1)(1.0)
+        if self.library.llama_set_adapters_lora(self.context, adapters, 1, scales) != 0:
+            raise StageError(
+                f"llama.cpp does not apply {path.name} to {self.name}: {take_errors() or 'no reason given'}"
+            )
+
     def chat_template(self) -> str | None:
         """The Jinja template in the file."""
         text: bytes | None = self.library.llama_model_chat_template(self.handle, None)

@@ -145,13 +145,19 @@ def literal(text: str) -> str:
     return text.replace("{{", '{{ "{{" }}')
 
 
-def modelfile(form: Form | None, files: Sequence[str], stop: Sequence[str]) -> str:
+def modelfile(
+    form: Form | None,
+    files: Sequence[str],
+    stop: Sequence[str],
+    parameters: Mapping[str, float],
+) -> str:
     """The Modelfile's text.
 
     Args:
         form: of the dialogue, or None where it is not known.
         files: the GGUF files' names; the first is taken, the others stand in a comment.
         stop: the texts that end an answer.
+        parameters: Ollama's further parameters.
     """
     template = go_template(form) if form is not None else None
     lines = ["# For Ollama: `ollama create NAME -f Modelfile`, in this folder.", f"FROM ./{files[0]}"]
@@ -167,6 +173,7 @@ def modelfile(form: Form | None, files: Sequence[str], stop: Sequence[str]) -> s
             f'TEMPLATE """{template}"""',
         ]
     lines += [f"PARAMETER stop {quoted(text)}" for text in stop]
+    lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
     return "\n".join(lines) + "\n"
 
 

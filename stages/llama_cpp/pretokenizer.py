@@ -7,6 +7,7 @@ is proven later, by equal ids over texts (`tokenization`).
 """
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +27,29 @@ DEEPSEEK_WORDS = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+CASED_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT_4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CONTRACTIONS}?"
+    rf"|\p{{N}}{{1,3}}|{CASED_TAIL}"
+)
+TEKKEN = rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*|\p{{N}}|{CASED_TAIL}"
 GPT_2 = "<ByteLevel's own rule>"
 """tokenizers' `ByteLevel(use_regex=True)` splits by GPT-2's expression, which is built into it."""
+
+CASED = ("Lu", "Ll", "Lt", "Mn", "Mc", "Me")
 
 
 @dataclass(frozen=True)
 class Rule:
     """One splitting rule that llama.cpp knows."""
 
-    merged: str
+    merged: str | None
     """llama.cpp's name for it where every word is built by merges."""
     whole_words: str | None
     """Its name for it where a word that is in the vocabulary is taken whole, past the merges (`ignore_merges`)."""
+    apart: tuple[str, ...] = ()
+    """Unicode's categories of letters and marks past ASCII that llama.cpp's copy of the rule takes in another way."""
 
 
 RULES: dict[tuple[str, ...], Rule] = {
@@ -47,11 +59,14 @@ RULES: dict[tuple[str, ...], Rule] = {
     (GPT_2,): Rule("gpt-2", None),
     ("digits", GPT_2): Rule("smollm", None),
     (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", DEEPSEEK_WORDS): Rule("deepseek-v3", None),
+    (GPT_4O,): Rule("gpt-4o", "granite-embed-multi-97m", CASED),
+    (TEKKEN,): Rule(None, "tekken", CASED),
 }
 """What a tokenizer splits by, step after step -> llama.cpp's name.
 
-The rules of GPT-4o and Tekken are left out by intent: llama.cpp's copies of them take upper and lower case for A-Z and a-z,
-so they split `ÅNGSTRÖM` and Hindi in another way than the tokenizers do."""
+The last two tell capitals from small letters. llama.cpp's copies of them do so for A-Z and a-z alone, and take any other letter for both;
+only that of `granite-embed-multi-97m` takes marks (Hindi's vowel signs, say) for part of a word. Where a text has nothing of `apart`,
+they split it as the tokenizer does; a test compares thousands."""
 
 
 def pretokenizer(folder: Path) -> str:
@@ -72,7 +87,7 @@ def pretokenizer(folder: Path) -> str:
     if rule is None:
         raise StageError(
             f"the tokenizer splits text by {' then '.join(map(repr, steps)) or 'no rule'}, which llama.cpp does not know, so no GGUF file "
-            "could tokenize like it. Known rules: those of Llama 3, GPT-2, Qwen 2, Qwen 3.5, DeepSeek V3 and SmolLM. "
+            "could tokenize like it. Known rules: those of Llama 3, GPT-2, GPT-4o, Qwen 2, Qwen 3.5, DeepSeek V3, SmolLM and Tekken. "
             "Take a base model with one of these (or train the tokenizer with one), or set `gguf.quantizations` aside for this model."
         )
     model = tokenizer["model"]
@@ -81,12 +96,22 @@ def pretokenizer(folder: Path) -> str:
     indifferent = merges_reach_all(model)
     if rule.whole_words and (whole_words or indifferent):
         return rule.whole_words
-    if whole_words and not indifferent:
+    if rule.merged is None or (whole_words and not indifferent):
         raise StageError(
             "llama.cpp knows this tokenizer's splitting rule only with another setting of `ignore_merges`, and here that changes ids "
             "(some entries of the vocabulary cannot be built by its merges). Take a base model with another tokenizer."
         )
     return rule.merged
+
+
+def read_apart(text: str, tokenizer: Mapping[str, Any]) -> bool:
+    """Whether llama.cpp's copy of a tokenizer's rule may split a text in another way; `tokenizer` is what its tokenizer.json holds."""
+    try:
+        rule = RULES.get(splitting_steps(tokenizer.get("pre_tokenizer")))
+    except StageError:
+        return False  # no such rule, so no known difference
+    kinds = rule.apart if rule else ()
+    return bool(kinds) and any(unicodedata.category(letter) in kinds for letter in text if not letter.isascii())
 
 
 def splitting_steps(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """How far a GGUF file's answers are from the merged model's and from the true ones. Measured here, judged by `audit`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from stages.llama_cpp.reference import Reference
 
 DIGITS = 6
 """Of a figure: the last ones of a float depend on the number of threads."""
+VALUES_AT_ONCE = 1 << 22
+"""Logits in double precision at once: 32 MiB. All those of one long row, with a vocabulary of 128,000, are gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,15 @@ def measure_divergence(model: Model, examples: Sequence[Example], reference: Ref
             )
         if not np.isfinite(ours).all():
             raise StageError(f"{model.name} gives logits that are no finite numbers on row {example.row_id}")
-        true, got = log_softmax(theirs), log_softmax(ours)
         targets = example.targets()
-        total = Divergence(
-            tokens=total.tokens + len(targets),
-            kl=total.kl + float((np.exp(true) * (true - got)).sum()),
-            same_top=total.same_top + int((true.argmax(axis=1) == got.argmax(axis=1)).sum()),
-            loss=total.loss - float(got[np.arange(len(targets)), targets].sum()),
-        )
+        for part in parts(theirs.shape):
+            true, got = log_softmax(theirs[part]), log_softmax(ours[part])
+            total = Divergence(
+                tokens=total.tokens + len(true),
+                kl=total.kl + float((np.exp(true) * (true - got)).sum()),
+                same_top=total.same_top + int((true.argmax(axis=1) == got.argmax(axis=1)).sum()),
+                loss=total.loss - float(got[np.arange(len(got)), targets[part]].sum()),
+            )
     return total
 
 
@@ -58,8 +61,10 @@ def reference_loss(examples: Sequence[Example], reference: Reference) -> float:
     """The merged model's own negative log-likelihood of the true tokens, summed, in nats."""
     loss = 0.0
     for index, example in enumerate(examples):
-        targets = example.targets()
-        loss -= float(log_softmax(reference.logits_of(index))[np.arange(len(targets)), targets].sum())
+        logits, targets = reference.logits_of(index), example.targets()
+        for part in parts(logits.shape):
+            wanted = targets[part]
+            loss -= float(log_softmax(logits[part])[np.arange(len(wanted)), wanted].sum())
     return loss
 
 
@@ -89,6 +94,13 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
+
+
+def parts(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of positions that bound the memory, of logits of shape [positions, vocabulary]."""
+    step = max(1, VALUES_AT_ONCE // shape[1])
+    for first in range(0, shape[0], step):
+        yield slice(first, first + step)
 
 
 def perplexity(loss: float, tokens: int) -> float:

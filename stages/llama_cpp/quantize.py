@@ -1,21 +1,29 @@
-"""A GGUF file of full precision -> a quantized one, with llama.cpp's own kernels and no compiler.
+"""A GGUF file of full precision -> a quantized one, with llama.cpp's own kernels and no compiler; what `mix` does not cover by llama-quantize.
 
 Tensor by tensor, and within one by groups of rows, on several threads: ctypes gives up Python's lock during the C call,
 and each row is quantized by itself, so the number of threads changes no byte.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import StageError
+from stages.llama_cpp.importance import Importance, read_importance
 from stages.llama_cpp.library import library
-from stages.llama_cpp.mix import QUANTIZATIONS, Choice, Shape, choose_types
+from stages.llama_cpp.mix import Choice, Shape, choose_types, covers
+from stages.llama_cpp.names import QUANTIZATIONS, WITHOUT_IMATRIX
+from stages.llama_cpp.reading import open_gguf
+from stages.llama_cpp.requantize import llama_quantize
+from stages.llama_cpp.tool import build_of, find
+
+log = logging.getLogger("retune")
 
 QUANTIZATION_VERSION = 2
 """ggml's GGML_QNT_VERSION: of the layout of the blocks."""
@@ -25,55 +33,108 @@ VALUES_AT_ONCE = 1 << 21
 Overrides = Mapping[str, str | int | bool]
 
 
-def quantize(source: Path, target: Path, quantization: str, overrides: Overrides, threads: int) -> dict[str, Choice]:
+def quantize(
+    source: Path, target: Path, quantization: str, overrides: Overrides, threads: int, imatrix: Path | None = None
+) -> dict[str, Choice]:
     """Write `target` with the tensors of `source` in the types of a quantization, and all of its metadata.
 
     Args:
         source: a GGUF file with F32, F16 or BF16 tensors.
         target: the file to write.
-        quantization: a key of QUANTIZATIONS.
+        quantization: a key of `names.QUANTIZATIONS`.
         overrides: metadata in place of, or beside, the source's. Strings, unsigned integers or booleans.
         threads: for the kernels. They change no byte.
+        imatrix: the file of an importance matrix, left aside by types that have no use for one; None: without.
 
     Returns:
         {tensor: its type, and the type that the mix wanted}, in the order of the file.
 
     Raises:
-        StageError: a model that `mix` does not cover, or values that no kernel can take (NaN, infinity).
+        StageError: values that no kernel can take (NaN, infinity), or llama-quantize is needed and not to be had.
     """
+    reader = open_gguf(source)
+    known = QUANTIZATIONS[quantization]
+    imatrix = None if known.default in WITHOUT_IMATRIX else imatrix
+    importance = read_importance(imatrix) if imatrix else None
+    own = {
+        "general.quantization_version": QUANTIZATION_VERSION,
+        "general.file_type": known.file_type,
+        **(importance.metadata if importance else {}),
+    }
+    if covers(quantization, model_shape(reader)):
+        return quantize_here(reader, target, quantization, overrides, own, threads, importance)
+    with TemporaryDirectory(dir=target.parent) as folder:
+        made = llama_quantize(source, quantization, imatrix, threads, Path(folder))
+        tensors = {tensor.name: (tensor.shape.tolist(), tensor.tensor_type) for tensor in made.reader.tensors}
+        write_file(target, reader, overrides, own, tensors, (tensor.data for tensor in made.reader.tensors))
+    kinds = {choice.wanted for choice in made.choices.values()}
+    if known.default not in kinds:
+        log.warning("%s: no tensor of this model takes the type %s", target.name, known.default)
+    return dict(made.choices)
+
+
+def quantizer(quantization: str, source: Path) -> str:
+    """What `quantize` makes a file with: `xllamacpp`, or llama-quantize and its build."""
+    if covers(quantization, model_shape(open_gguf(source))):
+        return "xllamacpp"
+    return f"llama-quantize b{build_of(find('llama-quantize'))}"
+
+
+def quantize_here(
+    reader: Any,  # noqa: ANN401 - gguf.GGUFReader
+    target: Path,
+    quantization: str,
+    overrides: Overrides,
+    own: Overrides,
+    threads: int,
+    importance: Importance | None,
+) -> dict[str, Choice]:
+    """`quantize` with the kernels of the wheel and the mixes of this project."""
     import gguf
 
-    logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells each file's whole path
-    reader = gguf.GGUFReader(source)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     choices = choose_types(
         quantization,
         {name: (tensor.shape[::-1].tolist(), tensor.tensor_type.name) for name, tensor in tensors.items()},
         model_shape(reader),
+        imatrix=importance is not None,
     )
-    writer = gguf.GGUFWriter(target, architecture(reader))
-    own = {
-        "general.quantization_version": QUANTIZATION_VERSION,
-        "general.file_type": QUANTIZATIONS[quantization].file_type,
-    }
-    copy_metadata(reader, writer, overrides, own)
     kinds = {name: gguf.GGMLQuantizationType[choice.kind] for name, choice in choices.items()}
-    sizes = {name: stored_bytes(kinds[name], tensors[name].shape.tolist()) for name in choices}
-    for name in choices:
-        # The writer only notes the shape; `raw_dtype` says what the bytes are.
-        writer.add_tensor_info(
-            name, tensors[name].shape[::-1].tolist(), np.dtype(np.float16), sizes[name], raw_dtype=kinds[name]
+    weights = importance.columns if importance else {}
+    with ThreadPoolExecutor(threads) as pool:
+        data = (
+            tensors[name].data
+            if tensors[name].tensor_type == kinds[name]
+            else converted(tensors[name], kinds[name], weights.get(name), pool)
+            for name in choices
         )
+        shapes = {name: (tensors[name].shape.tolist(), kinds[name]) for name in choices}
+        write_file(target, reader, overrides, own, shapes, data)
+    return choices
+
+
+def write_file(
+    target: Path,
+    reader: Any,  # noqa: ANN401 - gguf.GGUFReader
+    overrides: Overrides,
+    own: Overrides,
+    tensors: Mapping[str, tuple[list[int], Any]],
+    data: Iterable[NDArray[np.generic]],
+) -> None:
+    """A GGUF file with another's metadata (see `copy_metadata`) and the tensors {name: (shape, the length of a row first; type)}."""
+    import gguf
+
+    writer = gguf.GGUFWriter(target, architecture(reader))
+    copy_metadata(reader, writer, overrides, own)
+    for name, (shape, kind) in tensors.items():
+        # The writer only notes the shape; `raw_dtype` says what the bytes are.
+        writer.add_tensor_info(name, shape[::-1], np.dtype(np.float16), stored_bytes(kind, shape), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    with ThreadPoolExecutor(threads) as pool:
-        for name in choices:
-            tensor = tensors[name]
-            data = tensor.data if tensor.tensor_type == kinds[name] else converted(tensor, kinds[name], pool)
-            writer.write_tensor_data(data)
+    for part in data:
+        writer.write_tensor_data(part)
     writer.close()
-    return choices
 
 
 def architecture(reader: Any) -> str:  # noqa: ANN401 - gguf.GGUFReader
@@ -133,12 +194,22 @@ def stored_bytes(kind: int, shape: list[int]) -> int:
     return int(library().ggml_row_size(int(kind), shape[0])) * rows
 
 
-def converted(tensor: Any, kind: int, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:  # noqa: ANN401 - gguf.ReaderTensor
-    """The tensor's bytes in another type, shape [rows, bytes of a row].
+def converted(
+    tensor: Any,  # noqa: ANN401 - gguf.ReaderTensor
+    kind: int,
+    importance: NDArray[np.float32] | None,
+    pool: ThreadPoolExecutor,
+) -> NDArray[np.uint8]:
+    """The tensor's bytes in another type, shape [rows, bytes of a row]; `importance`: of its columns.
 
     Raises StageError where the values are no numbers: the kernels would write garbage without a word.
     """
     columns = int(tensor.shape[0])
+    if importance is not None and importance.shape != (columns,):
+        raise StageError(
+            f"the importance matrix has {importance.size} columns for {tensor.name}, which has {columns}; it is another model's"
+        )
+    weights = None if importance is None else importance.ctypes.data
     rows = int(np.prod(tensor.shape[1:], dtype=np.int64))
     row_bytes = int(library().ggml_row_size(int(kind), columns))
     result = np.empty((rows, row_bytes), dtype=np.uint8)
@@ -151,7 +222,7 @@ def converted(tensor: Any, kind: int, pool: ThreadPoolExecutor) -> NDArray[np.ui
             return False
         part = result[start : start + step]
         written = library().ggml_quantize_chunk(
-            int(kind), values.ctypes.data, part.ctypes.data, 0, len(values), columns, None
+            int(kind), values.ctypes.data, part.ctypes.data, 0, len(values), columns, weights
         )
         return bool(
             written == part.nbytes and library().ggml_validate_row_data(int(kind), part.ctypes.data, part.nbytes)

@@ -84,7 +84,11 @@ def test_repro_quantization_changed_runs_gguf_and_what_reads_it(project: Project
     with project.edited("params.yaml"):
         project.params(lambda values: values["gguf"].update(quantizations=["q4_0"]))
         assert project.repro() == {"check", "gguf", "audit", "report", "gate"}
-        assert [file.name for file in (project.root / "data/gguf").glob("*.gguf")] == ["retune-demo-q4_0.gguf"]
+        assert {file.name for file in (project.root / "data/gguf").glob("*.gguf")} == {
+            "retune-demo-q4_0.gguf",
+            "retune-demo-lora-f16.gguf",
+            "retune-demo-base-q8_0.gguf",
+        }
 
 
 def test_repro_floor_changed_judges_again_and_measures_nothing(project: Project) -> None:

@@ -58,6 +58,7 @@ class World:
         quality = {"kl": 0.001, "top_1_agreement": 0.99, "exact_match": 0.95}
         self.ggufs: dict[str, Any] = {
             "files": {"m-q8_0.gguf": {"quantization": "q8_0", "quality": quality}},
+            "lora": {"file": "m-lora-f16.gguf", "over": {"quantization": "q8_0"}, "quality": dict(quality)},
             "merged": {"exact_match": 0.95},
             "answers": 20,
         }
@@ -133,6 +134,7 @@ BREAKS = {
     "m-q8_0.gguf: kl": lambda world: world.ggufs["files"]["m-q8_0.gguf"]["quality"].update(kl=0.02),
     "m-q8_0.gguf: top1": lambda world: world.ggufs["files"]["m-q8_0.gguf"]["quality"].update(top_1_agreement=0.9),
     "m-q8_0.gguf: exact_match": lambda world: world.ggufs["files"]["m-q8_0.gguf"]["quality"].update(exact_match=0.9),
+    "m-lora-f16.gguf: kl": lambda world: world.ggufs["lora"]["quality"].update(kl=0.02),
 }
 
 
@@ -159,7 +161,11 @@ def test_audit_quantization_without_a_floor_is_not_judged(world: World) -> None:
     file["quantization"] = "q4_0"
     file["quality"]["kl"] = 9.0
     world.ggufs["files"]["m-q4_0.gguf"] = file
-    assert world.judge()["passed"] is True
+    verdict = world.judge()
+    assert verdict["passed"] is True
+    (said,) = [check["says"] for check in verdict["checks"] if check["name"] == "m-q4_0.gguf: no floor"]
+    assert said.startswith("KL divergence 9, ")
+    assert said.endswith("not judged, since audit.gguf has no floor for q4_0")
 
 
 def test_audit_provenance_names_the_files_a_user_takes_away(world: World) -> None:

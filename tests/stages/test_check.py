@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from stages.check import SECTIONS, problems
+from stages.llama_cpp.names import OURS
 from stages.params import read_params
 from tests.project import ROOT
 
@@ -156,6 +157,15 @@ def test_pack_that_is_shorter_than_the_longest_row_is_said(demo: dict[str, Any])
     assert problems(demo, ROOT) == []
 
 
+def test_merge_into_an_nf4_base_that_training_did_not_see_is_refused_before_anything_runs(demo: Any) -> None:
+    demo["merge"]["into"] = "dequantized_nf4"
+    assert problems(demo, ROOT) == []
+    demo["train"]["load_in_4bit"] = False
+    assert problems(demo, ROOT) == [
+        "merge.into: must be base16 where train.load_in_4bit is false: training never saw the base in NF4"
+    ]
+
+
 def test_adapter_to_go_on_from_that_is_missing_is_said(demo: dict[str, Any], tmp_path: Path) -> None:
     demo["train"]["init_adapter"] = "custom"
     (found,) = problems(demo, tmp_path)
@@ -178,3 +188,24 @@ def test_languages_that_are_none_are_answered_shortly(demo: dict[str, Any], lang
     (found,) = problems(demo, ROOT)
     assert says in found
     assert len(found) < 150
+
+
+def test_quantizations_that_nothing_here_can_make_are_told_with_what_is_missing(
+    demo: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("LLAMA_CPP_DIR", "CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    assert problems(demo, ROOT) == []
+    demo["gguf"]["quantizations"] = ["q4_k_m", "iq4_xs"]
+    (found,) = problems(demo, ROOT)
+    assert found.startswith("gguf.quantizations: iq4_xs: made by llama-quantize, which is not here")
+    assert "cmake and ninja or make and a C compiler" in found
+    assert found.endswith("without any of it: " + ", ".join(OURS))
+
+
+def test_floor_of_a_quantization_that_there_is_not_is_told(demo: dict[str, Any]) -> None:
+    demo["audit"]["gguf"]["q4_km"] = demo["audit"]["gguf"]["q4_k_m"]
+    (found,) = problems(demo, ROOT)
+    assert found.startswith("audit.gguf.q4_km: unknown quantization q4_km (did you mean q4_k_m?)")

@@ -93,12 +93,14 @@ def test_merged_unloaded_and_reloaded_logits_equal_the_adapters(
     checks = read_json(merged / contract.CHECKS)
     assert checks["max_logit_difference"] < 1e-4
     losses = checks["losses"]
-    if into == "dequantized_nf4":
-        # the merged model is the function that was trained; the one merged into 16 bit is another
-        assert losses["merged_dequantized_nf4"] == pytest.approx(losses["adapter_4bit"], abs=1e-5)
-        assert abs(losses["merged_base16"] - losses["adapter_4bit"]) > 1e-4
+    # merged into the dequantized base, a model is the function that was trained; merged into 16 bit it is another
+    assert losses["merged_dequantized_nf4"] == pytest.approx(losses["adapter_4bit"], abs=1e-5)
+    assert abs(losses["merged_base16"] - losses["adapter_4bit"]) > 1e-4
+    assert checks["load_in_4bit"]
+    if into == "base16":
+        assert losses["merged_base16"] == pytest.approx(losses["adapter_base16"], abs=1e-5)
     else:
-        assert losses["merged_dequantized_nf4"] is None
+        assert losses["adapter_base16"] is None
 
 
 def test_losses_are_those_of_whole_models(world: Path, tmp_path: Path) -> None:
@@ -134,9 +136,18 @@ def test_loss_of_the_merge_that_was_not_written_is_that_of_writing_it(tiny_base:
         runtime = Runtime.model_validate(RUNTIME)
         merge(tiny_base / "base", adapter, tiny_base / "tokens", tmp_path / into, params, runtime)
         losses[into] = read_json(tmp_path / into / contract.CHECKS)["losses"]
-    assert losses["dequantized_nf4"]["merged_base16"] == losses["base16"]["merged_base16"]
-    assert losses["dequantized_nf4"]["adapter_4bit"] == losses["base16"]["adapter_4bit"]
-    assert losses["dequantized_nf4"]["base"] == losses["base16"]["base"]
+    for name in ("base", "adapter_4bit", "merged_base16", "merged_dequantized_nf4"):
+        assert losses["dequantized_nf4"][name] == losses["base16"][name], name
+    assert losses["base16"]["merged_base16"] != losses["base16"]["merged_dequantized_nf4"]
+
+
+def test_adapter_of_a_16_bit_base_has_no_losses_in_nf4(world: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(world / "base", world / "tokens", tmp_path / "adapter", load_in_4bit=False)
+    checks = read_json(fold(world, "base", adapter, tmp_path / "merged") / contract.CHECKS)
+    assert not checks["load_in_4bit"]
+    losses = checks["losses"]
+    assert (losses["adapter_4bit"], losses["merged_dequantized_nf4"]) == (None, None)
+    assert losses["merged_base16"] == pytest.approx(losses["adapter_base16"], abs=1e-5)
 
 
 def test_merging_into_nf4_is_refused_for_an_adapter_of_a_16_bit_base(world: Path, tmp_path: Path) -> None:

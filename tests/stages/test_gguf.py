@@ -6,46 +6,40 @@ import pytest
 from pydantic import ValidationError
 
 from stages.errors import StageError
-from stages.gguf import GgufParams, gguf
+from stages.gguf import GgufParams
 from stages.llama_cpp import pretokenizer as rules
-from stages.llama_cpp.mix import QUANTIZATIONS
-from stages.params import Runtime
-from tests.stages import tiny
+from stages.llama_cpp.names import QUANTIZATIONS
 from tests.stages.llama_cpp.models_in_small import LLAMA_3_TEMPLATE, make_adapter, make_merged, make_tokens
+from tests.stages.llama_cpp.records_in_small import export, params
 from tests.stages.llama_cpp.tokenizers_in_small import CONTROL, gpt_2, save, split_by, train
-
-RUNTIME = Runtime.model_validate({**tiny.RUNTIME, "workers": 2, "micro_batch": 1, "evaluation_batch": 1})
-
-
-def params(*quantizations: str, answers: int = 4) -> GgufParams:
-    return GgufParams(name="small", quantizations=list(quantizations), check_rows=4, check_answers=answers)
-
-
-def export(root: Path, wanted: GgufParams) -> dict[str, Any]:
-    gguf(root / "merged", root / "adapter", root / "tokens", root / "gguf", wanted, RUNTIME)
-    found: dict[str, Any] = json.loads((root / "gguf" / "checks.json").read_text(encoding="utf-8"))
-    return found
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quantizations": ["q8_0", "q9_k"]}, "unknown quantization q9_k; known: f16, bf16, q8_0"),
+        ({"quantizations": ["q8_0", "q9_k"]}, "unknown quantization q9_k; known: f32, f16, bf16, q8_0"),
+        ({"quantizations": ["q8_0", "iq2_xs", "iq1_s"]}, "iq2_xs, iq1_s need an importance matrix"),
+        ({"imatrix_tokens": 0}, "greater than or equal to 1"),
         ({"quantizations": ["q8_0", "q4_0", "q8_0"]}, "named twice: q8_0"),
         ({"quantizations": []}, "at least 1 item"),
         ({"name": "../up"}, "should match pattern"),
         ({"check_rows": 0}, "greater than or equal to 1"),
+        ({"lora": "q8_0"}, "'none', 'f16' or 'f32'"),
+        ({"lora": "f16", "lora_base": "q9_k"}, "unknown quantization q9_k"),
+        ({"lora_base": "q8_0"}, "lora_base must be null where lora is none"),
+        ({"sampling": {"temperature": 0.7, "min_p": 1.5, "max_new_tokens": 1}}, "less than or equal to 1"),
     ],
 )
 def test_params_that_name_no_export_are_refused(change: dict[str, Any], message: str) -> None:
-    right = {"name": "small", "quantizations": ["q8_0"], "check_rows": 1, "check_answers": 0}
-    GgufParams.model_validate(right)
+    right = params("q8_0").model_dump()
     with pytest.raises(ValidationError, match=message):
         GgufParams.model_validate(right | change)
 
 
 def test_docstring_of_quantizations_names_every_one() -> None:
-    text = (GgufParams.model_fields["quantizations"].description or "").replace(".", " ")
+    text = (GgufParams.model_fields["quantizations"].description or "").translate(
+        {ord("."): " ", ord(","): " ", ord(":"): " "}
+    )
     assert [name for name in QUANTIZATIONS if name not in text.split()] == []
 
 
@@ -64,7 +58,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def test_export_of_a_llama_measures_files_in_the_order_of_their_rounding(llama: tuple[Path, dict[str, Any]]) -> None:
     root, found = llama
     assert sorted(path.name for path in (root / "gguf").iterdir()) == [
-        "Modelfile", "checks.json", "small-bf16.gguf", "small-f16.gguf", "small-q4_k_m.gguf", "small-q8_0.gguf",
+        "Modelfile", "README.md", "checks.json", "small-bf16.gguf", "small-f16.gguf", "small-q4_k_m.gguf", "small-q8_0.gguf",
     ]  # fmt: skip
     quality = {found["files"][name]["quantization"]: found["files"][name]["quality"] for name in found["files"]}
     assert quality["f16"]["kl"] < 1e-4

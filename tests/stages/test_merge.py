@@ -20,13 +20,16 @@ from tests.stages.tiny import RUNTIME
 PARAMS = MergeParams(into="base16", check_rows=6, max_logit_difference=0.2)
 CHECKS = contract.Checks(
     into="base16",
+    load_in_4bit=False,
     rows=1,
     positions=2,
     max_logit_difference=0.01,
     mean_kl=1e-6,
     top1_agreement=1.0,
     max_change_from_base=3.0,
-    losses=contract.Losses(base=2.0, adapter_4bit=None, merged_base16=1.0, merged_dequantized_nf4=None),
+    losses=contract.Losses(
+        base=2.0, adapter_base16=1.0, adapter_4bit=None, merged_base16=1.0, merged_dequantized_nf4=None
+    ),
 )
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,21 @@ import pyarrow as pa
 import pytest
 
 from stages.files import write_json
-from stages.report import HEIGHT, SHOWN_TOKENS, WIDTH, ReportParams, curves, number, percent, report, size, small
+from stages.report import (
+    HEIGHT,
+    SHOWN_TOKENS,
+    WIDTH,
+    ReportParams,
+    beside,
+    curves,
+    merges,
+    number,
+    percent,
+    report,
+    signed,
+    size,
+    small,
+)
 from stages.tables import write_parquet
 from tests.token_files import ids_and_labels, write_token_files
 
@@ -32,13 +47,45 @@ def test_size_is_said_in_the_unit_that_fits(count: int, said: str) -> None:
 
 
 def test_nothing_measured_is_a_dash_and_never_zero() -> None:
-    assert {number(None), percent(None), small(None)} == {"\N{EN DASH}"}
+    assert {number(None), percent(None), small(None), signed(None)} == {"\N{EN DASH}"}
     assert (number(0.0, 1), percent(0.0), number(12345), small(0.0000143)) == ("0.0", "0.0%", "12,345", "1.4e-05")
+
+
+def test_difference_is_said_in_words() -> None:
+    assert (beside(0.00123), beside(-0.5), beside(0.0)) == ("0.0012 above", "0.5 below", "equal to")
 
 
 # --- the pages -----------------------------------------------------------------------------------------------------
 
 HOSTILE = "</span><script>alert(1)</script> <img src=x onerror=alert(1)> & \x1b[31m \u202e"
+
+
+QUALITY = {"kl": 0.0037, "top_1_agreement": 0.99, "perplexity": 2.4, "exact_match": 0.95, "answers_equal": 4}
+FILE = {"bytes": 4 << 20, "imatrix": False, "fallbacks": {}, "quality": QUALITY}
+GGUFS: dict[str, Any] = {
+    "rows": ["a"],
+    "split": "heldout",
+    "merged": {"perplexity": 2.0, "exact_match": 0.96},
+    "merged_dtype": "float32",
+    "files": {"m-q8_0.gguf": FILE},
+    "imatrix": None,
+    "lora": None,
+    "lora_left_out": None,
+    "origin": {"license": "llama3.2"},
+}
+MERGE: dict[str, Any] = {
+    "into": "base16",
+    "load_in_4bit": True,
+    "rows": 16,
+    "positions": 640,
+    "losses": {
+        "base": 2.5,
+        "adapter_base16": 1.002,
+        "adapter_4bit": 1.0,
+        "merged_base16": 1.003,
+        "merged_dequantized_nf4": 0.9995,
+    },
+}
 
 
 def facts() -> dict[str, Any]:
@@ -67,14 +114,15 @@ def facts() -> dict[str, Any]:
             "rejected": {},
         },
         "metrics.json": {"rows": 1, "answers": 1, "base": measures, "tuned": measures},
-        "ggufs.json": {"rows": [], "split": "heldout", "files": {}},
+        "merge.json": MERGE,
+        "ggufs.json": GGUFS,
     }
 
 
-def made(root: Path, rows: list[tuple[str, str]], examples: int) -> tuple[str, str]:
-    """The report's page and the model card of a run on (question, answer) rows."""
+def made(root: Path, rows: list[tuple[str, str]], examples: int, **changed: Any) -> tuple[str, str]:
+    """The report's page and the model card of a run on (question, answer) rows; `changed` files by their stem."""
     write_token_files(root / "data", rows, [("held", "out")])
-    for name, value in facts().items():
+    for name, value in (facts() | {f"{stem}.json": value for stem, value in changed.items()}).items():
         write_json(root / name, value)
     (root / "steps.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "eval_loss": None}) + "\n")
     answer = {"row_id": "ab" * 16, "turn": 0, "reference": HOSTILE, "base_answer": "b", "tuned_answer": "t"}
@@ -88,9 +136,10 @@ def made(root: Path, rows: list[tuple[str, str]], examples: int) -> tuple[str, s
         steps=root / "steps.jsonl",
         metrics=root / "metrics.json",
         answers=root / "answers.parquet",
+        merge=root / "merge.json",
         ggufs=root / "ggufs.json",
         report=root / "report",
-        params=ReportParams(title="A model", examples=examples, license=None),
+        params=ReportParams(title="A model", examples=examples),
     )
     return (root / "report/index.html").read_text(), (root / "report/README.md").read_text()
 
@@ -168,3 +217,70 @@ def test_report_model_card_names_every_source(tmp_path: Path) -> None:
     _, card = made(tmp_path, [("a", "b")], examples=0)
     assert "datasets:\n- o/one\n- o/two\n" in card
     assert f"on `o/one` at `{'b' * 40}`, `data/custom/own.jsonl` and `o/two` at `{'c' * 40}`: 2 conv" in card
+
+
+# --- the merge and the files ----------------------------------------------------------------------------------------
+
+
+def rows_of(page: str, heading: str) -> list[list[str]]:
+    """The cells of the table below a heading, row by row, without tags."""
+    table = page[page.index(heading) :].partition("</table>")[0]
+    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in table.split("<tr>")[1:]]
+    return [[re.sub(r"<[^>]+>", " ", cell).strip() for cell in row] for row in cells]
+
+
+def test_report_gives_the_losses_of_both_merges_and_says_which_was_exported(tmp_path: Path) -> None:
+    page, card = made(tmp_path, [("a", "b")], examples=0)
+    assert rows_of(page, "Merged: what was trained")[1:] == [
+        ["base, 16 bit", "2.5000", "", ""],
+        ["adapter on the NF4 base", "1.0000", "", "what was trained"],
+        ["adapter beside the 16-bit base", "1.0020", "+0.002", ""],
+        ["merged into the 16-bit base", "1.0030", "+0.003", "exported"],
+        ["merged into the dequantized NF4 base", "0.9995", "-0.0005", ""],
+    ]
+    assert "its loss is 0.003 above that of what was trained, and that of the other merge 0.0005 below it." in page
+    assert "merged into the 16-bit base: held-out loss 1.0030, 0.003 above that" in card
+
+
+def test_merges_of_an_adapter_that_was_trained_in_16_bit_is_held_against_that() -> None:
+    losses = {**MERGE["losses"], "adapter_4bit": None, "merged_dequantized_nf4": None}
+    found = merges({**MERGE, "load_in_4bit": False, "losses": losses})  # type: ignore[typeddict-item]
+    assert [(model.name, model.trained, model.exported) for model in found["models"]] == [
+        ("adapter beside the 16-bit base", True, False),
+        ("merged into the 16-bit base", False, True),
+    ]
+    assert (found["exported"].more, found["other"]) == (pytest.approx(0.001), None)
+
+
+def test_report_of_a_model_that_was_checked_whole_claims_no_difference_from_what_was_trained(tmp_path: Path) -> None:
+    losses = {**MERGE["losses"], "adapter_4bit": None, "merged_dequantized_nf4": None}
+    page, _ = made(tmp_path, [("a", "b")], examples=0, merge={**MERGE, "losses": losses})
+    assert [row[2:] for row in rows_of(page, "Merged: what was trained")[2:]] == [
+        ["\N{EN DASH}", ""],
+        ["\N{EN DASH}", "exported"],
+    ]
+    assert "that of what was trained" not in page
+
+
+def test_report_shows_every_file_against_the_merged_model(tmp_path: Path) -> None:
+    other = {**FILE, "imatrix": True, "fallbacks": {"a": "Q4_K -> Q5_0", "b": "Q4_K -> Q5_0"}}
+    lora = {"file": "m-lora-f16.gguf", "bytes": 1 << 20, "over": {"quantization": "bf16"}, "quality": QUALITY}
+    ggufs = {**GGUFS, "files": {"m-q8_0.gguf": FILE, "m-q4_k_m.gguf": other}, "imatrix": {"rows": 256}, "lora": lora}
+    page, card = made(tmp_path, [("a", "b")], examples=0, ggufs=ggufs)
+    found = rows_of(page, "Files, each measured")
+    assert found[1] == ["merged model, in float32", "", "", "", "2.000", "", "96.0%"]
+    assert [row[1:] for row in found[2:]] == [
+        ["4.0 MiB", "0.0037", "99.0%", "2.400", "1.2000", "95.0%"],
+        ["4.0 MiB", "0.0037", "99.0%", "2.400", "1.2000", "95.0%"],
+        ["1.0 MiB", "0.0037", "99.0%", "2.400", "1.2000", "95.0%"],
+    ]
+    said = " ".join(row[0] for row in found)
+    assert "with the importance matrix of 256 training rows" in said
+    assert "2 tensors in another type, for the length of their rows: Q4_K -&gt; Q5_0" in said
+    assert "the adapter alone, over the base in bf16" in said
+    assert "| m-lora-f16.gguf over the base in bf16 | 1.0 MiB | 0.0037 | 99.0% | 1.2000 |" in card
+
+
+def test_report_says_why_there_is_no_file_of_the_adapter(tmp_path: Path) -> None:
+    page, _ = made(tmp_path, [("a", "b")], examples=0, ggufs={**GGUFS, "lora_left_out": "it trains rows"})
+    assert "The adapter alone is no file here: it trains rows" in page

@@ -66,6 +66,22 @@ def write_model(
     return values
 
 
+def write_imatrix(path: Path, model: Path, *, tokens: int = 4096) -> None:
+    """An importance matrix for a model of `write_model`, some of whose columns are hardly used."""
+    import gguf
+
+    from stages.llama_cpp.importance import write_importance
+
+    draw = np.random.default_rng(5)
+    matrices = {
+        tensor.name: int(tensor.shape[0])
+        for tensor in gguf.GGUFReader(model).tensors
+        if tensor.name.startswith("blk.") and len(tensor.shape) > 1
+    }
+    sums = {name: tokens * np.exp(draw.standard_normal(columns)) for name, columns in matrices.items()}
+    write_importance(path, sums, tokens, rows=8)
+
+
 def folder_names(values: dict[str, np.ndarray], heads: int, kv_heads: int) -> dict[str, np.ndarray]:
     """The tensors of a Llama's GGUF file by transformers' names and in its order of rows, in 16 bits where they are matrices."""
     parts = {

@@ -1,8 +1,8 @@
 # ruff: noqa: S105 - tensors, no passwords
 import pytest
 
-from stages.errors import StageError
-from stages.llama_cpp.mix import QUANTIZATIONS, Shape, choose_types
+from stages.llama_cpp.mix import Shape, choose_types, covers
+from stages.llama_cpp.names import OTHERS, OURS
 
 PARTS = {
     "attn_norm": (256,),
@@ -84,9 +84,18 @@ def test_rows_that_no_block_divides_become_f16() -> None:
     } == dict.fromkeys(("q8_0", "q4_k_m", "iq4_nl"), "F16")
 
 
-def test_experts_are_refused_with_what_to_do() -> None:
-    with pytest.raises(StageError, match=r"experts.*f16 or bf16"):
-        choose_types("q4_k_m", tensors(1), shape(1, experts=8))
+def test_mixes_of_models_with_experts_are_not_covered_and_single_types_are() -> None:
+    assert covers("q4_k_m", shape(1))
+    assert [name for name in OURS if covers(name, shape(1, experts=8))] == ["f32", "f16", "bf16", "q8_0"]
+    assert not any(covers(name, shape(1)) for name in OTHERS)
+
+
+def test_importance_matrix_changes_the_first_down_projections_of_two_mixes() -> None:
+    for quantization, without, with_it in (("iq4_nl", "Q5_K", "IQ4_NL"), ("q4_0", "Q4_0", "Q4_1")):
+        for imatrix, kind in ((False, without), (True, with_it)):
+            chosen = choose_types(quantization, tensors(8), shape(8), imatrix=imatrix)
+            assert chosen["blk.0.ffn_down.weight"].kind == kind
+            assert chosen["blk.1.ffn_down.weight"].kind == quantization.upper()
 
 
 def test_order_is_llama_cpps() -> None:
@@ -96,5 +105,5 @@ def test_order_is_llama_cpps() -> None:
 
 
 def test_every_quantization_has_a_choice_for_every_tensor() -> None:
-    for quantization in QUANTIZATIONS:
+    for quantization in OURS:
         assert choose_types(quantization, tensors(4), shape(4)).keys() == tensors(4).keys()

@@ -120,15 +120,21 @@ def test_form_tells_what_closes_an_answer(template: str, close: str) -> None:
 
 def test_template_that_is_more_than_text_around_texts_has_no_form_and_the_modelfile_says_so() -> None:
     assert dialogue_form(renderer(NUMBERED), "<bos>") is None
-    text = modelfile(None, ["a-q8_0.gguf"], ["<end>"])
+    text = modelfile(None, ["a-q8_0.gguf"], ["<end>"], {})
     assert "TEMPLATE: not known" in text
     assert not re.search(r"^TEMPLATE", text, re.MULTILINE)
 
 
 def test_modelfile_names_its_file_and_where_to_stop() -> None:
-    text = modelfile(dialogue_form(renderer(CHATML), ""), ["a-q4_k_m.gguf", "a-q8_0.gguf"], ['<|im_end|>\n"'])
+    form = dialogue_form(renderer(CHATML), "")
+    text = modelfile(form, ["a-q4_k_m.gguf", "a-q8_0.gguf"], ['<|im_end|>\n"'], {"temperature": 0.7, "top_k": 0})
     assert re.findall(r"^FROM (.*)$", text, re.MULTILINE) == ["./a-q4_k_m.gguf"]
-    assert r'PARAMETER stop "<|im_end|>\n\""' in text
+    assert re.findall(r"^PARAMETER (.*)$", text, re.MULTILINE) == [
+        r'stop "<|im_end|>\n\""',
+        "temperature 0.7",
+        "top_k 0",
+    ]
+    assert "ADAPTER" not in text
 
 
 def test_text_that_a_modelfile_cannot_quote_gives_no_template() -> None:

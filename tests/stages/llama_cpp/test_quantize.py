@@ -1,5 +1,3 @@
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,9 +6,13 @@ import numpy as np
 import pytest
 
 from stages.errors import StageError
-from stages.llama_cpp.mix import QUANTIZATIONS
+from stages.llama_cpp.importance import read_importance
+from stages.llama_cpp.mix import Choice
+from stages.llama_cpp.names import NEEDS_IMATRIX, OURS, QUANTIZATIONS, WITHOUT_IMATRIX
 from stages.llama_cpp.quantize import quantize
-from tests.stages.llama_cpp.models_in_small import write_model
+from stages.llama_cpp.reading import open_gguf
+from stages.llama_cpp.tool import find
+from tests.stages.llama_cpp.models_in_small import write_imatrix, write_model
 
 SHAPES = {
     "llama": {"layers": 8, "kv_heads": 2, "kind": "BF16"},
@@ -21,30 +23,78 @@ SHAPES = {
 }
 
 
-def llama_quantize() -> str | None:
-    """A real llama-quantize, where there is one: in LLAMA_CPP_DIR (or its build/bin), or on PATH."""
-    folder = os.environ.get("LLAMA_CPP_DIR")
-    places = [Path(folder), Path(folder) / "build" / "bin", Path(folder) / "bin"] if folder else []
-    found = next((place / "llama-quantize" for place in places if (place / "llama-quantize").is_file()), None)
-    return str(found) if found else shutil.which("llama-quantize")
+def made_by_llama_quantize(folder: Path, quantization: str, *given: str) -> Path:
+    """source.gguf of the folder quantized by llama.cpp's own program, which writes down the path of the importance matrix as it was given."""
+    command = [find("llama-quantize"), *given, "source.gguf", "theirs.gguf", quantization.upper()]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    return folder / "theirs.gguf"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(llama_quantize() is None, reason="no llama-quantize in LLAMA_CPP_DIR or on PATH")
+@pytest.mark.parametrize("imatrix", [False, True])
 @pytest.mark.parametrize("model", SHAPES)
-def test_quantized_file_is_byte_for_byte_that_of_llama_quantize(tmp_path: Path, model: str) -> None:
-    source, ours, theirs = tmp_path / "source.gguf", tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
+def test_quantized_file_is_byte_for_byte_that_of_llama_quantize(tmp_path: Path, model: str, *, imatrix: bool) -> None:
+    source, ours, matrix = tmp_path / "source.gguf", tmp_path / "ours.gguf", tmp_path / "imatrix.gguf"
     write_model(source, **SHAPES[model])
-    for quantization in QUANTIZATIONS:
-        quantize(source, ours, quantization, {}, threads=2)
-        subprocess.run([str(llama_quantize()), source, theirs, quantization.upper()], check=True, capture_output=True)
-        one, other = gguf.GGUFReader(ours), gguf.GGUFReader(theirs)
+    write_imatrix(matrix, source)
+    # OTHERS' tensors are llama-quantize's own: one model shows that they are passed on whole
+    for quantization, known in (QUANTIZATIONS if model == "llama" else OURS).items():
+        uses = imatrix and known.default not in WITHOUT_IMATRIX
+        if quantization in NEEDS_IMATRIX and not uses:
+            continue
+        quantize(source, ours, quantization, {}, threads=2, imatrix=matrix if uses else None)
+        theirs = made_by_llama_quantize(tmp_path, quantization, *(["--imatrix", "imatrix.gguf"] if uses else []))
+        one, other = open_gguf(ours), open_gguf(theirs)
         assert {tensor.name: tensor.tensor_type for tensor in one.tensors} == {
             tensor.name: tensor.tensor_type for tensor in other.tensors
         }
         for mine, real in zip(one.tensors, other.tensors, strict=True):
             assert np.array_equal(mine.data, real.data), f"{quantization}: {mine.name} ({mine.tensor_type.name})"
         assert ours.read_bytes() == theirs.read_bytes(), quantization
+
+
+@pytest.mark.slow
+def test_file_made_by_llama_quantize_has_the_overrides_and_tells_its_fallbacks(tmp_path: Path) -> None:
+    write_model(tmp_path / "source.gguf", **SHAPES["llama-no-k-quants"])
+    choices = quantize(
+        tmp_path / "source.gguf", tmp_path / "q3_k_l.gguf", "q3_k_l", {"general.name": "x" * 200}, threads=1
+    )
+    fields = open_gguf(tmp_path / "q3_k_l.gguf").fields
+    assert (fields["general.name"].contents(), fields["general.file_type"].contents()) == ("x" * 200, 13)
+    assert choices["blk.0.attn_q.weight"] == Choice("Q4_0", "Q3_K")
+    assert choices["blk.0.attn_v.weight"] == Choice("Q5_1", "Q5_K")
+    assert choices["blk.0.attn_norm.weight"] == Choice("F32", "F32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["q3_k_l.gguf", "source.gguf"]
+
+
+@pytest.mark.slow
+def test_llama_quantize_that_fails_is_told_with_what_it_said(tmp_path: Path) -> None:
+    write_model(tmp_path / "source.gguf")
+    with pytest.raises(StageError, match=r"(?s)failed to make iq1_s.*requires an im"):
+        quantize(tmp_path / "source.gguf", tmp_path / "out.gguf", "iq1_s", {}, threads=1)
+
+
+def test_importance_matrix_of_another_model_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path / "source.gguf")
+    write_model(tmp_path / "other.gguf", inner=768)
+    write_imatrix(tmp_path / "imatrix.gguf", tmp_path / "other.gguf")
+    with pytest.raises(StageError, match=r"768 columns for blk\.0\.ffn_down\.weight, which has 512"):
+        quantize(tmp_path / "source.gguf", tmp_path / "out.gguf", "q4_k_m", {}, 1, tmp_path / "imatrix.gguf")
+
+
+def test_importance_matrix_makes_used_columns_finer(tmp_path: Path) -> None:
+    values = write_model(tmp_path / "source.gguf", kind="BF16")
+    write_imatrix(tmp_path / "imatrix.gguf", tmp_path / "source.gguf")
+    importance = read_importance(tmp_path / "imatrix.gguf").columns["blk.1.ffn_up.weight"]
+    errors = []
+    for given in (None, tmp_path / "imatrix.gguf"):
+        quantize(tmp_path / "source.gguf", tmp_path / "out.gguf", "q4_k_s", {}, 1, given)
+        found = next(
+            tensor for tensor in open_gguf(tmp_path / "out.gguf").tensors if tensor.name == "blk.1.ffn_up.weight"
+        )
+        off = gguf.quants.dequantize(found.data, found.tensor_type) - values["blk.1.ffn_up.weight"]
+        errors.append(float((off**2 @ importance).mean()))
+    assert errors[1] < 0.95 * errors[0]
 
 
 def test_quantized_file_is_the_same_for_every_number_of_threads(tmp_path: Path) -> None:

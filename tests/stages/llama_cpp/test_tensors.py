@@ -7,11 +7,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from stages.errors import StageError
-from stages.llama_cpp.mix import QUANTIZATIONS
+from stages.llama_cpp.names import NEEDS_IMATRIX, OTHERS, OURS
 from stages.llama_cpp.quantize import quantize
-from stages.llama_cpp.tensors import verify_conversion, verify_quantized
+from stages.llama_cpp.quick_reader import quick_reader
+from stages.llama_cpp.reading import open_gguf
+from stages.llama_cpp.tensors import dequantized, verify_conversion, verify_quantized
 from stages.llama_cpp.weights import weights
-from tests.stages.llama_cpp.models_in_small import folder_names, write_model
+from tests.stages.llama_cpp.models_in_small import folder_names, write_imatrix, write_model
 
 
 @pytest.fixture
@@ -119,11 +121,52 @@ def test_cut_off_safetensors_are_refused(model: tuple[Path, dict[str, np.ndarray
         weights(folder)
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_quantized_file_passes_and_fails_with_one_row_altered(tmp_path: Path, quantization: str) -> None:
+def alter(path: Path, edit: Any) -> None:
+    reader = quick_reader(path, "r+")
+    edit(next(tensor for tensor in reader.tensors if tensor.name == "blk.1.ffn_down.weight").data)
+    reader.data.flush()
+
+
+def take_another_row(data: np.ndarray) -> None:
+    data[7] = data[8].copy()
+
+
+def zero_a_row(data: np.ndarray) -> None:
+    data[7] = 0
+
+
+@pytest.mark.parametrize("imatrix", [False, True])
+@pytest.mark.parametrize("quantization", [*OURS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_quantized_file_passes_and_fails_with_one_row_altered(
+    tmp_path: Path, quantization: str, *, imatrix: bool
+) -> None:
+    if quantization in NEEDS_IMATRIX and not imatrix:
+        pytest.skip("there is no such file")
     write_model(tmp_path / "source.gguf", kind="BF16")
-    quantize(tmp_path / "source.gguf", tmp_path / "out.gguf", quantization, {}, threads=2)
-    verify_quantized(gguf.GGUFReader(tmp_path / "out.gguf"), gguf.GGUFReader(tmp_path / "source.gguf"), threads=2)
-    change(tmp_path / "out.gguf", "blk.1.ffn_down.weight", lambda data: data.__setitem__(7, data[8].copy()))
+    write_imatrix(tmp_path / "imatrix.gguf", tmp_path / "source.gguf")
+    given = tmp_path / "imatrix.gguf" if imatrix else None
+    source = open_gguf(tmp_path / "source.gguf")
+    quantize(tmp_path / "source.gguf", tmp_path / "out.gguf", quantization, {}, threads=2, imatrix=given)
+    verify_quantized(open_gguf(tmp_path / "out.gguf"), source, threads=2)
+    alter(tmp_path / "out.gguf", take_another_row)
     with pytest.raises(StageError, match=r"blk\.1\.ffn_down\.weight differs from the merged model in 1 rows"):
-        verify_quantized(gguf.GGUFReader(tmp_path / "out.gguf"), gguf.GGUFReader(tmp_path / "source.gguf"), threads=2)
+        verify_quantized(open_gguf(tmp_path / "out.gguf"), source, threads=2)
+    if quantization not in (
+        "tq1_0",
+        "tq2_0",
+        "iq1_s",
+        "iq1_m",
+    ):  # zero bytes of theirs are no zeros, or as near as what they round to
+        alter(tmp_path / "out.gguf", zero_a_row)
+        with pytest.raises(StageError, match="in 1 rows"):
+            verify_quantized(open_gguf(tmp_path / "out.gguf"), source, threads=2)
+
+
+def test_kernels_give_back_the_values_that_the_gguf_package_does(tmp_path: Path) -> None:
+    write_model(tmp_path / "source.gguf", kind="BF16")
+    for quantization in ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q4_0", "iq4_nl"):
+        quantize(tmp_path / "source.gguf", tmp_path / "out.gguf", quantization, {}, threads=2)
+        for tensor in open_gguf(tmp_path / "out.gguf").tensors:
+            ours = dequantized(np.atleast_2d(tensor.data), tensor.tensor_type.name, int(tensor.shape[0]))
+            theirs = gguf.quants.dequantize(np.atleast_2d(tensor.data), tensor.tensor_type)
+            assert np.allclose(ours, theirs, rtol=1e-6, atol=0), (quantization, tensor.name)

@@ -8,7 +8,14 @@ import pytest
 from stages.errors import StageError
 from stages.llama_cpp import pretokenizer as rules
 from stages.llama_cpp.model import Model
-from stages.llama_cpp.tokenization import begins, refuse_two_begins, verify_template, verify_texts, verify_vocabulary
+from stages.llama_cpp.tokenization import (
+    TEXTS,
+    begins,
+    refuse_two_begins,
+    verify_template,
+    verify_texts,
+    verify_vocabulary,
+)
 from tests.stages.llama_cpp.models_in_small import LLAMA_3_TEMPLATE
 from tests.stages.llama_cpp.tokenizers_in_small import gpt_2, save, split_by, train, write_vocabulary
 
@@ -98,6 +105,25 @@ def test_row_that_the_file_tokenizes_differently_is_named_and_not_shown(
     ):
         verify_texts(model, tokenizer, {"abc": "a secret text"})
     assert "secret" not in str(raised.value)
+
+
+def test_rows_that_llama_cpps_copy_of_a_rule_is_not_made_for_are_refused_and_fixed_texts_only_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cased = save(train(split_by(rules.GPT_4O)), tmp_path / "cased", LLAMA_3_TEMPLATE)
+    path = file_of(tmp_path / "a.gguf", cased, pre="gpt-4o")
+    with Model(path, context=256, threads=1) as model:
+        equal = verify_texts(model, cased, {"abc": "the red lamp, Straße, нещо на Български"})
+        assert equal == len(TEXTS) + 1 - 2
+        assert "accented capitals" in caplog.text
+        with pytest.raises(StageError, match=r"row abc in another way.*llama\.cpp's copy.*exclusions"):
+            verify_texts(model, cased, {"abc": "ÅNGSTRÖM"})
+    plain = file_of(tmp_path / "b.gguf", cased, pre="llama-bpe")
+    with (
+        Model(plain, context=256, threads=1) as model,
+        pytest.raises(StageError, match="its pre-tokenizer or vocabulary is not"),
+    ):
+        verify_texts(model, cased, {})
 
 
 @pytest.mark.parametrize(
