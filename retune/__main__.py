@@ -8,10 +8,14 @@ from typing import Annotated
 import typer
 
 from retune.accept import accept
+from retune.chat import chat
 from retune.doctor import doctor
 from retune.inspect import inspect
 from retune.plan import plan
 from retune.preview import preview
+from retune.push import push
+from retune.restore import restore
+from retune.serve import serve
 from retune.summary import summary
 from retune.use import use
 
@@ -23,6 +27,10 @@ app.command()(plan)
 app.command()(doctor)
 app.command()(accept)
 app.command()(summary)
+app.command()(chat)
+app.command()(serve)
+app.command()(restore)
+app.command()(push)
 
 
 def print_version(asked: bool) -> None:

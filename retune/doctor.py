@@ -27,6 +27,8 @@ import typer
 from retune.project import print_json, project_root, run_dvc
 
 GIB = 2**30
+# what a stage takes before it has a model: training, with Unsloth, 1.7 GiB
+IMPORTS = 2 * GIB
 # seconds that an answer of the hub is waited for
 HUB_PATIENCE = 3
 # the oldest Linux driver that runs programs of a CUDA release (NVIDIA's compatibility table)
@@ -211,16 +213,25 @@ def disk(root: Path, weights: int) -> Finding:
 
 
 def memory(weights: int) -> Finding:
-    """Available memory against the largest step, the merge: the 16-bit weights and one shard more."""
+    """Available memory against the largest step: `gguf` runs the merged model whole, a small one in float32. The merge takes less: it goes
+    tensor by tensor and layer by layer, with twice the largest shard at most.
+    """
+    from stages.llama_cpp.reference import FLOAT32_BYTES
+
     file = Path("/proc/meminfo")
     if not file.is_file():
         return Finding("memory", "ok", "not known on this system")
     sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", file.read_text(encoding="ascii"), re.MULTILINE))
-    free, need = int(sizes["MemAvailable"]) * 1024, int(1.5 * weights) + 3 * GIB
+    free, need = int(sizes["MemAvailable"]) * 1024, whole_model(weights, FLOAT32_BYTES) + IMPORTS
     text = f"{free / GIB:.1f} GiB of {int(sizes['MemTotal']) * 1024 / GIB:.1f} available, a run needs about {need / GIB:.1f}"
     if free < need:
         return Finding("memory", "warning", text, "close other programs, or take a smaller base")
     return Finding("memory", "ok", text)
+
+
+def whole_model(weights: int, float32_bytes: int) -> int:
+    """Bytes of the merged model as `gguf` runs it, from those of its 16-bit weights."""
+    return 2 * weights if 2 * weights <= float32_bytes else weights
 
 
 def gpus(params: dict[str, Any], weights: int) -> Iterable[Finding]:

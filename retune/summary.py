@@ -84,6 +84,10 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     told.append(("verdict", "passed" if found["passed"] else "did not pass: " + "; ".join(found["reasons"])))
     told.append(("report", found["report"]))
+    if any(name.endswith(".gguf") for name in found["files"]):
+        told.append(
+            ("next", "`retune chat` talks to it, `retune serve` offers it to programs, `retune push` publishes it")
+        )
     if found["changed_since"]:
         told.append(
             (

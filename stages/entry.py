@@ -50,6 +50,11 @@ def run(stage: Callable[..., None]) -> None:
     except StageError as error:
         sys.stdout.flush()
         print(f"{stage.__name__}: {error}", file=sys.stderr)
+        if last_good_files(stage.__name__):
+            print(
+                f"The last good files of this stage are in the cache: `retune restore {stage.__name__}`",
+                file=sys.stderr,
+            )
         sys.exit(1)
 
 
@@ -144,6 +149,17 @@ def work(stage: Callable[..., None], temporary: Mapping[str, Path], arguments: M
             remove(path)
         raise
     return refusal
+
+
+def last_good_files(name: str) -> bool:
+    """Whether DVC, which deletes a stage's outputs before it runs, has one of this stage's that is gone in its cache: dvc.lock names them."""
+    store = Path(".dvc/cache/files/md5")
+    try:
+        found = read_params(Path("dvc.lock")).get("stages", {}).get(name, {})
+    except StageError:  # no such file, or a broken one: nothing is known
+        return False
+    gone = [out.get("md5", "") for out in found.get("outs", []) if not Path(out["path"]).exists()]
+    return any((store / digest[:2] / digest[2:]).is_file() for digest in gone)
 
 
 def read_flags(stage: Callable[..., None], paths: Mapping[str, str]) -> dict[str, str]:

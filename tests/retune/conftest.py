@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 REPO = Path(__file__).parents[2]
 STAGES = """\
@@ -55,12 +56,12 @@ def lower(word: str) -> str:
 '''
 
 
-def call(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(*arguments: str, cwd: Path, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # other tests of the session put themselves offline, in this very process
     outer = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
     env = {**outer, "PATH": path, "DVC_NO_ANALYTICS": "1", **environment}
-    return subprocess.run(arguments, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(arguments, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -68,8 +69,10 @@ def retune() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command line of this checkout, called in a folder."""
     code = f"import sys; sys.path.insert(0, {str(REPO)!r}); from retune.__main__ import main; main()"
 
-    def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        return call(sys.executable, "-P", "-c", code, *arguments, cwd=cwd, **environment)
+    def run(
+        *arguments: str, cwd: Path, stdin: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return call(sys.executable, "-P", "-c", code, *arguments, cwd=cwd, stdin=stdin, **environment)
 
     return run
 
@@ -119,4 +122,31 @@ def project(tmp_path: Path) -> Path:
     shutil.copytree(REPO / "presets", root / "presets")
     shutil.copy(REPO / "dvc.yaml", root)
     shutil.copy(REPO / "presets/demo.yaml", root / "params.yaml")
+    return root
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the demo's base, the tokens of a few of its rows, the base as a GGUF file, and an adapter that says one word.
+
+    The stages make what the stages make; the GGUF file is the base itself, so that both can be asked the same.
+    """
+    root = tmp_path_factory.mktemp("spoken") / "project"
+    (root / "data/custom").mkdir(parents=True)
+    (root / "data/custom_base").mkdir()
+    (root / "data/demo").symlink_to(REPO / "data/demo")
+    (root / "data/exclusions.csv").symlink_to(REPO / "data/exclusions.csv")
+    shutil.copytree(REPO / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "dvc.yaml", root)
+    values = YAML().load(REPO / "presets/demo.yaml")
+    values["fetch_data"]["limit"] = 40
+    values["runtime"]["device"] = "cpu"
+    YAML().dump(values, root / "params.yaml")
+    commands = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
+    for stage in ("fetch_model", "fetch_data", "standardize", "template"):
+        done = call(*commands[stage]["cmd"].split(), cwd=root, PYTHONPATH=str(REPO))
+        assert done.returncode == 0, done.stdout + done.stderr
+    code = "from tests.retune.spoken import make; make()"
+    done = call(sys.executable, "-c", code, cwd=root, PYTHONPATH=str(REPO))
+    assert done.returncode == 0, done.stdout + done.stderr
     return root

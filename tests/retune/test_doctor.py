@@ -18,10 +18,12 @@ from retune.doctor import (
     hub_sources,
     installed,
     locks,
+    memory,
     packages,
     python_version,
     unreachable,
     weights_size,
+    whole_model,
     writable,
 )  # fmt: skip
 
@@ -246,3 +248,11 @@ def test_every_verb_has_help(project, retune, verb):
 )
 def test_hub_is_needed_for_the_models_and_datasets_that_params_name(model, data, named):
     assert hub_sources({"fetch_model": {"source": model}, "fetch_data": {"sources": data}}) == named
+
+
+def test_memory_is_measured_against_the_model_that_the_export_runs_whole():
+    three_b = 6_400_000_000
+    assert whole_model(three_b, 4 << 30) == three_b, "in its own 16 bits"
+    assert whole_model(2_000_000_000, 4 << 30) == 4_000_000_000, "in float32"
+    assert "a run needs about 8.0" in memory(three_b).found
+    assert memory(1 << 50).state == "warning"

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from retune.summary import changed_since
+from retune.summary import changed_since, lines
 from stages.files import write_json
 
 
@@ -10,3 +10,13 @@ def test_changed_since_names_the_sections_that_are_not_those_of_the_run(tmp_path
     parameters = tmp_path / "params.yaml"
     parameters.write_text("train: {steps: 4}\nmerge: {steps: 3}\nruntime: {workers: 9}\n")
     assert changed_since(tmp_path, parameters) == ["train"]
+
+
+def test_lines_say_what_to_do_next_where_there_is_something_to_talk_to() -> None:
+    rows = {"raw": 9, "train": 7, "heldout": 2, "rejected": 0, "excluded": 0}
+    found = {
+        "rows": rows, "rejected_by_template": 0, "trained_tokens": 5, "loss": [2.0, 1.0], "answers_right": [None, None],
+        "files": {"data/gguf/a.gguf": 5}, "passed": True, "reasons": [], "report": "r", "changed_since": [],
+    }  # fmt: skip
+    assert "`retune chat`" in dict(lines(found))["next"]
+    assert "next" not in dict(lines({**found, "files": {"data/adapter/adapter_model.safetensors": 5}}))

@@ -157,3 +157,28 @@ def test_run_own_code_changed_meanwhile_fails_and_certifies_nothing(stage, tmp_p
     assert not (tmp_path / "target").exists()
     kept = [file.read_text() for file in (tmp_path / ".retune" / "code").iterdir()]
     assert (ROOT / "stages" / "errors.py").read_text() in kept
+
+
+FAILS = """
+def copy(source: Input, target: Output, params: CopyParams) -> None:
+    raise StageError("row 7 is broken")
+"""
+LOCK = "schema: '2.0'\nstages:\n  copy:\n    outs:\n    - {path: target, hash: md5, md5: 0123456789abcdef.dir}\n"
+HINT = "The last good files of this stage are in the cache: `retune restore copy`\n"
+
+
+def test_run_stage_error_names_restore_only_where_there_is_something_to_restore(stage, tmp_path: Path) -> None:
+    assert HINT not in stage(FAILS).stderr
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    assert HINT not in stage(FAILS).stderr, "the cache does not have it"
+    cached = tmp_path / ".dvc/cache/files/md5/01/23456789abcdef.dir"
+    cached.parent.mkdir(parents=True)
+    cached.write_text("[]")
+    assert stage(FAILS).stderr == f"copy: row 7 is broken\n{HINT}"
+    (tmp_path / "target").mkdir()
+    assert HINT not in stage(FAILS).stderr, "nothing is gone"
+
+
+def test_run_stage_error_is_told_whatever_dvc_lock_holds(stage, tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_text("{ : broken")
+    assert stage(FAILS).stderr == "copy: row 7 is broken\n"
