@@ -106,7 +106,6 @@ class FusedModel:
             before = groups[3].ranks
             self.layers.append((first, second))
         self.groups = [group for one, two in self.layers for group in (one.qkv, one.o, two.gate_up, two.down)]
-        self.seen: list[int] = []
         self.table: tuple[Tensor, Tensor] | None = None
 
     def loss(
@@ -139,7 +138,7 @@ class FusedModel:
     ) -> "Tensor":
         """See `loss`."""
         targets = labels[rows + 1]
-        self.seen = refresh(self.groups, self.seen)
+        refresh(self.groups)
         batch = Batch(documents, self.angles(documents.longest, ids.device))
         residual, y = None, self.embedding(ids).to(self.dtype)
         if not any(part.requires_grad for part in self.embedding.parameters()):

@@ -166,12 +166,12 @@ def thin_product(left: "Tensor", right: "Tensor") -> "Tensor":
     return torch.mm(left.t(), right)
 
 
-def refresh(groups: "Sequence[Group]", seen: list[int]) -> list[int]:
-    """Bring the groups' copies of A and B up to date if an optimizer step has changed any. Returns what to hand in as `seen` next time."""
+def refresh(groups: "Sequence[Group]") -> None:
+    """Bring the groups' copies of A and B up to date.
+
+    Before every forward pass: bitsandbytes' optimizers write through pointers, so that no version of a parameter tells of their steps.
+    """
     copies = [copy for group in groups for copy in group.copies]
-    versions = [part._version for part, _, _ in copies]  # noqa: SLF001 - torch has no public name for it
-    if versions == seen:
-        return seen
     with torch.no_grad():
         parts = [part.data for part, _, _ in copies]
         scales = [scale for _, scale, _ in copies]
@@ -180,7 +180,6 @@ def refresh(groups: "Sequence[Group]", seen: list[int]) -> list[int]:
         torch._foreach_copy_([view for _, _, view in copies], parts)
         for group in groups:
             group.fill()
-    return versions
 
 
 def lora_of(layer: "Module") -> "tuple[Parameter, Parameter, float] | None":

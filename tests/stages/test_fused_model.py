@@ -57,6 +57,23 @@ def test_fused_any_base_equals_plain(kind: str, tied: bool, kept: int | None) ->
     compare(small_model(kind, tied=tied), EXACT, kept_layers=kept, loss_rows=16)
 
 
+def test_fused_step_written_through_a_pointer_is_seen() -> None:
+    """As bitsandbytes' optimizers write on a GPU: the parameter's version stays."""
+    ids, labels = batch()
+    model, twin = small_model("llama", tied=True), small_model("llama", tied=True)
+    assert attach(model) is None
+    fused_loss(model, ids, labels).backward()
+    for one in (model, twin):
+        for name, part in one.named_parameters():
+            if "lora_" in name:
+                version = part._version
+                written = part.detach().numpy()
+                written += 0.05
+                assert part._version == version
+    expected = float(plain_loss(twin, ids, labels, ITEMS).detach())
+    assert float(fused_loss(model, ids, labels).detach()) == pytest.approx(expected, rel=EXACT)
+
+
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("kept", [None, 0])
 def test_fused_nf4_base_equals_plain(kept: int | None, resident: bool) -> None:
