@@ -1,0 +1,98 @@
+"""What `runtime.micro_batch: auto` takes on this GPU under memory limits, and how far its estimate of the memory is from what was then measured.
+
+    python -m tests.bench.train_plan MODEL OUT [LIMITS] [STEPS]
+
+MODEL is a Llama-3.2-3B-shaped folder, OUT a folder for the logs and `plan.json`; LIMITS in GB, `5,7,0`: 0 for none; STEPS 10. Each is the
+train stage itself, packed, eight packs of 2,048 tokens a step, in a process of its own. What else a host with torch 2.11 needs says
+`tests.bench.train`. About 45 s a limit.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from stages.files import read_json, write_json
+from tests.bench.train_stage import PACKS, WARM_UP, make_base, make_tokens, params, runtime, watch_steps
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    """Run the limits one after the other and print the table."""
+    model, out, *rest = sys.argv[1:]
+    limits, steps = (*rest, *("5,7,0", "10")[len(rest) :])
+    place = Path(out)
+    place.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    runs: list[dict[str, Any]] = []
+    for limit in limits.split(","):
+        said = place / f"limit{limit}.log"
+        command = [sys.executable, "-m", "tests.bench.train_plan", "--one", model, limit, steps]
+        with said.open("w") as log:
+            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, env=environment)
+        lines = said.read_text().splitlines()
+        found = [json.loads(line.removeprefix("ROW ")) for line in lines if line.startswith("ROW ")]
+        if not found:
+            print(f"limit {limit} failed:", *lines[-15:], sep="\n")  # noqa: T201 - what it is for
+        runs += found
+    write_json(place / "plan.json", {"runs": runs})
+    print(table(runs))  # noqa: T201 - what it is for
+
+
+def one(model: str, limit: str, steps: str) -> None:
+    """One training; prints `ROW {json}`."""
+    source = Path(model).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        tokens, base = make_tokens(source, 128000, int(steps) * PACKS * 6), make_base(source)
+        from stages import train as stage
+
+        marks: list[tuple[float, int]] = []
+        watch_steps(stage, marks)
+        Path("adapter").mkdir()
+        how = {"micro_batch": "auto", "memory_limit_gb": float(limit) or None, "gradient_checkpointing": "auto"}
+        chosen = params(stage, "packed", int(steps))
+        stage.train(base, tokens, Path("first"), Path("adapter"), chosen, runtime("packed").model_copy(update=how))
+        import torch
+
+        record = read_json(Path(".retune/execution/train.json"))
+        (start, before), (end, after) = marks[WARM_UP - 1], marks[-1]
+        row = {
+            "limit_gb": float(limit) or None,
+            **record["plan"],
+            "allocated_mib": round(torch.cuda.max_memory_allocated() / 2**20),
+            "reserved_mib": round(torch.cuda.max_memory_reserved() / 2**20),
+            "tokens_s": round((after - before) / (end - start)),
+            "device": record["device"],
+        }
+        os.chdir("/")
+    print("ROW " + json.dumps(row))  # noqa: T201 - what it is for
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """The figures as Markdown; `off` is the estimate against the measurement."""
+    text = [
+        "| limit GB | micro-batch | layers kept | loss rows | tokens/s | allocated MiB | off | reserved MiB | off | after out-of-memory |",
+        "|---" * 10 + "|",
+    ]
+    for run in runs:
+        off = [f"{run[f'estimated_{kind}_mib'] / run[f'{kind}_mib'] - 1:+.1%}" for kind in ("allocated", "reserved")]
+        figures = (
+            *(run[key] or "none" for key in ("limit_gb", "micro_batch")),
+            f"{run['kept_layers']} of {run['layers']}",
+            *(run["loss_rows"], f"{run['tokens_s']:,}", run["allocated_mib"], off[0], run["reserved_mib"], off[1]),
+            run["after_out_of_memory"],
+        )
+        text.append("| " + " | ".join(map(str, figures)) + " |")
+    return "\n".join([*text, f"\n{runs[0]['device']}"] if runs else text)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--one":
+        one(*sys.argv[2:])
+    else:
+        main()
