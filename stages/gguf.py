@@ -69,7 +69,8 @@ class GgufParams(Params):
     bind what is made of them to their own. null: left out."""
     imatrix: Literal["none", "training_rows"]
     """An importance matrix, by which a quantizer rounds most finely where the inputs are strongest. training_rows: computed over the training
-    rows' own tokens, layer by layer on `runtime.device`, and kept as imatrix.gguf. Effect: better files below five bits for what one trains on."""
+    rows' own tokens, layer by layer on `runtime.device`, and kept as imatrix.gguf. Effect: mostly better
+    files below four bits; measure both (of the demo's files, q3_k_l gained and q4_k_m lost), checks.json says."""
     imatrix_tokens: Annotated[int, Field(ge=1)]
     """Training tokens it is computed over, whole rows drawn by the hash of their ids; as many as there are, if fewer. Effect: time, that of
     one forward pass over them in fp32 (32,768 tokens of a 3B model: 2e14 operations, minutes on a CPU, seconds on a GPU)."""
