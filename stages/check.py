@@ -24,7 +24,7 @@ from stages.files import write_json
 from stages.gate import GateParams
 from stages.gguf import GgufParams
 from stages.llama_cpp.names import OURS, QUANTIZATIONS, unknown
-from stages.llama_cpp.tool import existing, lacking
+from stages.llama_cpp.tool import existing, lacking, missing
 from stages.merge import MergeParams
 from stages.params import Params, Runtime, read_params, section_problems
 from stages.report import ReportParams
@@ -115,8 +115,8 @@ def missing_programs(params: Mapping[str, Any]) -> list[str]:
     if not lacks:
         return []
     said = (
-        f"gguf.quantizations: {', '.join(need)}: made by llama-quantize, which is not here, and to build it {' and '.join(lacks)} "
-        f"{'is' if len(lacks) == 1 else 'are'} missing. Install that, or name a folder with llama.cpp's programs in LLAMA_CPP_DIR; "
+        f"gguf.quantizations: {', '.join(need)}: made by llama-quantize, which is not here, and to build it {missing(lacks)}. "
+        "Install that, or name a folder with llama.cpp's programs in LLAMA_CPP_DIR; "
         f"without any of it: {', '.join(OURS)}"
     )
     return [said]

@@ -13,6 +13,7 @@ the stage. How much the rounding costs is measured; `audit` judges it.
 import logging
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -147,46 +148,45 @@ def gguf(
     work.mkdir(parents=True)
     refuse_full_disk(files, sum(file.stat().st_size for file in merged.glob("*.safetensors")), params)
     source = work / FULL_PRECISION
-    # The converters are processes of their own: meanwhile the merged model gives its logits here.
-    conversion = start_conversion(merged, source, outtype(tensors), params.name)
-    base_conversion = start_base(base, merged, work, f"{params.name}-base") if update else None
-    try:
+    # The converters are processes of their own: meanwhile the merged model gives its logits here. However this ends, so do they.
+    with ExitStack() as running:
+        conversion = start_conversion(merged, source, outtype(tensors), params.name)
+        running.callback(conversion.kill)
+        base_conversion = None
+        if update:
+            base_conversion = start_base(base, merged, work, f"{params.name}-base")
+            running.callback(base_conversion.process.kill)
         theirs = reference(merged, tensors, plan.examples, plan.asked, plan.ends, threads, work)
-    except BaseException:
-        conversion.kill()
-        if base_conversion:
-            base_conversion.process.kill()
-        raise
-    finish_conversion(conversion, source)
-    verify_source(source, tensors, plan.tokenizer)
-    says = {**tokenizer_metadata(plan), **tuned_metadata(origin)}
-    weighted: ImatrixChecks | None = None
-    if params.imatrix == "training_rows":
-        weighted = imatrix(merged, tokens, source, files / IMATRIX, params.imatrix_tokens, device(runtime))
-    found: dict[str, FileChecks] = {}
-    for quantization in params.quantizations:
-        path = files / f"{params.name}-{quantization}.gguf"
-        choices = quantize(source, path, quantization, says, threads, files / IMATRIX if weighted else None)
-        found[path.name] = check_file(path, source, quantization, choices, says, plan, theirs, threads)
-        say(path, found[path.name]["quality"])
-    lora: LoraChecks | None = None
-    if update and base_conversion:
-        lora = export_lora(
-            base_conversion,
-            source,
-            files,
-            update,
-            params.lora,
-            params.lora_base,
-            params.name,
-            plan,
-            theirs,
-            origin,
-            threads,
-        )
-        say(files / lora["file"], lora["quality"])
-    elif left_out:
-        log.warning("no GGUF file of the adapter alone: %s", left_out)
+        finish_conversion(conversion, source)
+        verify_source(source, tensors, plan.tokenizer)
+        says = {**tokenizer_metadata(plan), **tuned_metadata(origin)}
+        weighted: ImatrixChecks | None = None
+        if params.imatrix == "training_rows":
+            weighted = imatrix(merged, tokens, source, files / IMATRIX, params.imatrix_tokens, device(runtime))
+        found: dict[str, FileChecks] = {}
+        for quantization in params.quantizations:
+            path = files / f"{params.name}-{quantization}.gguf"
+            choices = quantize(source, path, quantization, says, threads, files / IMATRIX if weighted else None)
+            found[path.name] = check_file(path, source, quantization, choices, says, plan, theirs, threads)
+            say(path, found[path.name]["quality"])
+        lora: LoraChecks | None = None
+        if update and base_conversion:
+            lora = export_lora(
+                base_conversion,
+                source,
+                files,
+                update,
+                params.lora,
+                params.lora_base,
+                params.name,
+                plan,
+                theirs,
+                origin,
+                threads,
+            )
+            say(files / lora["file"], lora["quality"])
+        elif left_out:
+            log.warning("no GGUF file of the adapter alone: %s", left_out)
     write_pages(
         files, summary(found, weighted, lora, left_out, plan, theirs, origin), plan, params, trained_context(source)
     )

@@ -21,13 +21,13 @@ from stages.contracts import tokens as token_files
 from stages.contracts.audit import PROVENANCE, VERDICT
 from stages.contracts.merged import Checks
 from stages.entry import Input, Output, run
+from stages.figures import NOTHING, percent, small
 from stages.files import read_json, write_text
 from stages.params import Params
 from stages.tables import read_parquet
 from stages.token_view import control_ids, spread, token_runs, visible
 
 PAGES = Path(__file__).parent / "report_pages"
-NOTHING = "\N{EN DASH}"
 WIDTH, HEIGHT = 640, 200
 """Of the loss curve, in CSS pixels."""
 CONVERSATIONS = 4
@@ -182,11 +182,6 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
-def small(value: float | None) -> str:
-    """A measure that may be tiny, to two significant digits."""
-    return NOTHING if value is None else f"{value:.2g}"
-
-
 def signed(value: float | None) -> str:
     """A difference, with its sign, to two significant digits."""
     return NOTHING if value is None else f"{value:+.2g}"
@@ -195,11 +190,6 @@ def signed(value: float | None) -> str:
 def beside(value: float) -> str:
     """A difference in words, to stand before what it is a difference from."""
     return f"{abs(value):.2g} {'above' if value > 0 else 'below'}" if value else "equal to"
-
-
-def percent(value: float | None) -> str:
-    """A share as a percentage."""
-    return NOTHING if value is None else f"{value:.1%}"
 
 
 def size(count: int) -> str:

@@ -154,8 +154,9 @@ def squares(
 def by_layers(merged: Path, rows: Sequence[Sequence[int]], watched: Watch, place: str) -> None:
     """Run rows through the model, layer by layer, group by group. Raises Unfit if its architecture does not allow it."""
     files = tensors_below(sorted(merged.glob("*.safetensors")))
-    check_names(skeleton(merged), files)
-    for group in groups(rows, skeleton(merged).model.config.get_text_config().hidden_size):
+    first = skeleton(merged)
+    check_names(first, files)
+    for group in groups(rows, first.model.config.get_text_config().hidden_size):
         bones = skeleton(merged)
         watched.attach(bones.model)
         run_layers(bones, Variant(files), [(ids, [len(ids) - 1]) for ids in group], place)

@@ -19,7 +19,7 @@ from stages.errors import StageError
 from stages.files import read_json
 from stages.folding import Update, read_update
 from stages.llama_cpp.mix import Shape, layer_order
-from stages.llama_cpp.quantize import Overrides, as_float32
+from stages.llama_cpp.quantize import Overrides, add_metadata, as_float32
 from stages.llama_cpp.tensors import parts, row_order
 
 STORED: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16)}
@@ -81,9 +81,7 @@ def write_lora(
     writer.add_name(name)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, update.scaling * rank(update))
-    kinds = {str: gguf.GGUFValueType.STRING, bool: gguf.GGUFValueType.BOOL, int: gguf.GGUFValueType.UINT32}
-    for key, value in says.items():
-        writer.add_key_value(key, value, kinds[type(value)])
+    add_metadata(writer, says)
     for target in sorted(names, key=layer_order):
         if names[target] in update.low_rank:
             down, up = (matrix.numpy() for matrix in update.low_rank[names[target]])

@@ -172,19 +172,25 @@ def copy_metadata(reader: Any, writer: Any, overrides: Overrides, own: Overrides
     """Every key of the source in its order and type, overridden values in their places, new keys after them, `own` last (as llama-quantize has them)."""
     import gguf
 
-    kinds = {str: gguf.GGUFValueType.STRING, bool: gguf.GGUFValueType.BOOL, int: gguf.GGUFValueType.UINT32}
     left = dict(overrides)
     for field in reader.fields.values():
         if field.name == "general.architecture" or field.name.startswith("GGUF.") or field.name in own:
             continue  # the writer writes the first two itself
         if field.name in left:
-            value = left.pop(field.name)
-            writer.add_key_value(field.name, value, kinds[type(value)])
+            add_metadata(writer, {field.name: left.pop(field.name)})
             continue
         kind = field.types[0]
         inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
-    for key, value in {**left, **own}.items():
+    add_metadata(writer, {**left, **own})
+
+
+def add_metadata(writer: Any, says: Overrides) -> None:  # noqa: ANN401 - gguf.GGUFWriter
+    """Keys and values, each in the type that it has here."""
+    import gguf
+
+    kinds = {str: gguf.GGUFValueType.STRING, bool: gguf.GGUFValueType.BOOL, int: gguf.GGUFValueType.UINT32}
+    for key, value in says.items():
         writer.add_key_value(key, value, kinds[type(value)])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 from stages.contracts.gguf import KEYS, MODELFILE, RECORDS, Checks
+from stages.figures import percent, small
 from stages.llama_cpp.quantize import architecture, metadata
 from stages.llama_cpp.reading import open_gguf
 
@@ -42,10 +43,10 @@ Licence: {{ origin.license or "not stated (`gguf.license` in params.yaml)" }}.
 | file | quantization | size | KL to the merged model (nats) | same first token | exact answers |
 |---|---|---|---|---|---|
 {% for file, found in files.items() %}
-| `{{ file }}` | {{ found.quantization }} | {{ found.bytes | megabytes }} | {{ found.quality.kl | figure }} | {{ found.quality.top_1_agreement | percent }} | {{ found.quality.exact_match | percent }} |
+| `{{ file }}` | {{ found.quantization }} | {{ found.bytes | megabytes }} | {{ found.quality.kl | small }} | {{ found.quality.top_1_agreement | percent }} | {{ found.quality.exact_match | percent }} |
 {% endfor %}
 {% if lora %}
-| `{{ lora.file }}` over {{ over }} | {{ lora.type }} over {{ lora.over.quantization }} | {{ lora.bytes | megabytes }} | {{ lora.quality.kl | figure }} | {{ lora.quality.top_1_agreement | percent }} | {{ lora.quality.exact_match | percent }} |
+| `{{ lora.file }}` over {{ over }} | {{ lora.type }} over {{ lora.over.quantization }} | {{ lora.bytes | megabytes }} | {{ lora.quality.kl | small }} | {{ lora.quality.top_1_agreement | percent }} | {{ lora.quality.exact_match | percent }} |
 {% endif %}
 
 Measured on {{ tokens }} labelled tokens of {{ rows | length }} {{ "held-out" if split == "heldout" else "training" }} rows against the merged model (run in {{ merged_dtype }}; its exact answers: {{ merged.exact_match | percent }}); all figures and each file's sha256 stand in checks.json.
@@ -230,7 +231,7 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - Markdown
     )
-    pages.filters |= {"megabytes": megabytes, "figure": figure, "percent": percent}
+    pages.filters |= {"megabytes": megabytes, "small": small, "percent": percent}
     return pages
 
 
@@ -249,13 +250,3 @@ def vllm_rank(rank: int) -> int:
 def megabytes(count: int) -> str:
     """Bytes as people read them."""
     return f"{count / 1e6:,.1f} MB"
-
-
-def figure(value: float) -> str:
-    """A small measure, to two significant digits."""
-    return f"{value:.2g}"
-
-
-def percent(value: float | None) -> str:
-    """A share as a percentage; a dash where nothing was asked."""
-    return "\N{EN DASH}" if value is None else f"{value:.1%}"

@@ -65,7 +65,7 @@ def find(name: str) -> Path:
     lacks = lacking()
     if lacks:
         raise StageError(
-            f"{name} is not here, and to build it from the pinned sources {' and '.join(lacks)} {'is' if len(lacks) == 1 else 'are'} missing: "
+            f"{name} is not here, and to build it from the pinned sources {missing(lacks)}: "
             f"install that, or name a folder with llama.cpp's programs (build {pinned_build()} or newer) in LLAMA_CPP_DIR"
         )
     build()
@@ -151,6 +151,11 @@ def lacking() -> list[str]:
         "a C++ compiler (c++, g++, clang++ or CXX)": [os.environ.get("CXX", "c++"), "g++", "clang++"],
     }
     return [words for words, names in needs.items() if not any(map(shutil.which, names))]
+
+
+def missing(lacks: Sequence[str]) -> str:
+    """What `lacking` found, as the end of a sentence."""
+    return f"{' and '.join(lacks)} {'is' if len(lacks) == 1 else 'are'} missing"
 
 
 def build() -> None:

@@ -20,9 +20,12 @@ def merge(root: Path) -> None:
     from stages import merge as stage
     from stages.contracts.merged import Checks, Losses
 
-    unmeasured = Losses(base=0.0, adapter_4bit=None, merged_base16=0.0, merged_dequantized_nf4=None)
+    unmeasured = Losses(
+        base=0.0, adapter_base16=None, adapter_4bit=None, merged_base16=0.0, merged_dequantized_nf4=None
+    )
     passed = Checks(
         into="base16",
+        load_in_4bit=True,
         rows=0,
         positions=0,
         max_logit_difference=0.0,

@@ -7,13 +7,14 @@ load share a process, the recipe and plain transformers come last, so that what 
 with torch 2.11: RETUNE_BENCH_VARLEN=1 (see `train_models.old_torch_attention`). Ratios hold within one run on one host.
 """
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tests.bench.apart import rows_of, start
 
 SECONDS = 600
 """After which a process is given up."""
@@ -42,16 +43,19 @@ def main() -> None:
         if not chosen:
             continue
         log = place / f"process{number}.log"
-        command = [sys.executable, "-m", "tests.bench.train_rows", folder, *chosen]
         if names[0].startswith("stage-"):
-            command = [sys.executable, "-m", "tests.bench.train_stage", folder, names[0].removeprefix("stage-")]
-        with log.open("w") as said, contextlib.suppress(subprocess.TimeoutExpired):
-            limit = float(os.environ.get("RETUNE_BENCH_SECONDS", SECONDS))
-            subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, check=False, timeout=limit)
-        found = [line.removeprefix("ROW ") for line in log.read_text().splitlines() if line.startswith("ROW ")]
-        lines += [json.loads(line) for line in found]
+            process = start("train_stage", [folder, names[0].removeprefix("stage-")], log)
+        else:
+            process = start("train_rows", [folder, *chosen], log)
+        try:
+            process.wait(float(os.environ.get("RETUNE_BENCH_SECONDS", SECONDS)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        found = rows_of(log)
+        lines += found
         with (place / "rows.jsonl").open("a") as file:
-            file.writelines(line + "\n" for line in found)
+            file.writelines(json.dumps(line) + "\n" for line in found)
     print(table(lines))  # noqa: T201 - what it is for
 
 

@@ -13,20 +13,22 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
 from stages.files import read_json, sha256_file, write_json
+from tests.bench.apart import rows_or_complaint, say_row, start
 from tests.bench.train_stage import WARM_UP, make_base, make_tokens, params, runtime, watch_steps
 
+if TYPE_CHECKING:
+    import subprocess
+
 MICRO_BATCH = 8
-ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
@@ -39,30 +41,17 @@ def main() -> None:
     for number, count in enumerate(counts.split(",")):
         said = place / f"run{number}.log"
         with tempfile.TemporaryDirectory() as folder:
-            start(model, count, steps, packs, folder, said, "never").wait()
-        found = row_of(said)
-        if found is None:
-            print(f"{count} processes failed:", *said.read_text().splitlines()[-15:], sep="\n")  # noqa: T201 - what it is for
-            continue
-        runs.append(found)
+            training(model, count, steps, packs, folder, said, "never").wait()
+        runs += rows_or_complaint(said, f"{count} processes")
     write_json(place / "pair.json", {"runs": runs})
     print(table(runs))  # noqa: T201 - what it is for
 
 
-def start(
-    model: str, count: str, steps: str, packs: str, folder: str, said: Path, save: str
+def training(
+    model: str, count: str, steps: str, packs: str, folder: str, log: Path, save: str
 ) -> "subprocess.Popen[bytes]":
     """One training in a process of its own, in `folder`."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "tests.bench.train_pair", "--one", model, count, steps, packs, folder, save]
-    with said.open("w") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-
-
-def row_of(said: Path) -> dict[str, Any] | None:
-    """What a training found; None if it failed."""
-    rows = [line.removeprefix("ROW ") for line in said.read_text().splitlines() if line.startswith("ROW ")]
-    return dict(json.loads(rows[-1])) if rows else None
+    return start("train_pair", ["--one", model, count, steps, packs, folder, save], log)
 
 
 def lost(model: str, out: str, steps: str = "24", packs: str = "16") -> None:
@@ -70,7 +59,7 @@ def lost(model: str, out: str, steps: str = "24", packs: str = "16") -> None:
     place = Path(out)
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        first = start(model, "2", steps, packs, folder, place / "lost.log", "half-way")
+        first = training(model, "2", steps, packs, folder, place / "lost.log", "half-way")
         while first.poll() is None and not list(Path(folder).glob(".retune/checkpoints/*/step-*")):
             time.sleep(0.2)
         children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
@@ -81,8 +70,8 @@ def lost(model: str, out: str, steps: str = "24", packs: str = "16") -> None:
         killed = time.monotonic()
         status = first.wait()
         took, saved = time.monotonic() - killed, max(Path(folder).glob(".retune/checkpoints/*/step-*")).name
-        start(model, "1", steps, packs, folder, place / "resumed.log", "half-way").wait()
-    found = row_of(place / "resumed.log") or {}
+        training(model, "1", steps, packs, folder, place / "resumed.log", "half-way").wait()
+    found = rows_or_complaint(place / "resumed.log", "going on with one process")
     said = [line for name in ("lost", "resumed") for line in (place / f"{name}.log").read_text().splitlines()]
     result = {
         "status": status,
@@ -90,7 +79,7 @@ def lost(model: str, out: str, steps: str = "24", packs: str = "16") -> None:
         "checkpoint": saved,
         "resumed": [line for line in said if "resumed after" in line],
         "told": [line[:300] for line in said if "was ended by" in line],
-        "loss": found.get("loss"),
+        "loss": found[-1]["loss"] if found else None,
     }
     write_json(place / "lost.json", result)
     print(json.dumps(result))  # noqa: T201 - what it is for
@@ -138,7 +127,7 @@ def one(model: str, count: str, steps: str, packs: str, folder: str, save: str) 
         "grad_norm": [line["grad_norm"] for line in lines],
         "trained": trained(),
     }
-    print("ROW " + json.dumps(row))  # noqa: T201 - what it is for
+    say_row(row)
 
 
 def trained() -> dict[str, Any]:

@@ -7,18 +7,15 @@ train stage itself, packed, eight packs of 2,048 tokens a step, in a process of 
 `tests.bench.train`. About 45 s a limit.
 """
 
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from stages.files import read_json, write_json
+from tests.bench.apart import rows_or_complaint, say_row, start
 from tests.bench.train_stage import PACKS, WARM_UP, make_base, make_tokens, params, runtime, watch_steps
-
-ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
@@ -27,18 +24,11 @@ def main() -> None:
     limits, steps = (*rest, *("5,7,0", "10")[len(rest) :])
     place = Path(out)
     place.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     runs: list[dict[str, Any]] = []
     for limit in limits.split(","):
         said = place / f"limit{limit}.log"
-        command = [sys.executable, "-m", "tests.bench.train_plan", "--one", model, limit, steps]
-        with said.open("w") as log:
-            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, env=environment)
-        lines = said.read_text().splitlines()
-        found = [json.loads(line.removeprefix("ROW ")) for line in lines if line.startswith("ROW ")]
-        if not found:
-            print(f"limit {limit} failed:", *lines[-15:], sep="\n")  # noqa: T201 - what it is for
-        runs += found
+        start("train_plan", ["--one", model, limit, steps], said).wait()
+        runs += rows_or_complaint(said, f"limit {limit}")
     write_json(place / "plan.json", {"runs": runs})
     print(table(runs))  # noqa: T201 - what it is for
 
@@ -70,7 +60,7 @@ def one(model: str, limit: str, steps: str) -> None:
             "device": record["device"],
         }
         os.chdir("/")
-    print("ROW " + json.dumps(row))  # noqa: T201 - what it is for
+    say_row(row)
 
 
 def table(runs: list[dict[str, Any]]) -> str:

@@ -5,7 +5,6 @@ usage: python -m tests.bench.train_rows MODEL NAME [NAME ...]     with NAMEs of 
 
 import gc
 import itertools
-import json
 import os
 import sys
 import time
@@ -13,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from tests.bench.apart import say_row
 from tests.bench.train_data import ROWS, Conversation, Row, conversations, micro_batches
 from tests.bench.train_models import load, old_torch_attention, plain_model
 
@@ -283,7 +283,7 @@ def main() -> None:
             "gpu": torch.cuda.get_device_name(),
             "torch": torch.__version__,
         }
-        print("ROW " + json.dumps(figures), flush=True)  # noqa: T201 - read by train.py
+        say_row(figures)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 usage: python -m tests.bench.train_stage MODEL LAYOUT [STEPS] [VOCABULARY]     LAYOUT: padded, flattened or packed
 """
 
-import json
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ from stages.contracts import tokens as token_files
 from stages.files import write_json
 from stages.params import Runtime
 from stages.tables import write_arrow
+from tests.bench.apart import say_row
 from tests.bench.train_data import Row, conversations
 from tests.bench.train_models import TARGETS, old_torch_attention
 from tests.bench.train_rows import FLOP_A_TOKEN, GIB, matrix_rate
@@ -44,7 +44,7 @@ def main() -> None:
         Path("adapter").mkdir()
         stage.train(base, tokens, Path("first"), Path("adapter"), params(stage, layout, steps), runtime(layout))
         os.chdir("/")
-    print("ROW " + json.dumps(figures(f"stage-{layout}", marks, started)))  # noqa: T201
+    say_row(figures(f"stage-{layout}", marks, started))
 
 
 def make_base(source: Path) -> Path:
