@@ -1,11 +1,13 @@
 """A batch of data/messages -> a batch of data/tokens: encoded, and fitted into the longest row that is asked for; pure."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -55,7 +57,6 @@ def fitted(batch: pa.RecordBatch, chat: Chat, fit: Fit) -> Fitted:
     rules = list(encoded.rules)
     lengths = np.diff(encoded.offsets)
     long = [row for row in np.flatnonzero(lengths > fit.max_length).tolist() if rules[row] is None]
-    ids, labels = lists(encoded)
     if fit.too_long == "reject":
         rules = [TOO_LONG if row in set(long) else rule for row, rule in enumerate(rules)] if long else rules
     elif fit.too_long == "cut" and long:
@@ -63,21 +64,41 @@ def fitted(batch: pa.RecordBatch, chat: Chat, fit: Fit) -> Fitted:
             start = encoded.offsets[row]
             if (encoded.labels[start : start + fit.max_length] == NOT_TRAINED).all():
                 rules[row] = NO_LABELS_LEFT
-        ids, labels = (pc.list_slice(values, 0, fit.max_length).cast(contract.IDS) for values in (ids, labels))
     elif long:
         shorter = {row: shortened(talks[row], encoded.answer_ends[row], chat, fit) for row in long}
         rules = [TOO_LONG if row in shorter and shorter[row] is None else rule for row, rule in enumerate(rules)]
-        ids, labels = replaced(ids, labels, {row: short for row, short in shorter.items() if short})
+        encoded = replaced(encoded, {row: short for row, short in shorter.items() if short})
     kept = np.array([rule is None for rule in rules], bool)
     cut = np.zeros(len(rules), bool)
     cut[long] = kept[long]
-    whole = pa.RecordBatch.from_arrays([batch["row_id"], ids, labels], schema=contract.SCHEMA)
+    longest = fit.max_length if fit.too_long == "cut" else None
     of_split = {split: np.asarray(pc.equal(batch["split"], split)) for split in SPLITS}
     return Fitted(
-        {split: whole.filter(pa.array(kept & here)) for split, here in of_split.items()},
+        {split: tokens_of(batch, encoded, kept & here, longest) for split, here in of_split.items()},
         {split: int((cut & here).sum()) for split, here in of_split.items()},
         rejected(batch, rules),
     )
+
+
+def tokens_of(
+    batch: pa.RecordBatch, encoded: Encoded, rows: npt.NDArray[np.bool_], longest: int | None
+) -> pa.RecordBatch:
+    """Some rows, of data/tokens' schema; of each the first `longest` tokens, or all."""
+    begins, ends = encoded.offsets[:-1][rows], encoded.offsets[1:][rows]
+    if longest is not None:
+        ends = np.minimum(ends, begins + longest)
+    # slices, since a mask over all tokens, in numpy or Arrow, costs many times what the copy does
+    places = [slice(begin, end) for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+    offsets = pa.array(np.concatenate([[0], (ends - begins).cumsum()]), pa.int32())
+    ids, labels = (
+        pa.ListArray.from_arrays(
+            offsets,
+            pa.array(np.concatenate([values[:0], *(values[place] for place in places)]), pa.int32()),
+            contract.IDS,
+        )
+        for values in (encoded.input_ids, encoded.labels)
+    )
+    return pa.RecordBatch.from_arrays([batch["row_id"].filter(pa.array(rows)), ids, labels], schema=contract.SCHEMA)
 
 
 def dialogues(batch: pa.RecordBatch) -> list[Dialogue]:
@@ -129,16 +150,6 @@ def numbered(messages: list[Message]) -> list[Message]:
     return found
 
 
-def lists(encoded: Encoded) -> tuple[pa.ListArray, pa.ListArray]:
-    """`input_ids` and `labels` of all rows as Arrow lists, without a copy."""
-    offsets = pa.array(encoded.offsets, pa.int32())
-    ids, labels = (
-        pa.ListArray.from_arrays(offsets, pa.array(values, pa.int32()), contract.IDS)
-        for values in (encoded.input_ids, encoded.labels)
-    )
-    return ids, labels
-
-
 def shortened(dialogue: Dialogue, answer_ends: Sequence[int], chat: Chat, fit: Fit) -> Row | None:
     """The longest beginning of a dialogue that ends with an answer and fits; None if not even the first answer does."""
     places = [index for index, message in enumerate(dialogue.messages) if message["role"] == "assistant"]
@@ -152,18 +163,15 @@ def shortened(dialogue: Dialogue, answer_ends: Sequence[int], chat: Chat, fit: F
     return None
 
 
-def replaced(ids: pa.ListArray, labels: pa.ListArray, rows: dict[int, Row]) -> tuple[pa.ListArray, pa.ListArray]:
-    """The same lists with some rows replaced."""
+def replaced(encoded: Encoded, rows: dict[int, Row]) -> Encoded:
+    """The same with some rows replaced."""
     if not rows:
-        return ids, labels
-    order = np.arange(len(ids))
-    order[list(rows)] = len(ids) + np.arange(len(rows))
-    made = [[row.input_ids for row in rows.values()], [row.labels for row in rows.values()]]
-    first, second = (
-        pa.concat_arrays([old, pa.array(new, contract.IDS)]).take(pa.array(order))
-        for old, new in zip((ids, labels), made, strict=True)
-    )
-    return first, second
+        return encoded
+    ids, labels = (np.split(values, encoded.offsets[1:-1]) for values in (encoded.input_ids, encoded.labels))
+    for number, row in rows.items():
+        ids[number], labels[number] = row.input_ids, row.labels
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
+    return dataclasses.replace(encoded, input_ids=np.concatenate(ids), labels=np.concatenate(labels), offsets=offsets)
 
 
 def rejected(batch: pa.RecordBatch, rules: Sequence[str | None]) -> pa.RecordBatch:

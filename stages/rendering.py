@@ -81,7 +81,8 @@ class Template:
     """A compiled chat template with the variables of its tokenizer. Make it with `compile_template`."""
 
     compiled: jinja2.Template
-    variables: Mapping[str, str]
+    variables: Mapping[str, Any]
+    """Those that are the same in every rendering: the special tokens, the date, jinja's globals."""
 
     def render(
         self,
@@ -98,15 +99,15 @@ class Template:
         if tools or any("tool_calls" in message for message in messages):
             size_in += len(json.dumps([tools, [message.get("tool_calls") for message in messages]]))
         limit = ROOM + 8 * size_in
-        context = self.compiled.new_context(
-            {
-                "messages": messages,
-                "tools": tools,
-                "documents": None,
-                "add_generation_prompt": add_generation_prompt,
-                **self.variables,
-            }
-        )
+        # as `compiled.new_context`, which makes its dictionary of globals anew each time: half the time of a short dialogue
+        variables = {
+            **self.variables,
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        context = jinja2.runtime.Context(self.compiled.environment, variables, self.compiled.name, self.compiled.blocks)
         pieces: list[str] = []
         size = 0
         try:
@@ -147,7 +148,7 @@ def compile_template(source: str, special_tokens: Mapping[str, str], date_string
     except jinja2.TemplateSyntaxError as error:
         msg = f"the chat template is not valid jinja: {error.message} (line {error.lineno}); mend it, or choose another in template.chat_template"
         raise StageError(msg) from error
-    return Template(compiled, {**special_tokens, "date_string": date_string})
+    return Template(compiled, {**compiled.globals, **special_tokens, "date_string": date_string})
 
 
 def sandbox(strftime_now: Callable[[str], str]) -> BoundedEnvironment:

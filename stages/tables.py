@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from pathlib import Path
@@ -44,9 +45,18 @@ def write_parquet(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], schema:
         msg = "write_parquet needs the schema of the batches"
         raise TypeError(msg)
     temporary = path.with_name(f".{path.name}.partial")
-    with pq.ParquetWriter(temporary, schema, compression="zstd", write_statistics=False, store_schema=True) as writer:
+    with (
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_statistics=False, store_schema=True) as writer,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        # one row group is compressed while the next one is made; the thread starts behind the first, when workers are forked
+        done: Future[None] | None = None
         for table in regrouped(rows, schema):
-            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+            if done:
+                done.result()
+            done = thread.submit(writer.write_table, table, row_group_size=ROWS_PER_GROUP)
+        if done:
+            done.result()
     temporary.replace(path)
 
 

@@ -6,6 +6,7 @@ never pickled. A fork copies no threads, so it happens before the first item is 
 """
 
 import ctypes
+import mmap
 import os
 import pickle
 import signal
@@ -19,6 +20,7 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from stages.errors import StageError
+from stages.slots import Parcel, put, slots, taken
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,8 +28,8 @@ Result = TypeVar("Result")
 AHEAD = 2
 """Items under way for each worker: one being worked on and one that waits."""
 
-inherited: Callable[[Any], Any] | None = None
-"""In a worker: the function that it carries out."""
+inherited: tuple[Callable[[Any], Any], list[mmap.mmap]] | None = None
+"""In a worker: the function that it carries out, and the slots that items come in and results go out by."""
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int | None) -> Iterator[Result]:
@@ -45,16 +47,23 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
     if count == 1:
         yield from map(function, items)
         return
-    pool = ProcessPoolExecutor(count, get_context("fork"), begin, (function, os.getpid()))
+    shared = slots(AHEAD * count)
+    pool = ProcessPoolExecutor(count, get_context("fork"), begin, (function, shared, os.getpid()))
     try:
         pool.submit(os.getpid)  # all processes start at the first call
-        under_way: deque[Future[Any]] = deque()
+        under_way: deque[tuple[int, Future[Parcel]]] = deque()
+        free = deque(range(len(shared)))
         source = iter(items)
         while True:
-            under_way.extend(pool.submit(carried_out, item) for item in islice(source, AHEAD * count - len(under_way)))
+            for item in islice(source, len(free)):
+                slot = free.popleft()
+                under_way.append((slot, pool.submit(carried_out, put(item, shared[slot]), slot)))
             if not under_way:
                 return
-            yield under_way.popleft().result()
+            slot, coming = under_way.popleft()
+            result = taken(coming.result(), shared[slot])
+            free.append(slot)
+            yield result
     except BrokenProcessPool:
         raise StageError(
             "a worker process was killed, most likely because the machine ran out of memory. Lower runtime.workers "
@@ -69,10 +78,10 @@ def available(workers: int | None) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
-def begin(function: Callable[[Any], Any], parent: int) -> None:
-    """In a new worker: keep the function; die with the parent; leave Ctrl-C to it."""
+def begin(function: Callable[[Any], Any], shared: list[mmap.mmap], parent: int) -> None:
+    """In a new worker: keep the function and the slots; die with the parent; leave Ctrl-C to it."""
     global inherited  # noqa: PLW0603 - a worker process has one job
-    inherited = function
+    inherited = function, shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
@@ -81,12 +90,13 @@ def begin(function: Callable[[Any], Any], parent: int) -> None:
         os._exit(1)
 
 
-def carried_out(item: Any) -> Any:  # noqa: ANN401 - whatever the function takes and gives
-    """In a worker: the function's result. An exception that cannot travel is told by its type and place alone."""
+def carried_out(parcel: Parcel, slot: int) -> Parcel:
+    """In a worker: the function's result, in the item's slot. An exception that cannot travel is told by its type and place alone."""
     if inherited is None:
         raise RuntimeError("a worker without a function")
+    function, shared = inherited
     try:
-        return inherited(item)
+        return put(function(taken(parcel, shared[slot])), shared[slot])
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes

@@ -1,9 +1,12 @@
+import random
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.words import ngrams, word_hashes, words
+from stages.words import WORD, ngrams, word_hashes, words
 
 TEXTS = st.lists(st.text(max_size=40), max_size=8)
 
@@ -53,3 +56,23 @@ def test_ngrams_any_rows_have_one_run_a_place_and_at_least_one(texts, n):
 
 def test_word_hashes_known_word_has_the_same_hash_everywhere():
     assert word_hashes(["Hello, world"])[0].tolist() == [907060870, 980881731]
+
+
+@pytest.mark.parametrize(
+    "scripts",
+    [
+        [(0x20, 0x250)],
+        [(0x20, 0x7F), (0x370, 0x530)],
+        [(0x20, 0x7F), (0x590, 0x980)],
+        [(0x20, 0x7F), (0x2000, 0x2070), (0x3040, 0x3060), (0x1F600, 0x1F610)],
+    ],
+)
+def test_words_are_those_of_the_expression(scripts: list[tuple[int, int]]) -> None:
+    chance = random.Random(str(scripts))
+    letters = [chr(code) for first, last in scripts for code in range(first, last)]
+    for _ in range(2_000):
+        text = "".join(chance.choices(letters, k=chance.randrange(1, 12)))
+        folded = unicodedata.normalize("NFKC", text).casefold()
+        assert words(text).split() == (WORD.findall(folded) or ["".join(text.split())] * bool(text.split())), ascii(
+            text
+        )
