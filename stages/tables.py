@@ -10,8 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS_PER_GROUP = 10_000
-"""Rows of a Parquet row group and of an Arrow record batch. Fixed, since it shapes the bytes of the file."""
+from stages.row_groups import ROWS_PER_GROUP, RowGroups
 
 
 def leave_pandas_out() -> None:
@@ -37,7 +36,7 @@ class NoPandas(MetaPathFinder):
 def write_parquet(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> None:
     """Write a table, or batches of `schema` as they come (memory stays bounded by one row group), as Parquet with zstd.
 
-    Rows are regrouped into groups of ROWS_PER_GROUP, so the bytes do not depend on how the batches were cut.
+    Rows are regrouped (stages/row_groups.py), so the bytes do not depend on how the batches were cut.
     """
     if isinstance(rows, pa.Table):
         schema, rows = rows.schema, rows.to_batches()
@@ -74,10 +73,12 @@ def count_rows(path: Path) -> int:
 def parquet_batches(
     path: Path, columns: list[str] | None = None, rows: int = ROWS_PER_GROUP
 ) -> Iterable[pa.RecordBatch]:
-    """The table batch by batch, at most `rows` rows each: memory is bounded by the batch and one row group."""
-    # pre_buffer, the default, keeps what it has read of all row groups: memory would grow with the file
+    """The table batch by batch, at most `rows` rows of one row group each: memory is bounded by one row group."""
+    # pre_buffer, the default, keeps what it has read of all row groups: memory would grow with the file. Group by group,
+    # since a batch would have rows of many groups where rows are large
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=rows, columns=columns)
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(rows, [group], columns)
 
 
 def write_arrow(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> None:
@@ -96,22 +97,15 @@ def write_arrow(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], schema: p
 def arrow_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
     """Write Arrow IPC as `write_arrow` does, batch by batch: for several files at a time. The file is there when the block ends well."""
     temporary = path.with_name(f".{path.name}.partial")
-    held: list[pa.RecordBatch] = []
-
+    groups = RowGroups(schema)
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
 
         def write(batch: pa.RecordBatch) -> None:
-            held.append(batch)
-            if sum(part.num_rows for part in held) >= ROWS_PER_GROUP:
-                *groups, rest = [*regrouped(held, schema), schema.empty_table()]
-                while groups and groups[-1].num_rows < ROWS_PER_GROUP:
-                    rest = groups.pop()
-                for table in groups:
-                    writer.write_table(table.combine_chunks())
-                held[:] = rest.to_batches()
+            for table in groups.add(batch):
+                writer.write_table(table.combine_chunks())
 
         yield write
-        for table in regrouped(held, schema):
+        for table in groups.rest():
             writer.write_table(table.combine_chunks())
     temporary.replace(path)
 
@@ -123,16 +117,8 @@ def read_arrow(path: Path) -> pa.Table:
 
 
 def regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterable[pa.Table]:
-    """The same rows in tables of exactly ROWS_PER_GROUP rows (the last may be shorter), however they came."""
-    held: list[pa.RecordBatch] = []
-    count = 0
+    """The same rows in tables of a row group each, however they came."""
+    groups = RowGroups(schema)
     for batch in batches:
-        held.append(batch)
-        count += batch.num_rows
-        while count >= ROWS_PER_GROUP:
-            table = pa.Table.from_batches(held, schema=schema)
-            yield table.slice(0, ROWS_PER_GROUP)
-            rest = table.slice(ROWS_PER_GROUP)
-            held, count = rest.to_batches(), rest.num_rows
-    if count:
-        yield pa.Table.from_batches(held, schema=schema)
+        yield from groups.add(batch)
+    yield from groups.rest()

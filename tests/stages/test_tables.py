@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.row_groups import BYTES_PER_GROUP, ROWS_PER_GROUP, row_sizes
 from stages.tables import (
-    ROWS_PER_GROUP,
     parquet_batches,
     read_arrow,
     read_parquet,
@@ -77,3 +77,45 @@ def test_regrouped_keeps_all_rows_in_full_groups(sizes: list[int]) -> None:
     assert sum(groups) == sum(sizes)
     assert all(size == ROWS_PER_GROUP for size in groups[:-1])
     assert all(groups)
+
+
+def texts(sizes: list[int]) -> pa.RecordBatch:
+    return pa.record_batch({"text": pa.array(["x" * size for size in sizes])})
+
+
+@pytest.mark.parametrize("cut", [1, 3, 7, 100])
+def test_regrouped_large_rows_make_small_groups_wherever_the_batches_are_cut(cut: int) -> None:
+    half = BYTES_PER_GROUP // 2
+    sizes = [half, half, half + 1, 5, half, 3 * BYTES_PER_GROUP, 1, 1, half]
+    batches = [texts(sizes[start : start + cut]) for start in range(0, len(sizes), cut)]
+    groups = [group.num_rows for group in regrouped(batches, batches[0].schema)]
+    assert groups == [2, 3, 1, 3]
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_arrow])
+def test_write_large_rows_any_batch_size_gives_the_same_bytes(tmp_path: Path, write) -> None:
+    rows = pa.table({"ids": pa.array([[number] * 1_000_000 for number in range(40)], pa.list_(pa.int32()))})
+    write(tmp_path / "whole", rows)
+    write(tmp_path / "batches", rows.to_batches(max_chunksize=7), rows.schema)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "batches").read_bytes()
+    held = [batch.num_rows for batch in parquet_batches(tmp_path / "whole")] if write is write_parquet else [17, 17, 6]
+    assert held == [17, 17, 6], "17 rows of 4 MB reach 64 MiB"
+
+
+def test_row_sizes_counts_texts_and_items_at_any_depth() -> None:
+    message = pa.struct([("role", pa.string()), ("content", pa.large_string()), ("train", pa.bool_())])
+    rows = pa.table(
+        {
+            "id": pa.array(["abc", None, "é", ""]),
+            "ids": pa.array([[1, 2], None, [], [3]], pa.list_(pa.int32())),
+            "raw": pa.array([b"12345", b"", None, b"1"]),
+            "messages": pa.array(
+                [[{"role": "user", "content": "four", "train": True}] * 2, [], None, [{"role": None, "content": "x"}]],
+                pa.list_(message),
+            ),
+        }
+    )
+    whole = rows.combine_chunks().to_batches()[0]
+    expected = [3 + 8 + 5 + 16, 0, 2, 4 + 1 + 1]
+    assert row_sizes(whole).tolist() == expected
+    assert row_sizes(whole.slice(1, 3)).tolist() == expected[1:]
