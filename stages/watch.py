@@ -2,9 +2,10 @@
 
 import logging
 import math
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -12,6 +13,9 @@ from stages.contracts import adapter as contract
 from stages.errors import StageError
 from stages.layout import Plan
 from stages.token_rows import TokenRows, name_rows
+
+if TYPE_CHECKING:
+    from stages.show.progress import AdvanceWithNote
 
 log = logging.getLogger("retune")
 
@@ -44,8 +48,10 @@ class Watch:
         self.tokens_seen = 0
         """Tokens of the steps that this process took, without padding."""
         self.started, self.started_at = time.monotonic(), 0
-        self.advance: Callable[[int], None] = lambda _: None
+        self.advance: AdvanceWithNote = no_bar
         """Told the tokens of every step: a progress bar's."""
+        self.memory: Callable[[], int] = peak_resident
+        """Bytes that this process has held at most; on a GPU, of that."""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold for the notes to go on as if nothing had happened."""
@@ -57,10 +63,15 @@ class Watch:
         for name, value in state.items():
             setattr(self, name, value)
         self.started_at = self.step
+        self.advance(sum(self.tokens_of(step) for step in range(1, self.step + 1)), earlier=True)
 
     def rows_of(self, step: int) -> list[int]:
         """The numbers of the rows that a step (from 1) is made of."""
         return [row for sequence in self.plan.steps[step - 1] for row in sequence]
+
+    def tokens_of(self, step: int) -> int:
+        """Tokens of a step (from 1), without padding."""
+        return sum(self.rows.lengths[row] for row in self.rows_of(step))
 
     def end_step(self, step: int, logs: Mapping[str, float], *, skipped: bool = False) -> None:
         """Note the end of a step. Raises StageError with its rows if it learned nothing or its numbers are not finite."""
@@ -80,10 +91,9 @@ class Watch:
             self.labelled += labelled
         self.step = step
         self.losses.append(loss)
-        tokens = sum(self.rows.lengths[row] for row in rows)
+        tokens, steps = self.tokens_of(step), len(self.plan.steps)
         self.tokens_seen += tokens
-        self.advance(tokens)
-        steps = len(self.plan.steps)
+        self.advance(tokens, lambda: self.state_in_words(loss))
         measured = self.eval_steps is not None and step % self.eval_steps == 0
         if step % self.logging_steps == 0 or step == steps or measured:
             self.lines.append(
@@ -109,18 +119,25 @@ class Watch:
         if self.skipped[-MOST_SKIPPED:] == list(range(step - MOST_SKIPPED + 1, step + 1)):
             raise StageError(f"{MOST_SKIPPED} steps up to step {step} overflowed in float16 ({names}); {lower}")
 
+    def state_in_words(self, loss: float) -> str:
+        """`step 12 of 60, loss 1.2345, held-out 1.3012, 3.92 GiB`: what a progress bar shows beside the tokens; `loss` is the step's."""
+        measured = next((line["eval_loss"] for line in reversed(self.lines) if line["eval_loss"] is not None), None)
+        heldout = "" if measured is None else f", held-out {measured:.4f}"
+        return f"step {self.step} of {len(self.plan.steps)}, loss {loss:.4f}{heldout}, {self.memory() / 2**30:.2f} GiB"
+
     def say(self, steps: int) -> None:
         """One line of the log for the last line of the step log."""
         line, seconds = self.lines[-1], max(time.monotonic() - self.started, 1e-9)
         left = seconds / max(self.step - self.started_at, 1) * (steps - self.step)
         norm = "overflow" if line["grad_norm"] is None else f"{line['grad_norm']:.3f}"
         log.info(
-            "step %d/%d  loss %.4f  gradient %s  %.0f tokens/s  %.0f s left",
+            "step %d/%d  loss %.4f  gradient %s  %.0f tokens/s  %.2f GiB  %.0f s left",
             self.step,
             steps,
             line["loss"],
             norm,
             self.tokens_seen / seconds,
+            self.memory() / 2**30,
             left,
         )
 
@@ -144,6 +161,15 @@ class Watch:
         """The rows that each step up to `last` has trained; none where the step was thrown away."""
         skipped = set(self.skipped)
         return [[] if step in skipped else self.rows_of(step) for step in range(1, last + 1)]
+
+
+def no_bar(_count: int, _note: Callable[[], str] | None = None, /, *, earlier: bool = False) -> None:
+    """Where nothing is shown."""
+
+
+def peak_resident() -> int:
+    """Bytes of memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def ledger(rows: pa.Table, labelled: Sequence[int], rows_of_step: Sequence[Sequence[int]]) -> pa.Table:

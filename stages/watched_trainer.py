@@ -133,6 +133,8 @@ def trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small methods, n
             """Train from the last checkpoint, or from the beginning; the best or last parameters are then in the model."""
             self.work = work
             self.remove_callback(PrinterCallback)
+            if self.args.device.type == "cuda":
+                work.watch.memory = torch.cuda.max_memory_allocated
             if work.layout != "padded":
                 check_apart(self.model, work.rows, self._prepare_inputs, work.pad_id)
             work.group.join(on_gpu=self.args.device.type == "cuda")

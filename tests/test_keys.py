@@ -90,6 +90,7 @@ def test_exempt_files_are_short_and_can_only_show() -> None:
             "os",
             "rich.console",
             "rich.progress",
+            "rich.table",
             "sys",
             "time",
             "typing",

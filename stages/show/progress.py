@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TextIO, cast
+from typing import Protocol, TextIO, cast
 
 log = logging.getLogger("retune")
 
@@ -26,11 +26,25 @@ LINE_EVERY = 30.0
 REDRAW_EVERY = 0.2
 """Seconds between two states of the live line."""
 
+
 Advance = Callable[[int], None]
 
 
+class AdvanceWithNote(Protocol):
+    """An `Advance` that can be told more."""
+
+    def __call__(self, count: int, note: Callable[[], str] | None = None, /, *, earlier: bool = False) -> None:
+        """`count` more are done.
+
+        Args:
+            count: since the last call.
+            note: what else to show, asked for when something is shown.
+            earlier: they were done before the loop began, as by a run that was interrupted, and say nothing about its speed.
+        """
+
+
 @contextmanager
-def progress(doing: str, total: int | None = None, unit: str = "rows") -> Iterator[Advance]:
+def progress(doing: str, total: int | None = None, unit: str = "rows") -> Iterator[AdvanceWithNote]:
     """Show how far a loop is, from the moment it takes longer than a few seconds.
 
     Args:
@@ -42,32 +56,39 @@ def progress(doing: str, total: int | None = None, unit: str = "rows") -> Iterat
         A function to call with the number that is done since the last call. It costs a look at the clock.
     """
     with ExitStack() as stack:
-        draw: Callable[[int, float], None] | None = None
+        draw: Callable[[int, str], None] | None = None
         started = time.monotonic()
         live = on_terminal(sys.stderr)
         due = started + (QUIET if live else LINE_EVERY)
-        done = 0
+        done = before = 0
 
-        def advance(count: int) -> None:
-            nonlocal done, due, draw
+        def advance(count: int, note: Callable[[], str] | None = None, /, *, earlier: bool = False) -> None:
+            nonlocal done, before, due, draw
             done += count
+            before += count if earlier else 0
             now = time.monotonic()
             if now < due:
                 return
             due = now + (REDRAW_EVERY if live else LINE_EVERY)
+            words = told(done, total, now - started, unit, before)
+            if note is not None:
+                words = f"{note()}; {words}"
             if not live:
-                log.info("%s: %s", doing, told(done, total, now - started, unit))
+                log.info("%s: %s", doing, words)
                 return
             if draw is None:
-                draw = stack.enter_context(live_line(doing, total, unit))
-            draw(done, now - started)
+                draw = stack.enter_context(live_line(doing, total))
+            draw(done, words)
 
         yield advance
 
 
-def told(done: int, total: int | None, seconds: float, unit: str) -> str:
-    """`12,000 of 40,000 rows (30%), 4,000 rows/s, 7 s left`; without a total, or past it, what is known."""
-    rate = done / seconds if seconds > 0 else 0.0
+def told(done: int, total: int | None, seconds: float, unit: str, before: int = 0) -> str:
+    """`12,000 of 40,000 rows (30%), 4,000 rows/s, 7 s left`; without a total, or past it, what is known.
+
+    The first `before` of them took none of the seconds.
+    """
+    rate = (done - before) / seconds if seconds > 0 else 0.0
     speed = f"{rate:,.0f} {unit}/s" if rate >= 10 or not rate else f"{rate:,.1f} {unit}/s"  # noqa: PLR2004 - two digits
     if total is None or done > total:
         return f"{done:,} {unit}, {speed}"
@@ -91,15 +112,18 @@ def on_terminal(stream: TextIO) -> bool:
 
 
 @contextmanager
-def live_line(doing: str, total: int | None, unit: str) -> Iterator[Callable[[int, float], None]]:
+def live_line(doing: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
     """A bar and its figures on stderr until the block ends; what is logged meanwhile stands above it.
 
     It is drawn when it is told to, by no thread: a stage may fork.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[told]}"))
+    # on a narrow terminal the figures take a second line
+    figures = TextColumn("{task.fields[told]}", table_column=Column())
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), figures)
     bar = Progress(
         *columns,
         console=Console(stderr=True, highlight=False),
@@ -119,9 +143,7 @@ def live_line(doing: str, total: int | None, unit: str) -> Iterator[Callable[[in
         for handler, stream in handlers:
             handler.setStream(cast("TextIO", getattr(sys, streams[stream])))
         try:
-            yield lambda done, seconds: bar.update(
-                task, completed=done, told=told(done, total, seconds, unit), refresh=True
-            )
+            yield lambda done, words: bar.update(task, completed=done, told=words, refresh=True)
         finally:
             for handler, stream in handlers:
                 handler.setStream(stream)

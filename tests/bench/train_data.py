@@ -1,5 +1,6 @@
 """What is trained on in `train_rows`: the configurations, conversations like FineTome's, and their micro-batches."""
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
@@ -15,7 +16,12 @@ class Row:
     layout: str = "padded"
     """padded (2 x 4 conversations), flattened (8 conversations, no padding) or packed."""
     tokens: int = 0
-    """Of a packed micro-batch, which is a step; of a flattened one, of which a step may have several, at most (0: no limit)."""
+    """Of a packed micro-batch; of a flattened one at most (0: no limit, the step is one)."""
+    parts: int = 1
+    """Micro-batches of a packed step."""
+    preset: str = ""
+    """Of presets/: tokens, parts, kept, loss_rows and optimizer are what that says and automatic planning makes of it
+    (`train_presets`)."""
     four: bool = True
     kept: int | None = None
     """Layers that keep their activations. None: all."""
@@ -38,9 +44,9 @@ ROWS = {
     "same": Row("ours", "flattened", steps=24),
     "same-8bit": Row("ours", "flattened", optimizer="adamw_8bit", steps=24),
     "same-8gb": Row("ours", "flattened", tokens=4096, kept=0, cap_gib=7, loss_rows=1024, steps=24),
-    "packed-6gb": Row("ours", "packed", tokens=2048, kept=0, cap_gib=5, loss_rows=512, steps=20),
+    "packed-6gb": Row("ours", "packed", preset="llama-3.2-3b-packed-6gb", cap_gib=5),
     "packed-6gb-3k": Row("ours", "packed", tokens=3072, kept=0, cap_gib=5, loss_rows=512, steps=20),
-    "packed-8gb": Row("ours", "packed", tokens=4096, kept=0, cap_gib=7, loss_rows=1024, steps=20),
+    "packed-8gb": Row("ours", "packed", preset="llama-3.2-3b-packed-8gb", cap_gib=7),
     "packed-8k": Row("ours", "packed", tokens=8192, steps=16),
     "packed": Row("ours", "packed", tokens=16384),
     "packed-24k": Row("ours", "packed", tokens=24576),
@@ -53,16 +59,29 @@ ROWS = {
 }
 Conversation = tuple[list[int], list[int]]
 """(input ids, labels)."""
+WORDS = 512
+"""Of the vocabulary that occur."""
+
+
+def text_ids(vocabulary: int) -> int:
+    """Ids below it are text: the special tokens of the shape begin there."""
+    return min(128000, vocabulary)
 
 
 def conversations(row: Row, count: int, vocabulary: int = 128000) -> list[Conversation]:
-    """FineTome-like lengths: about 480 tokens in the mean with a long tail; the first quarter of each has no label."""
+    """FineTome-like lengths: about 480 tokens in the mean with a long tail; the first quarter of each has no label.
+
+    A few words of the vocabulary make all of them, by Zipf's law: which ones, and how often, an adapter on random weights learns within
+    ten steps, so that the loss says whether a row trains. The first ones are the same for every `count`.
+    """
     import numpy as np
 
-    rng = np.random.default_rng(0)
-    spread = rng.lognormal(5.9, 0.75, count) * (row.length / 2048)
+    spread = np.random.default_rng(0).lognormal(5.9, 0.75, count) * (row.length / 2048)
     lengths = np.full(count, row.length) if row.full else np.clip(spread, 48, row.length).astype(int)
-    ids = [rng.integers(10, vocabulary, length).tolist() for length in lengths]
+    rng = np.random.default_rng(1)
+    words = rng.choice(np.arange(10, vocabulary), min(WORDS, vocabulary - 10), replace=False)
+    chances = 1 / np.arange(1, len(words) + 1)
+    ids = [rng.choice(words, length, p=chances / chances.sum()).tolist() for length in lengths]
     masked = [0 if row.full else len(line) // 4 for line in ids]
     return [(line, [-100] * cut + line[cut:]) for line, cut in zip(ids, masked, strict=True)]
 
@@ -86,13 +105,14 @@ def packed(rows: list[Conversation], size: int) -> Iterator[list[Conversation]]:
     yield from random.Random(0).sample(full, len(full))
 
 
-def micro_batches(row: Row, steps: int) -> list[list[list[Conversation]]]:
+def micro_batches(row: Row, steps: int, vocabulary: int = 128000) -> list[list[list[Conversation]]]:
     """The micro-batches of each step."""
     if row.layout == "flattened":
-        rows = conversations(row, 8 * steps)
+        rows = conversations(row, 8 * steps, vocabulary)
         return [parts(rows[start : start + 8], row.tokens) for start in range(0, len(rows), 8)]
-    count = math.ceil(steps * row.tokens / (row.length if row.full else 470 * row.length / 2048)) + 64
-    return [[found] for found in packed(conversations(row, count), row.tokens)][:steps]
+    count = math.ceil(steps * row.parts * row.tokens / (row.length if row.full else 470 * row.length / 2048)) + 64
+    found = iter(packed(conversations(row, count, vocabulary), row.tokens))
+    return [list(itertools.islice(found, row.parts)) for _ in range(steps)]
 
 
 def parts(rows: list[Conversation], most: int) -> list[list[Conversation]]:

@@ -1,5 +1,6 @@
 """The models of `train_rows`: from a folder through Unsloth or plain transformers, or of the 8B shape made on the GPU."""
 
+import math
 from typing import Any
 
 from tests.bench.train_data import Row
@@ -7,10 +8,16 @@ from tests.bench.train_data import Row
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def load(row: Row, folder: str) -> Any:
-    """A model with a fresh adapter on it: through Unsloth from a folder, or of the 8B shape with random weights."""
+def wait() -> None:
+    """Until the GPU has done what it was told."""
     import torch
 
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def load(row: Row, folder: str) -> Any:
+    """A model with an adapter on it: through Unsloth from a folder, or of the 8B shape with random weights."""
     if row.shape == "8b":
         return random_8b(four=row.four)
     from unsloth import FastLanguageModel
@@ -27,8 +34,23 @@ def load(row: Row, folder: str) -> Any:
         use_gradient_checkpointing=checkpointing,
         random_state=3407,
     )
-    torch.cuda.synchronize()
+    wait()
     return model
+
+
+def first_values(model: Any) -> None:
+    """Give the adapter the values that every row begins with, whatever was trained before and whoever made it: A as PEFT draws it, B zero."""
+    import torch
+
+    draw = torch.Generator().manual_seed(3407)
+    adapter = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    with torch.no_grad():
+        for name, value in sorted(adapter.items()):
+            value.grad = None
+            if "lora_A" in name:
+                value.copy_((torch.rand(value.shape, generator=draw) * 2 - 1) / math.sqrt(value.shape[1]))
+            else:
+                value.zero_()
 
 
 def random_8b(*, four: bool) -> Any:
@@ -86,8 +108,9 @@ def plain_model(folder: str) -> tuple[Any, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+    place = {"": 0 if torch.cuda.is_available() else "cpu"}
     model = AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=quantization, dtype=torch.bfloat16, device_map={"": 0}, attn_implementation="sdpa"
+        folder, quantization_config=quantization, dtype=torch.bfloat16, device_map=place, attn_implementation="sdpa"
     )
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=True)
     adapter = LoraConfig(r=16, lora_alpha=16, lora_dropout=0, bias="none", target_modules=list(TARGETS), task_type="CAUSAL_LM")  # fmt: skip

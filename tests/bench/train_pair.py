@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 
 from stages.files import read_json, sha256_file, write_json
 from tests.bench.apart import rows_or_complaint, say_row, start
+from tests.bench.train_data import text_ids
+from tests.bench.train_losses import judge
 from tests.bench.train_stage import WARM_UP, make_base, make_tokens, params, runtime, watch_steps
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ MICRO_BATCH = 8
 
 
 def main() -> None:
-    """Run the counts one after the other, each in a process of its own, and print the table."""
+    """Run the counts one after the other, each in a process of its own, and print the table. Raises SystemExit where the loss did not fall."""
     model, out, *rest = sys.argv[1:]
     steps, packs, counts = (*rest, *("24", "16", "1,2,1")[len(rest) :])
     place = Path(out)
@@ -45,6 +47,7 @@ def main() -> None:
         runs += rows_or_complaint(said, f"{count} processes")
     write_json(place / "pair.json", {"runs": runs})
     print(table(runs))  # noqa: T201 - what it is for
+    judge([{"row": f"run {number}", "losses": run["loss"]} for number, run in enumerate(runs)])
 
 
 def training(
@@ -92,14 +95,14 @@ def one(model: str, count: str, steps: str, packs: str, folder: str, save: str) 
     logging.basicConfig(level=logging.INFO, format="train: %(message)s")
     tokens, base = Path("tokens"), Path("base")
     if not base.exists():
-        make_tokens(source, vocabulary_of(source), int(steps) * int(packs) * 6)
+        make_tokens(source, text_ids(int(read_json(source / "config.json")["vocab_size"])), int(steps) * int(packs) * 6)
         make_base(source)
     from stages import train as stage
 
     marks: list[tuple[float, int]] = []
     watch_steps(stage, marks)
     Path("adapter").mkdir(exist_ok=True)
-    changed = {"tokens_per_step": int(packs) * 2048, "logging_steps": 1}
+    changed = {"tokens_per_step": int(packs) * 2048}
     how = {
         "processes": int(count),
         "micro_batch": MICRO_BATCH,
@@ -112,7 +115,7 @@ def one(model: str, count: str, steps: str, packs: str, folder: str, save: str) 
         Path("adapter"),
         params(stage, "packed", int(steps)).model_copy(update=changed),
         runtime("packed").model_copy(update=how),
-    )
+    )()
     record = read_json(Path(".retune/execution/train.json"))
     lines = [json.loads(line) for line in Path("adapter/steps.jsonl").read_text().splitlines()]
     (start, before), (end, after) = marks[WARM_UP - 1], marks[-1]
@@ -134,11 +137,6 @@ def trained() -> dict[str, Any]:
     """What the ledger says: rows that were reached, the most often that one was, and a hash of it all."""
     times = [len(steps) for steps in pq.read_table("adapter/ledger.parquet")["steps"].to_pylist()]
     return {"rows": sum(map(bool, times)), "most": max(times), "sha256": sha256_file(Path("adapter/ledger.parquet"))}
-
-
-def vocabulary_of(source: Path) -> int:
-    """Ids below it are text: the special tokens of the shape begin there."""
-    return min(128000, int(read_json(source / "config.json")["vocab_size"]))
 
 
 def table(runs: list[dict[str, Any]]) -> str:

@@ -15,11 +15,12 @@ from typing import Any
 
 from stages.files import read_json, write_json
 from tests.bench.apart import rows_or_complaint, say_row, start
-from tests.bench.train_stage import PACKS, WARM_UP, make_base, make_tokens, params, runtime, watch_steps
+from tests.bench.train_losses import judge
+from tests.bench.train_stage import PACKS, WARM_UP, losses, make_base, make_tokens, params, runtime, watch_steps
 
 
 def main() -> None:
-    """Run the limits one after the other and print the table."""
+    """Run the limits one after the other and print the table. Raises SystemExit where the loss did not fall."""
     model, out, *rest = sys.argv[1:]
     limits, steps = (*rest, *("5,7,0", "10")[len(rest) :])
     place = Path(out)
@@ -31,6 +32,7 @@ def main() -> None:
         runs += rows_or_complaint(said, f"limit {limit}")
     write_json(place / "plan.json", {"runs": runs})
     print(table(runs))  # noqa: T201 - what it is for
+    judge([{**run, "row": f"limit {run['limit_gb']}"} for run in runs])
 
 
 def one(model: str, limit: str, steps: str) -> None:
@@ -46,7 +48,7 @@ def one(model: str, limit: str, steps: str) -> None:
         Path("adapter").mkdir()
         how = {"micro_batch": "auto", "memory_limit_gb": float(limit) or None, "gradient_checkpointing": "auto"}
         chosen = params(stage, "packed", int(steps))
-        stage.train(base, tokens, Path("first"), Path("adapter"), chosen, runtime("packed").model_copy(update=how))
+        stage.train(base, tokens, Path("first"), Path("adapter"), chosen, runtime("packed").model_copy(update=how))()
         import torch
 
         record = read_json(Path(".retune/execution/train.json"))
@@ -57,6 +59,7 @@ def one(model: str, limit: str, steps: str) -> None:
             "allocated_mib": round(torch.cuda.max_memory_allocated() / 2**20),
             "reserved_mib": round(torch.cuda.max_memory_reserved() / 2**20),
             "tokens_s": round((after - before) / (end - start)),
+            "losses": losses(),
             "device": record["device"],
         }
         os.chdir("/")
@@ -66,15 +69,16 @@ def one(model: str, limit: str, steps: str) -> None:
 def table(runs: list[dict[str, Any]]) -> str:
     """The figures as Markdown; `off` is the estimate against the measurement."""
     text = [
-        "| limit GB | micro-batch | layers kept | loss rows | tokens/s | allocated MiB | off | reserved MiB | off | after out-of-memory |",
-        "|---" * 10 + "|",
+        "| limit GB | micro-batch | layers kept | loss rows | tokens/s | loss | allocated MiB | off | reserved MiB | off | after out-of-memory |",
+        "|---" * 11 + "|",
     ]
     for run in runs:
         off = [f"{run[f'estimated_{kind}_mib'] / run[f'{kind}_mib'] - 1:+.1%}" for kind in ("allocated", "reserved")]
         figures = (
             *(run[key] or "none" for key in ("limit_gb", "micro_batch")),
             f"{run['kept_layers']} of {run['layers']}",
-            *(run["loss_rows"], f"{run['tokens_s']:,}", run["allocated_mib"], off[0], run["reserved_mib"], off[1]),
+            *(run["loss_rows"], f"{run['tokens_s']:,}", f"{run['losses'][0]:.3f} to {run['losses'][-1]:.3f}"),
+            *(run["allocated_mib"], off[0], run["reserved_mib"], off[1]),
             run["after_out_of_memory"],
         )
         text.append("| " + " | ".join(map(str, figures)) + " |")

@@ -10,11 +10,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.bench.apart import say_row
-from tests.bench.train_data import ROWS, Conversation, Row, conversations, micro_batches
-from tests.bench.train_models import load, old_torch_attention, plain_model
+from tests.bench.train_data import ROWS, Conversation, Row, micro_batches, text_ids
+from tests.bench.train_models import first_values, load, old_torch_attention, plain_model, wait
+from tests.bench.train_presets import as_preset
+from tests.bench.train_reference import LEARNING_RATE, run_trainer
 
 GIB = 2**30
 FLOP_A_TOKEN = 14.2e9
@@ -22,9 +25,11 @@ FLOP_A_TOKEN = 14.2e9
 
 
 def matrix_rate() -> float:
-    """TFLOP/s of a large bf16 matrix product on random values."""
+    """TFLOP/s of a large bf16 matrix product on random values; 0 without a GPU."""
     import torch
 
+    if not torch.cuda.is_available():
+        return 0.0
     size, times = 8192, 31
     left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     for _ in range(5):
@@ -53,28 +58,30 @@ def run_ours(row: Row, model: Any, profile: bool) -> dict[str, Any]:
         if value.requires_grad:
             value.data = value.data.float()
     model.train()
-    fused = FusedModel(model, kept_layers=row.kept, loss_rows=row.loss_rows, resident=row.resident)
-    standing = torch.cuda.memory_allocated()
+    fused = FusedModel(model, kept_layers=row.kept, loss_rows=row.loss_rows, resident=row.resident, shards=None)
+    standing = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
     trained = [value for value in model.parameters() if value.requires_grad]
     optimizer = make_optimizer(row, trained)
     warm_up = max(3, row.steps // 4)
-    steps = [[prepared(lines) for lines in step] for step in micro_batches(row, row.steps + (3 if profile else 0))]
-    losses: list[torch.Tensor] = []
+    cut = micro_batches(row, row.steps + (3 if profile else 0), text_ids(model.config.vocab_size))
+    steps = [[prepared(lines) for lines in step] for step in cut]
+    losses: list[list[torch.Tensor]] = [[] for _ in steps]
+    device = model.device
 
     def step(number: int) -> None:
         items = sum(len(rows) for _, _, _, rows in steps[number])
         for ids, labels, lengths, rows in steps[number]:
-            there = [value.to("cuda", non_blocking=True) for value in (ids, labels, rows)]
+            there = [value.to(device, non_blocking=True) for value in (ids, labels, rows)]
             loss = fused.loss(there[0], there[1], lengths, items, there[2])
             loss.backward()
-            losses.append(loss.detach())
+            losses[number].append(loss.detach())
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
     figures = timed(step, row.steps, warm_up, lambda number: sum(len(part[0]) for part in steps[number]))
     figures["standing_gib"] = round(standing / GIB, 2)
-    figures["loss"] = round(float(torch.stack(losses).sum()) / row.steps, 4)
+    figures["losses"] = [round(float(torch.stack(parts).sum()), 4) for parts in losses[: row.steps]]
     if profile:
         show_cpu_profile(lambda: step(row.steps))
         show_profile(lambda: step(row.steps + 1), lambda: step(row.steps))
@@ -90,7 +97,10 @@ def prepared(lines: list[Conversation]) -> tuple[Any, Any, list[int], Any]:
     ids = torch.tensor([number for line, _ in lines for number in line])
     labels = torch.tensor([number for _, line in lines for number in line])
     lengths = [len(line) for line, _ in lines]
-    return ids.pin_memory(), labels.pin_memory(), lengths, labelled_rows(labels, lengths).pin_memory()
+    found = (ids, labels, labelled_rows(labels, lengths))
+    if torch.cuda.is_available():
+        found = tuple(value.pin_memory() for value in found)
+    return found[0], found[1], lengths, found[2]
 
 
 def make_optimizer(row: Row, trained: list[Any]) -> Any:
@@ -100,27 +110,25 @@ def make_optimizer(row: Row, trained: list[Any]) -> Any:
     if row.optimizer == "adamw_8bit":
         from bitsandbytes.optim import AdamW8bit
 
-        return AdamW8bit(trained, lr=2e-4, weight_decay=0.01)
-    return torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.01, fused=True)
+        return AdamW8bit(trained, lr=LEARNING_RATE, weight_decay=0.01)
+    return torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.01, fused=True)
 
 
 def timed(step: Callable[[int], None], steps: int, warm_up: int, tokens: Callable[[int], int]) -> dict[str, Any]:
     """Run the steps and time those after the warm-up. `tokens` gives a step's real ones."""
-    import torch
-
-    torch.cuda.synchronize()
+    wait()
     started = time.perf_counter()
     step(0)
-    torch.cuda.synchronize()
+    wait()
     first = time.perf_counter() - started
     for number in range(1, warm_up):
         step(number)
-    torch.cuda.synchronize()
+    wait()
     started = time.perf_counter()
     for number in range(warm_up, steps):
         step(number)
     launched = time.perf_counter() - started
-    torch.cuda.synchronize()
+    wait()
     seconds = time.perf_counter() - started
     count = sum(tokens(number) for number in range(warm_up, steps))
     return {
@@ -158,70 +166,6 @@ def show_cpu_profile(step: Callable[[], None]) -> None:
     pstats.Stats(seen).sort_stats("tottime").print_stats(45)
 
 
-def run_trainer(row: Row, model: Any, tokenizer: Any) -> dict[str, Any]:
-    """TRL's trainer with the recipe's settings and its collator."""
-    import torch
-    from datasets import Dataset
-    from transformers import DataCollatorForSeq2Seq, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-
-    rows = conversations(row, 8 * (row.steps + 2))
-    dataset = Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": [labels for _, labels in rows]})
-    marks: list[tuple[float, int]] = []
-    seen = {"tokens": 0}
-
-    class Marks(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            torch.cuda.synchronize()
-            marks.append((time.perf_counter(), seen["tokens"]))
-
-    arguments = SFTConfig(
-        output_dir="/tmp/retune-bench",
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=4,
-        max_steps=row.steps,
-        learning_rate=2e-4,
-        warmup_steps=2,
-        lr_scheduler_type="linear",
-        bf16=True,
-        optim=row.optimizer,
-        weight_decay=0.01,
-        logging_steps=5,
-        seed=3407,
-        report_to="none",
-        save_strategy="no",
-        max_length=row.length,
-        gradient_checkpointing=True,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    trainer = SFTTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=dataset,
-        args=arguments,
-        callbacks=[Marks()],
-        data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True),
-    )
-    usual = trainer.training_step
-
-    def counted(model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
-        seen["tokens"] += int(inputs["attention_mask"].sum())
-        return usual(model, inputs, *rest, **named)
-
-    trainer.training_step = counted
-    started = time.perf_counter()
-    result = trainer.train()
-    warm_up = max(2, row.steps // 4)
-    (start, before), (end, after) = marks[warm_up - 1], marks[-1]
-    return {
-        "tokens_s": round((after - before) / (end - start)),
-        "step_ms": round((end - start) / (len(marks) - warm_up) * 1000, 1),
-        "first_step_s": round(marks[0][0] - started, 1),
-        "tokens_step": round((after - before) / (len(marks) - warm_up)),
-        "loss": round(float(result.training_loss), 4),
-    }
-
-
 def flop_a_token(row: Row) -> float:
     """As the issue counts: all tokens through all weights, forward and the backward's input gradient, causal attention in full."""
     if row.shape == "3b":
@@ -244,11 +188,12 @@ def main() -> None:
     if os.environ.get("RETUNE_BENCH_VARLEN") == "1" and "unsloth" in sys.modules:
         old_torch_attention()
     imported = time.perf_counter() - started
-    rate = matrix_rate()
+    rate, on_gpu = matrix_rate(), torch.cuda.is_available()
     model, loaded_as, loading = None, None, 0.0
-    for name, row in rows.items():
+    for name, said in rows.items():
+        row = as_preset(said, Path(folder)) if said.preset else said
         key = (row.backend == "hf", row.backend == "recipe", row.four, row.shape)
-        torch.cuda.set_per_process_memory_fraction(1.0)
+        cap_memory(None)
         if key != loaded_as:
             model = tokenizer = None
             gc.collect()
@@ -258,9 +203,8 @@ def main() -> None:
             loading, loaded_as = time.perf_counter() - started, key
         gc.collect()
         torch.cuda.empty_cache()
-        if row.cap_gib is not None:
-            torch.cuda.set_per_process_memory_fraction(row.cap_gib * GIB / torch.cuda.mem_get_info()[1])
-        torch.cuda.reset_peak_memory_stats()
+        cap_memory(row.cap_gib)
+        first_values(model)
         try:
             if row.backend == "ours":
                 figures = run_ours(row, model, f"{name}+profile" in names)
@@ -273,17 +217,29 @@ def main() -> None:
             figures = {"error": f"{type(error).__name__}: {error}"[:200]}
         figures |= {
             "row": name,
-            "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
-            "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2),
+            "plan": {"tokens": row.tokens, "parts": row.parts, "kept_layers": row.kept, "loss_rows": row.loss_rows},
+            "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2) if on_gpu else None,
+            "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2) if on_gpu else None,
             "cap_gib": row.cap_gib,
             "import_s": round(imported, 1),
             "load_s": round(loading, 1),
             "rate_tflop_s": round(rate),
-            "share": round(figures.get("tokens_s", 0) * flop_a_token(row) / rate / 1e12, 3),
-            "gpu": torch.cuda.get_device_name(),
+            "share": round(figures.get("tokens_s", 0) * flop_a_token(row) / rate / 1e12, 3) if rate else 0.0,
+            "gpu": torch.cuda.get_device_name() if on_gpu else "no GPU",
             "torch": torch.__version__,
         }
         say_row(figures)
+
+
+def cap_memory(gib: float | None) -> None:
+    """Hold torch's allocator to so much, and count its peak from here; None: to all there is."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    share = 1.0 if gib is None else gib * GIB / torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(share)
+    torch.cuda.reset_peak_memory_stats()
 
 
 if __name__ == "__main__":

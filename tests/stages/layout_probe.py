@@ -119,10 +119,12 @@ def blind(trainer: Any, work: Any) -> list[str]:
         def __call__(self, packed_seq_lengths: object, position_ids: object, **inputs: Any) -> Any:  # noqa: ARG002
             return trainer.model(**inputs)
 
+    # few: on CUDA Unsloth cuts a row without boundaries at the longest conversation, but not its labels, and reads past its end
+    short = TokenRows(work.rows.table.take(SHORT))
     said = []
-    for model in (trainer.model, Blind()):
+    for model, rows in ((trainer.model, work.rows), (Blind(), short)):
         try:
-            check_apart(model, work.rows, trainer._prepare_inputs, 4)
+            check_apart(model, rows, trainer._prepare_inputs, 4)
             said.append("")
         except StageError as error:
             said.append(str(error))

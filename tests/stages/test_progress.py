@@ -1,6 +1,5 @@
 import logging
-import os
-import pty
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ import pytest
 from stages.show import progress as module
 from stages.show.progress import duration, progress, told
 from tests.project import ROOT
+from tests.stages.terminal import on_a_terminal
 
 LOOP = """
 import logging, sys, threading, time
@@ -28,33 +28,21 @@ print("threads", threads)
 """
 
 
-def on_a_terminal(code: str, environment: dict[str, str]) -> str:
-    """What a terminal gets of a program."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, stdout=theirs, stderr=theirs
-    ) as process:
-        os.close(theirs)
-        got = b""
-        while True:
-            try:
-                chunk = os.read(ours, 4096)
-            except OSError:  # Linux ends a terminal so
-                break
-            if not chunk:
-                break
-            got += chunk
-        assert process.wait(timeout=60) == 0, got
-    os.close(ours)
-    return got.decode()
-
-
 def test_progress_on_a_terminal_is_a_live_line_that_goes() -> None:
     got = on_a_terminal(LOOP, {"TERM": "xterm"})
     assert "of 20,000 rows (" in got
     assert "rows/s" in got
     assert " left" in got
     assert "\x1b[2Kthreads 1" in got, "the line is wiped before what comes next, and no thread was needed"
+
+
+def test_progress_on_a_narrow_terminal_shows_note_and_figures_on_two_lines() -> None:
+    noted = LOOP.replace("advance(1_000)", "advance(1_000, lambda: f'step {step} of 20, loss 1.2345, held-out 1.3012')")
+    got = on_a_terminal(noted, {"TERM": "xterm", "COLUMNS": "80"})
+    words = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", got).split())
+    assert re.search(r"step 1\d of 20, loss", words)
+    assert "held-out 1.3012" in words
+    assert re.search(r"\d s left", words)
 
 
 def test_progress_log_lines_meanwhile_stand_on_lines_of_their_own() -> None:
@@ -78,6 +66,19 @@ def test_progress_without_a_terminal_is_a_line_in_the_log_now_and_then(
     assert caplog.messages[0].startswith("tokenizing: ")
     assert " of 1,000 rows (" in caplog.messages[0]
     assert capfd.readouterr() == ("", "")
+
+
+def test_progress_that_goes_on_counts_what_was_done_before_but_not_in_its_speed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LINE_EVERY", 0.1)
+    with caplog.at_level(logging.INFO, "retune"), progress("training", 1_000, "tokens") as advance:
+        advance(500, earlier=True)
+        time.sleep(0.15)
+        advance(5, lambda: "step 6 of 10")
+    assert re.match(
+        r"training: step 6 of 10; 505 of 1,000 tokens \(50%\), [123]\d tokens/s, \d\d s left", caplog.messages[0]
+    )
 
 
 def test_progress_of_a_short_loop_says_nothing(

@@ -76,6 +76,34 @@ def test_notes_restored_from_a_state_go_on_as_if_nothing_had_happened() -> None:
     assert after.state() == whole.state()
 
 
+def test_state_in_words_has_the_last_heldout_loss_and_the_memory() -> None:
+    noted = watch(logging_steps=1, eval_steps=2)
+    noted.memory = lambda: 4 * 2**30
+    told: list[str] = []
+    noted.advance = lambda _count, note=None, /, *, earlier=False: told.append(note() if note else f"earlier {earlier}")
+    for step in range(1, 4):
+        noted.end_step(step, logs(step / 8))
+        if step == 2:
+            noted.heldout(0.5)
+    assert told[0] == "step 1 of 7, loss 0.1250, 4.00 GiB"
+    assert told[2] == "step 3 of 7, loss 0.3750, held-out 0.5000, 4.00 GiB"
+
+
+def test_memory_of_a_process_is_what_it_holds() -> None:
+    assert 10 * 2**20 < watch().memory() < 2**35
+
+
+def test_notes_restored_tell_the_bar_what_was_done_before() -> None:
+    before, after = watch(), watch()
+    for step in (1, 2):
+        before.end_step(step, logs())
+    told: list[tuple[int, bool]] = []
+    after.advance = lambda count, _note=None, /, *, earlier=False: told.append((count, earlier))
+    after.restore(before.state())
+    after.end_step(3, logs())
+    assert told == [(12, True), (6, False)]
+
+
 def test_step_that_overflowed_in_float16_is_logged_but_in_no_ledger() -> None:
     noted = watch()
     noted.end_step(1, logs(2.0, math.inf), skipped=True)

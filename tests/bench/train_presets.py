@@ -1,0 +1,54 @@
+"""Rows that are a preset: what it says of a step, and the plan that training makes of it for the row's memory."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from stages.execution_plan import fitted, make_workload
+from stages.fit_training import read_shape
+from stages.layout import make_plan
+from stages.memory_plan import GIB
+from stages.model import read_config
+from stages.params import Runtime, read_params, section_params
+from stages.train import TrainParams
+from stages.training_time import UNKNOWN_RATE, rate_of
+from tests.bench.train_data import Row, conversations
+from tests.project import ROOT
+
+
+def as_preset(row: Row, base: Path) -> Row:
+    """A packed row with its preset in it, on this GPU with `row.cap_gib` of memory.
+
+    Raises StageError if the preset does not fit together.
+    """
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    major, minor = torch.cuda.get_device_capability() if on_gpu else (9, 0)
+    rate = rate_of(torch.cuda.get_device_name()) if on_gpu else None
+    values = read_params(ROOT / "presets" / f"{row.preset}.yaml")
+    params, runtime = section_params(TrainParams, "train", values), section_params(Runtime, "runtime", values)
+    pack, step = params.pack_length or 0, params.tokens_per_step or 0
+    lengths = [len(ids) for ids, _ in conversations(row, row.steps * step // 256)]
+    plan = make_plan(
+        lengths, "packed", params.seed, steps=row.steps, epochs=None, sequences=step // pack, pack_length=pack
+    )
+    work = make_workload(
+        read_config(base),
+        read_shape(base, None),
+        params,
+        plan,
+        lengths,
+        [],
+        on_gpu=True,
+        capability=major + minor / 10,
+        rate=rate or UNKNOWN_RATE,
+    )
+    taken = fitted(runtime, work, on_gpu=True, room=(row.cap_gib or 0) * GIB)
+    return replace(
+        row,
+        tokens=taken.micro_batch * pack,
+        parts=step // (taken.micro_batch * pack),
+        kept=taken.kept_layers,
+        loss_rows=taken.loss_rows,
+        optimizer=params.optimizer,
+    )
