@@ -51,7 +51,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     reason = f", since the fused one does not take {base['not_fused']}" if base["not_fused"] else ""
     text = [
         f"base     {base['model_type']}, {count(base['weights'])} weights in {kind}; {count(base['trained_parameters'])} parameters are trained",
-        f"runs     through {forward}{reason}" + (f"; {found['processes']} processes" if found["processes"] > 1 else ""),
+        f"runs     through {forward}{reason}" + told_processes(found),
         f"steps    {told_steps(found['steps'])}",
     ]
     if found["plan"] is not None:
@@ -63,6 +63,13 @@ def lines(found: dict[str, Any]) -> list[str]:
     text.append(f"time     {told_time(found['time'])}")
     text.append(f"disk     {told_disk(found['disk'])}")
     return text
+
+
+def told_processes(found: dict[str, Any]) -> str:
+    """How many, and whether they share the base."""
+    if found["processes"] == 1:
+        return ""
+    return f"; {found['processes']} processes" + (", over which the base is spread" if found["shards"] > 1 else "")
 
 
 def told_steps(steps: dict[str, Any]) -> str:

@@ -88,9 +88,12 @@ def find(project: Project, gpus: list[Gpu]) -> dict[str, Any]:
         trained_rows=len(trained),
         capability=gpu.capability if gpu else None,
         processes=count,
+        sharding=project.runtime.sharding,
         rate=rate or UNKNOWN_RATE,
         micro_batch=None if asked == "auto" else asked,
     )
+    if workload.not_sharded is not None:
+        raise StageError(workload.not_sharded)
     tokens = sum(rows.lengths[row] for step in plan.steps for sequence in step for row in sequence)
     epoch = sum(rows.lengths) if project.has_tokens else 0
     found: dict[str, Any] = {
@@ -105,6 +108,7 @@ def find(project: Project, gpus: list[Gpu]) -> dict[str, Any]:
         "steps": steps_of(project, plan, rows, tokens),
         "gpu": None if gpu is None else {"name": gpu.name, "total": round(gpu.total), "free": round(gpu.free)},
         "processes": count,
+        "shards": workload.setup.shards,
         "plan": None,
         "cards": None,
         "disk": disk(project, workload),

@@ -1,15 +1,17 @@
 """Judge the model: what the stages measured against the floors, what they recorded against each other; and say what made it.
 
-Reads  data/records (what every stage read, wrote and was made of), data/messages, data/tokens, the training ledger,
-       data/evaluation/metrics.json, the checks of the merge and of the GGUF files.
+Reads  data/records (what every stage read, wrote and was made of), data/messages, data/tokens, data/adapter (the training ledger),
+       data/evaluation/metrics.json, data/merged and data/gguf (their checks). All bytes of these are hashed and compared with the records.
 Writes data/audit: verdict.json (one verdict, every check with its reason), provenance.json (the chain from source to file).
 
 It measures nothing and stops nothing: a changed floor runs this stage, `report` and `gate`, and no other.
-It fails only if it cannot judge.
+It fails only if it cannot judge: of bytes that are not those of the records, what was measured says nothing. They are named, and the
+verdict says no.
 
     python -m stages.audit --records data/records --messages data/messages ... --audit data/audit
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,14 +19,20 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field
 
+from stages.contracts import adapter as adapter_files
+from stages.contracts import gguf as gguf_files
+from stages.contracts import merged as merged_files
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
-from stages.contracts.audit import PROVENANCE, VERDICT
+from stages.contracts.audit import PROVENANCE, VERDICT, check
 from stages.entry import Input, Output, run
-from stages.errors import StageError
+from stages.errors import Refusal, StageError
 from stages.files import read_json, write_json
 from stages.params import Params
+from stages.provenance import bytes_check, chain_checks, model_files
 from stages.tables import read_arrow, read_parquet
+
+log = logging.getLogger("retune")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -61,9 +69,9 @@ def audit(
     records: Input,
     messages: Input,
     tokens: Input,
-    ledger: Input,
+    adapter: Input,
     metrics: Input,
-    merge: Input,
+    merged: Input,
     ggufs: Input,
     audit: Output,
     params: AuditParams,
@@ -72,50 +80,34 @@ def audit(
     chain = {file.stem: read_json(file) for file in sorted(records.glob("*.json"))}
     if not chain:
         raise StageError(f"{records} holds no record, so nothing can be judged; `dvc repro` makes them")
+    found = bytes_check(chain, [messages, tokens, adapter, metrics, merged, ggufs])
     checks = [
         *chain_checks(chain),
+        found,
         *row_checks(read_json(messages / message_files.SUMMARY), params),
         *token_checks(
             read_parquet(messages / message_files.MESSAGES, ["row_id", "split"]),
             tokens,
-            read_parquet(ledger, ["row_id"]),
+            read_parquet(adapter / adapter_files.LEDGER, ["row_id"]),
         ),
         *label_checks(read_json(tokens / token_files.SUMMARY), params),
         *quality_checks(read_json(metrics), params),
-        *merge_checks(read_json(merge)),
-        *gguf_checks(read_json(ggufs), params),
+        *merge_checks(read_json(merged / merged_files.CHECKS)),
+        *gguf_checks(read_json(ggufs / gguf_files.CHECKS), params),
     ]
     audit.mkdir()
     write_json(
         audit / VERDICT,
         {
-            "passed": all(check["passed"] for check in checks),
-            "reasons": [f"{check['name']}: {check['says']}" for check in checks if not check["passed"]],
+            "passed": all(check["passed"] is not False for check in checks),
+            "reasons": [f"{check['name']}: {check['says']}" for check in checks if check["passed"] is False],
             "checks": checks,
         },
     )
     write_json(audit / PROVENANCE, {"model": model_files(chain), "chain": chain})
-
-
-def check(name: str, found: object, floor: object, *, passed: bool, says: str) -> dict[str, Any]:
-    """One check of the verdict."""
-    return {"name": name, "found": found, "floor": floor, "passed": passed, "says": says}
-
-
-def chain_checks(chain: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every stage must have read the very bytes that the stage before it wrote."""
-    written: dict[str, tuple[str, Any]] = {}
-    for stage, record in chain.items():
-        for output in record["outputs"].values():
-            written[output["path"]] = (stage, output["sha256"])
-    broken = [
-        f"{stage} read another {source['path']} than {written[source['path']][0]} wrote"
-        for stage, record in chain.items()
-        for source in record["inputs"].values()
-        if source["path"] in written and written[source["path"]][1] != source["sha256"]
-    ]
-    says = "; ".join(broken) or "every stage read the bytes that the stage before it wrote"
-    yield check("chain", len(broken), 0, passed=not broken, says=says)
+    if not found["passed"]:
+        raise Refusal(f"{found['says']}. `dvc repro` puts the recorded bytes back, or makes them again")
+    log.info("%s", found["says"])
 
 
 def row_checks(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
@@ -129,12 +121,12 @@ def row_checks(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict
         says += f"; the rows of {', '.join(lost)} do not add up"
     yield check("rows_accounted", sum(told.values()), raw, passed=whole and not lost, says=says)
     share = summary["rejected"] / raw if raw else 1.0
-    says = f"{summary['rejected']} of {raw} rows were set aside ({share:.1%}, at most {params.max_rejected_share:.1%})"
+    says = f"{summary['rejected']} of {raw} rows were set aside ({share:.1%}, at most {params.max_rejected_share:.1%}: audit.max_rejected_share)"
     yield check(
         "rejected_share", share, params.max_rejected_share, passed=share <= params.max_rejected_share, says=says
     )
     held = summary["heldout"]
-    says = f"{held} conversations are held out (at least {params.min_heldout_rows})"
+    says = f"{held} conversations are held out (at least {params.min_heldout_rows}: audit.min_heldout_rows)"
     yield check("heldout_rows", held, params.min_heldout_rows, passed=held >= params.min_heldout_rows, says=says)
 
 
@@ -164,7 +156,10 @@ def label_checks(summary: Mapping[str, Any], params: AuditParams) -> Iterator[di
     """The mask trains on something."""
     train = summary["splits"]["train"]
     share = train["labelled_tokens"] / train["tokens"] if train["tokens"] else 0.0
-    says = f"{train['labelled_tokens']} of {train['tokens']} training tokens carry a label ({share:.1%}, at least {params.min_labelled_share:.1%})"
+    says = (
+        f"{train['labelled_tokens']} of {train['tokens']} training tokens carry a label "
+        f"({share:.1%}, at least {params.min_labelled_share:.1%}: audit.min_labelled_share)"
+    )
     yield check(
         "labelled_share", share, params.min_labelled_share, passed=share >= params.min_labelled_share, says=says
     )
@@ -178,7 +173,7 @@ def quality_checks(metrics: Mapping[str, Any], params: AuditParams) -> Iterator[
         says = (
             "there is no held-out loss"
             if gain is None
-            else f"the held-out loss fell by {gain:.3f} (at least {params.min_loss_gain})"
+            else f"the held-out loss fell by {gain:.3f} (at least {params.min_loss_gain}: audit.min_loss_gain)"
         )
         yield check(
             "loss_gain", gain, params.min_loss_gain, passed=gain is not None and gain >= params.min_loss_gain, says=says
@@ -188,7 +183,7 @@ def quality_checks(metrics: Mapping[str, Any], params: AuditParams) -> Iterator[
         says = (
             "no answer was checked"
             if match is None
-            else f"{match:.1%} of the held-out answers are right (at least {params.min_exact_match:.1%})"
+            else f"{match:.1%} of the held-out answers are right (at least {params.min_exact_match:.1%}: audit.min_exact_match)"
         )
         yield check(
             "exact_match",
@@ -208,46 +203,49 @@ def merge_checks(checks: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def gguf_checks(checks: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
     """Every file answers like the merged model, as far as its quantization's floors ask; the adapter's, by those of the base it lies over."""
-    files = [(name, file["quantization"], file["quality"]) for name, file in sorted(checks["files"].items())]
+    files = [
+        (name, file["quantization"], file["quality"], f"take {file['quantization']} out of gguf.quantizations")
+        for name, file in sorted(checks["files"].items())
+    ]
     if checks["lora"] is not None:
         lora = checks["lora"]
-        files.append((lora["file"], lora["over"]["quantization"], lora["quality"]))
-    for name, quantization, quality in files:
-        floor = params.gguf.get(quantization)
+        files.append((lora["file"], lora["over"]["quantization"], lora["quality"], "take another gguf.lora_base"))
+    for name, quantization, quality, mend in files:
+        floor, param = params.gguf.get(quantization), f"audit.gguf.{quantization}"
+        kl, same = quality["kl"], quality["top_1_agreement"]
         if floor is None:
-            says = (
-                f"KL divergence {quality['kl']:.2g}, the same token first at {quality['top_1_agreement']:.1%}: "
-                f"not judged, since audit.gguf has no floor for {quantization}"
-            )
-            yield check(f"{name}: no floor", quality["kl"], None, passed=True, says=says)
+            says = f"KL divergence {kl:.2g}, the same token first at {same:.1%}: not judged, since there is no floor {param}"
+            yield check(f"{name}: no floor", kl, None, passed=None, says=says)
         else:
-            kl, least = quality["kl"], floor.max_kl_divergence
-            says = f"KL divergence from the merged model {kl:.2g} nats a token (at most {least:.2g})"
-            yield check(f"{name}: kl", kl, least, passed=kl <= least, says=says)
-            same, most = quality["top_1_agreement"], floor.min_top1_agreement
-            says = f"the same token first at {same:.1%} of the tokens (at least {most:.1%})"
-            yield check(f"{name}: top1", same, most, passed=same >= most, says=says)
+            least, most = floor.max_kl_divergence, floor.min_top1_agreement
+            says = f"KL divergence from the merged model {kl:.2g} nats a token (at most {least:.2g}: {param}.max_kl_divergence)"
+            yield mendable(check(f"{name}: kl", kl, least, passed=kl <= least, says=says), mend)
+            says = f"the same token first at {same:.1%} of the tokens (at least {most:.1%}: {param}.min_top1_agreement)"
+            yield mendable(check(f"{name}: top1", same, most, passed=same >= most, says=says), mend)
         if params.max_exact_match_loss is not None and quality["exact_match"] is not None:
-            lost = checks["merged"]["exact_match"] - quality["exact_match"]
-            says = f"{quality['exact_match']:.1%} of {checks['answers']} answers are right, {lost:.1%} fewer than the merged model's"
-            passed = lost <= params.max_exact_match_loss
-            yield check(
-                f"{name}: exact_match", quality["exact_match"], params.max_exact_match_loss, passed=passed, says=says
+            right, limit = quality["exact_match"], params.max_exact_match_loss
+            lost = checks["merged"]["exact_match"] - right
+            says = (
+                f"{right:.1%} of {checks['answers']} answers are right, {abs(lost):.1%} {'fewer' if lost > 0 else 'more'} than the merged "
+                f"model's {checks['merged']['exact_match']:.1%} (at most {limit:.1%} fewer: audit.max_exact_match_loss)"
             )
+            yield mendable(check(f"{name}: exact_match", right, limit, passed=lost <= limit, says=says), mend)
 
 
-def model_files(chain: Mapping[str, Any]) -> dict[str, str]:
-    """{file: sha256} of what a user takes away: adapter, merged model, GGUF files."""
-    found: dict[str, str] = {}
-    for stage in ("train", "merge", "gguf"):
-        for output in chain.get(stage, {}).get("outputs", {}).values():
-            found |= {
-                f"{output['path']}/{name}": digest
-                for name, digest in output["files"].items()
-                if name.endswith((".safetensors", ".gguf"))
-            }
-    return found
+def mendable(found: dict[str, Any], mend: str) -> dict[str, Any]:
+    """A check of one file; where it says no, with what to do about it: one weak file refuses the whole model."""
+    return found if found["passed"] else {**found, "says": f"{found['says']}; {mend}, or change that floor"}
+
+
+def uses(_params: AuditParams, _inputs: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Of the large folders what is looked into; `bytes_check` hashes the rest, once."""
+    return {
+        "tokens": [*token_files.SPLITS.values(), token_files.REJECTED, token_files.SUMMARY],
+        "adapter": [adapter_files.LEDGER],
+        "merged": [merged_files.CHECKS],
+        "ggufs": [gguf_files.CHECKS],
+    }
 
 
 if __name__ == "__main__":
-    run(audit)
+    run(audit, uses)

@@ -13,13 +13,16 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.errors import StageError
 from stages.files import sha256_file
+
+if TYPE_CHECKING:
+    from stages.group import Group
 
 log = logging.getLogger("retune")
 
@@ -27,6 +30,9 @@ KEPT = 2
 """Checkpoints of a training that are kept: the last, and the one before should the last be damaged."""
 OTHERS_KEPT = 2
 """Interrupted trainings with other inputs whose checkpoints are kept: going back to their params goes on with them."""
+
+PIECE = 64 * 2**20
+"""Bytes of a checkpoint that are sent to another host at a time."""
 
 STATE, DIGEST = "state.pt", "state.sha256"
 
@@ -92,6 +98,51 @@ class Checkpoints:
         others = [path for path in self.folder.parent.iterdir() if path.is_dir() and path != self.folder]
         for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-OTHERS_KEPT]:
             shutil.rmtree(path)
+
+
+@contextmanager
+def brought(checkpoints: Checkpoints, group: "Group") -> Iterator[None]:
+    """In the block the first process's last checkpoint lies where the others look for it, which may be on other hosts.
+
+    Args:
+        checkpoints: in a folder that is relative to the working folder.
+        group: joined.
+    """
+    latest = checkpoints.latest() if group.rank == 0 else None
+    own = (latest, sha256_file(latest), latest.stat().st_size) if latest is not None else None
+    first = group.gathered(own)[0]
+    if first is None:
+        yield
+        return
+    file, digest, size = first
+    missing = not file.exists() or sha256_file(file) != digest
+    if any(group.gathered(missing)):
+        copy(file, size, group, write=missing)
+    try:
+        yield
+    finally:
+        if missing:
+            shutil.rmtree(file.parent, ignore_errors=True)
+
+
+def copy(file: Path, size: int, group: "Group", *, write: bool) -> None:
+    """Send the first process's file of `size` bytes to all; those that are to `write` it do."""
+    import torch
+
+    partial = file.with_name(f".{group.rank}.partial")
+    if write:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    opened = file.open("rb") if group.rank == 0 else partial.open("wb") if write else nullcontext()
+    with opened as handle:
+        for start in range(0, size, PIECE):
+            length = min(PIECE, size - start)
+            read = bytearray(handle.read(length) if group.rank == 0 and handle else length)
+            piece = torch.frombuffer(read, dtype=torch.uint8)
+            group.take_first(piece)
+            if write and handle:
+                handle.write(piece.numpy().tobytes())
+    if write:
+        partial.replace(file)
 
 
 def read_state(file: Path) -> dict[str, Any]:

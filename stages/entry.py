@@ -4,9 +4,12 @@
 
 - each `Input` and `Output` parameter is a flag that takes a path; `params` is the section of params.yaml named like the function;
   `runtime` (optional) is the section that bears no identity;
+- `run(standardize, uses)` says which files of an input the params ask for, where that is not all of it;
 - the inputs are hashed before the work and must be the same after it: DVC hashes them only when the command has ended,
   so it would certify a file that was edited meanwhile;
-- the function writes to temporary names beside the outputs, which are renamed into place when all of it has succeeded;
+- the function writes to temporary names beside the outputs, which are renamed into place when all of it has succeeded; a function that
+  it returns is called then (what a stopped run would go on from may go only when nothing can be lost any more);
+- Ctrl-C ends it with one line and status 130, nothing half-written left;
 - `--record FILE` writes what made the outputs: sha256 of inputs, code and outputs, the params, the versions of the packages
   that `--environment FILE` pins. It is an output of its own, so that a reason that changes nothing re-runs nothing but the audit;
 - wall time and memory go to `.retune/execution/STAGE.json`, which no stage reads.
@@ -24,41 +27,62 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from stages.errors import Refusal, StageError
-from stages.files import execution_record, files_below, scratch, sha256_file, sha256_files, sha256_tree, write_json
+from stages.files import execution_record, scratch, sha256_file, sha256_files, sha256_tree, write_json
+from stages.inputs import Uses, changed_inputs, read_inputs
+from stages.interrupts import INTERRUPTED, take_interrupts, uninterrupted
 from stages.params import Params, Runtime, read_params, section_params
 
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
+Finish = Callable[[], None]
+"""What a stage may return: it is called when the outputs and the record are in place."""
 
 log = logging.getLogger("retune")
 
 
-def run(stage: Callable[..., None]) -> None:
-    """Carry out one stage as a command; the exit code is 0, or 1 with the message of a StageError."""
+def run(stage: Callable[..., Finish | None], uses: Uses | None = None) -> None:
+    """Carry out one stage as a command; the exit code is 0, 1 with the message of a StageError, or 130 after Ctrl-C.
+
+    Args:
+        stage: the stage's function.
+        uses: which files of its inputs the params ask for; None: all are read whole.
+    """
     started = time.time()
     die_with_parent()
+    pressed = take_interrupts()
     # what a stage makes by the million (rows, messages) is no cycle: looking for some at every 700th object costs a sixth of its time
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
     try:
-        carry_out(stage, started)
-    except StageError as error:
+        carry_out(stage, started, uses)
+    except BaseException as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing more to stop
+        # an interrupt may come out as something else: a library's error, a child's that was interrupted as well
+        if pressed or isinstance(error, KeyboardInterrupt):
+            said, status = (
+                "interrupted; nothing half-written is left, and `dvc repro` begins this stage again",
+                INTERRUPTED,
+            )
+        elif isinstance(error, StageError):
+            said, status = str(error), 1
+        else:
+            raise
         sys.stdout.flush()
-        print(f"{stage.__name__}: {error}", file=sys.stderr)
+        print(f"{stage.__name__}: {said}", file=sys.stderr)
         if last_good_files(stage.__name__):
             print(
                 f"The last good files of this stage are in the cache: `retune restore {stage.__name__}`",
                 file=sys.stderr,
             )
-        sys.exit(1)
+        sys.exit(status)
 
 
-def carry_out(stage: Callable[..., None], started: float) -> None:
+def carry_out(stage: Callable[..., Finish | None], started: float, uses: Uses | None = None) -> None:
     """The stage's command: read the flags and params, hash the inputs, do the work, put the outputs in place, write the record."""
     name = stage.__name__
     hints = get_type_hints(stage, include_extras=True)
@@ -67,45 +91,39 @@ def carry_out(stage: Callable[..., None], started: float) -> None:
     settings = read_settings(name, hints)
     inputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "input"}
     outputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "output"}
-    must_exist(name, inputs)
-    try:
-        digests = {key: sha256_tree(sha256_files(path)) for key, path in inputs.items()}
-    except OSError as error:
-        raise StageError(f"{error.filename} cannot be read ({error.strerror})") from error
-    marks = {key: change_mark(path) for key, path in inputs.items()}
+    read = read_inputs(name, inputs, uses, settings.get("params"))
     code = project_code()
     keep_code(code)
     temporary = {key: partial_path(path) for key, path in outputs.items()}
     for path in temporary.values():
         remove(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-
-    refusal = work(stage, temporary, {**inputs, **temporary, **settings})
-
-    changed = [path for key, path in inputs.items() if is_changed(path, marks[key], digests[key])]
-    changed += [Path(path) for path, digest in code.items() if sha256_file(Path(path)) != digest]
-    if changed:
-        for path in temporary.values():
+    try:
+        finish, refusal = work(stage, temporary, {**inputs, **temporary, **settings})
+        refuse_changed(name, changed_inputs(read, uses, settings.get("params")), code)
+        record = {
+            "stage": name,
+            "code": {**project_code(), **code},
+            "environment": environment(Path(flags["environment"])) if flags["environment"] else {},
+            "params": settings["params"].model_dump(mode="json") if "params" in settings else {},
+            "inputs": {key: one.record() for key, one in read.items()},
+            "outputs": {key: output_record(path, temporary[key]) for key, path in outputs.items()}
+            if flags["record"]
+            else {},
+        }
+    except BaseException:
+        with uninterrupted():
+            for path in temporary.values():
+                remove(path)
+        raise
+    with uninterrupted():
+        for key, path in outputs.items():
             remove(path)
-        raise StageError(
-            f"{', '.join(map(str, changed))} was changed while {name} was reading it, so the outputs would prove nothing. "
-            "They were thrown away; run it again."
-        )
-    for key, path in outputs.items():
-        remove(path)
-        temporary[key].rename(path)
-    if flags["record"]:
-        write_json(
-            Path(flags["record"]),
-            {
-                "stage": name,
-                "code": {**project_code(), **code},
-                "environment": environment(Path(flags["environment"])) if flags["environment"] else {},
-                "params": settings["params"].model_dump(mode="json") if "params" in settings else {},
-                "inputs": {key: {"path": path.as_posix(), "sha256": digests[key]} for key, path in inputs.items()},
-                "outputs": {key: output_record(path) for key, path in outputs.items()},
-            },
-        )
+            temporary[key].rename(path)
+        if flags["record"]:
+            write_json(Path(flags["record"]), record)
+        if finish:
+            finish()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = time.time() - started
     execution_record(name, {"started": started, "wall_seconds": seconds, "peak_resident_mib": peak // 1024})
@@ -126,29 +144,29 @@ def read_settings(name: str, hints: Mapping[str, Any]) -> dict[str, Params]:
     return settings
 
 
-def must_exist(name: str, inputs: Mapping[str, Path]) -> None:
-    """Every input of a stage, or a StageError that says what makes the missing one."""
-    for key, path in inputs.items():
-        if not path.exists():
-            raise StageError(f"--{key} {path} does not exist; `dvc repro {name}` makes what stands before this stage")
-
-
-def work(stage: Callable[..., None], temporary: Mapping[str, Path], arguments: Mapping[str, Any]) -> Refusal | None:
-    """Call the stage function; if it fails, nothing half-written stays. A Refusal is no failure: its outputs count."""
-    refusal = None
+def work(
+    stage: Callable[..., Finish | None], temporary: Mapping[str, Path], arguments: Mapping[str, Any]
+) -> tuple[Finish | None, Refusal | None]:
+    """Call the stage function; what it returned, and its Refusal if it ended with one: that is no failure, its outputs count."""
+    finish, refusal = None, None
     try:
-        try:
-            stage(**arguments)
-        except Refusal as no:
-            refusal = no
-        missing = [key for key, path in temporary.items() if not path.exists()]
-        if missing:
-            raise RuntimeError(f"{stage.__name__} ended without writing {', '.join(missing)}")  # noqa: TRY301 - cleaned up like any fault
-    except BaseException:
-        for path in temporary.values():
-            remove(path)
-        raise
-    return refusal
+        finish = stage(**arguments)
+    except Refusal as no:
+        refusal = no
+    missing = [key for key, path in temporary.items() if not path.exists()]
+    if missing:
+        raise RuntimeError(f"{stage.__name__} ended without writing {', '.join(missing)}")
+    return finish, refusal
+
+
+def refuse_changed(name: str, inputs: Sequence[Path], code: Mapping[str, str]) -> None:
+    """Raise StageError if inputs have changed during the work, or the code that did it."""
+    changed = [*inputs, *(Path(path) for path, digest in code.items() if sha256_file(Path(path)) != digest)]
+    if changed:
+        raise StageError(
+            f"{', '.join(map(str, changed))} was changed while {name} was reading it, so the outputs would prove nothing. "
+            "They were thrown away; run it again."
+        )
 
 
 def last_good_files(name: str) -> bool:
@@ -162,7 +180,7 @@ def last_good_files(name: str) -> bool:
     return any((store / digest[:2] / digest[2:]).is_file() for digest in gone)
 
 
-def read_flags(stage: Callable[..., None], paths: Mapping[str, str]) -> dict[str, str]:
+def read_flags(stage: Callable[..., Finish | None], paths: Mapping[str, str]) -> dict[str, str]:
     """The command line of a stage: one required flag for each path of its signature."""
     parser = argparse.ArgumentParser(prog=f"python -m {stage.__module__}", description=inspect.getdoc(stage))
     for key, kind in paths.items():
@@ -172,17 +190,6 @@ def read_flags(stage: Callable[..., None], paths: Mapping[str, str]) -> dict[str
         "--environment", metavar="FILE", default="", help="the pins whose installed versions go into the record"
     )
     return vars(parser.parse_args())
-
-
-def change_mark(path: Path) -> list[tuple[str, int, int, int]]:
-    """What moves when a file below `path` is written, added or removed: names, sizes, modification and change times."""
-    stats = [(file.as_posix(), file.stat()) for file in files_below(path)]
-    return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
-
-
-def is_changed(path: Path, mark: list[tuple[str, int, int, int]], digest: str) -> bool:
-    """Whether the bytes below `path` are others than before; they are read again only if something moved."""
-    return change_mark(path) != mark and sha256_tree(sha256_files(path)) != digest
 
 
 def partial_path(path: Path) -> Path:
@@ -198,9 +205,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def output_record(path: Path) -> dict[str, Any]:
-    """{path, sha256 of the whole, sha256 of each file} of an output."""
-    digests = sha256_files(path)
+def output_record(path: Path, written: Path) -> dict[str, Any]:
+    """{path, sha256 of the whole, sha256 of each file} of an output that is still at its temporary name."""
+    digests = sha256_files(written) if written.is_dir() else {path.name: sha256_file(written)}
     return {"path": path.as_posix(), "sha256": sha256_tree(digests), "files": digests}
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from stages.base_shape import Shape
 from stages.layout import Layout, Plan, micro_batches
-from stages.memory_plan import Fit, Memory, Setup, memory, why_not_fused
+from stages.memory_plan import Fit, Memory, Setup, memory, why_not_fused, why_not_sharded
 from stages.params import Runtime
 from stages.training_time import UNKNOWN_RATE, Amount, seconds, squared_mean
 
@@ -72,6 +72,8 @@ class Workload:
     """Whether a sequence is a pack."""
     not_fused: str | None = None
     """Why the fused forward does not run it."""
+    not_sharded: str | None = None
+    """Why its base cannot be spread over the processes, where that is asked for."""
 
     def choice(self, fit: Fit) -> Choice:
         """A plan with its estimate; a micro-batch that is not in `sizes` counts as the next larger one, or as the largest."""
@@ -93,6 +95,7 @@ def make_workload(
     trained_rows: int = 0,
     capability: float | None = None,
     processes: int = 1,
+    sharding: str = "none",
     micro_batch: int | None = None,
     rate: float = UNKNOWN_RATE,
 ) -> Workload:
@@ -109,12 +112,14 @@ def make_workload(
         trained_rows: rows of the embedding that are trained.
         capability: the GPU's compute capability.
         processes: that share a step.
+        sharding: as `runtime.sharding`.
         micro_batch: one that is to be among those that are tried.
         rate: the GPU's operations a second.
     """
     reason = why_not_fused(
         config, shape, params.lora, layout=params.layout, dtype=params.dtype, trained_rows=trained_rows, capability=capability
     )  # fmt: skip
+    sharded = sharding == "fsdp" and processes > 1
     setup = Setup(
         shape=shape,
         lora=params.lora,
@@ -124,6 +129,11 @@ def make_workload(
         item=4 if params.dtype == "float32" else 2,
         trained_rows=trained_rows,
         processes=processes,
+        shards=processes if sharded else 1,
+    )
+    # on a CPU the model itself is asked, when it is loaded
+    not_sharded = why_not_sharded(
+        load_in_4bit=params.load_in_4bit, layout=params.layout, not_fused=reason if on_gpu else None
     )
     whole = -(-max(map(len, plan.steps)) // processes)
     tried = {1 << power for power in range(whole.bit_length())} | {whole} | {min(micro_batch or whole, whole)}
@@ -131,7 +141,7 @@ def make_workload(
         size: sizes_of(plan, lengths, heldout, params.layout, params.pack_length, size, processes)
         for size in sorted(tried)
     }
-    return Workload(setup, sizes, rate, params.layout == "packed", reason)
+    return Workload(setup, sizes, rate, params.layout == "packed", reason, not_sharded if sharded else None)
 
 
 def sizes_of(

@@ -232,6 +232,13 @@ def texts(kind: pa.DataType, values: Sequence[bytes]) -> pa.Array:
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))])
 
 
+def uses(params: FetchDataParams, _inputs: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Of data/custom the files and folders that sources name; the demo's dialogues only where it is one."""
+    names = [source.source for source in params.sources if is_local(source.source)]
+    found = {"custom": [name.removeprefix(CUSTOM) for name in names if name != DEMO]}
+    return found if DEMO in names else {**found, "demo": []}
+
+
 if __name__ == "__main__":
     leave_pandas_out()
-    run(fetch_data)
+    run(fetch_data, uses)

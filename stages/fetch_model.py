@@ -194,5 +194,17 @@ def copy(found: Path, target: Path) -> str:
     return sha256_file(target)
 
 
+def uses(params: FetchModelParams, inputs: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Of the folder that `source` names what a model is made of, and nothing of the other; of neither for a model of the hub."""
+    kept = {contract.CONFIG, contract.GENERATION_CONFIG, contract.INDEX, *contract.TOKENIZER_FILES}
+    folders = {"demo": DEMO, "custom": CUSTOM}
+    return {
+        key: [path.name for path in inputs[key].iterdir() if path.name in kept or path.suffix == ".safetensors"]
+        if params.source == name
+        else []
+        for key, name in folders.items()
+    }
+
+
 if __name__ == "__main__":
-    run(fetch_model)
+    run(fetch_model, uses)

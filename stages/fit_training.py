@@ -65,7 +65,7 @@ def heldout_lengths(tokens: Path, params: "TrainParams") -> list[int]:
 
 def asked_for(params: "TrainParams", runtime: Runtime) -> dict[str, Any]:
     """What a plan of execution is made of, machine and rows apart: a note about memory holds for the same alone."""
-    keys = {"micro_batch", "memory_limit_gb", "gradient_checkpointing"}
+    keys = {"micro_batch", "memory_limit_gb", "gradient_checkpointing", "sharding"}
     return {"train": params.model_dump(mode="json"), "runtime": runtime.model_dump(mode="json", include=keys)}
 
 
@@ -73,6 +73,7 @@ def fit_training(task: Task, folder: Path, runtime: Runtime, *, processes: int) 
     """`runtime` with `auto` decided for this machine, or what `folder` notes after a training that ran out of memory; and what is trained.
 
     Sets the limit of torch's allocator where `runtime.memory_limit_gb` asks for one, and writes the plan into the execution record.
+    Raises StageError if `runtime.sharding` is not for this training.
     """
     import torch
 
@@ -98,9 +99,12 @@ def fit_training(task: Task, folder: Path, runtime: Runtime, *, processes: int) 
         trained_rows=len(task.trained_rows),
         capability=capability,
         processes=processes,
+        sharding=runtime.sharding,
         rate=rate or UNKNOWN_RATE,
         micro_batch=None if runtime.micro_batch == "auto" else runtime.micro_batch,
     )
+    if workload.not_sharded is not None:
+        raise StageError(workload.not_sharded)
     earlier = noted(folder, asked_for(task.params, runtime))
     chosen = (
         fitted(runtime, workload, on_gpu=on_gpu, room=room) if earlier is None else apply(runtime, earlier, workload)
@@ -136,4 +140,5 @@ def described(workload: Workload, fit: Fit, *, after_failure: bool) -> Mapping[s
         "estimated_reserved_mib": math.ceil(held.reserved / 2**20),
         "base_weights": setup.shape.linear + setup.shape.other,
         "load_in_4bit": setup.load_in_4bit,
+        "shards": setup.shards,
     }

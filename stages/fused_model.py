@@ -7,7 +7,7 @@ element-wise work is one pass each, attention stays within documents, and only r
 """
 
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from stages.fused_attention import Documents
 from stages.fused_blocks import Attention, AttentionHalf, Batch, Loss, Mlp, MlpHalf, Pick
 from stages.fused_support import unsupported
 from stages.fused_weights import TILE, Group, Scratch, refresh
+from stages.sharded_weights import FORWARD, TRAINING, Shards
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 
 
 def attach(
-    model: "Module", *, kept_layers: int | None = None, loss_rows: int = 4096, resident: bool = False
+    model: "Module",
+    *,
+    kept_layers: int | None = None,
+    loss_rows: int = 4096,
+    resident: bool = False,
+    shards: Shards | None = None,
 ) -> str | None:
     """Put the fused training forward in place. Returns why not, if this model is not one it knows; the model is then as it was.
 
@@ -34,16 +40,21 @@ def attach(
             (gradient checkpointing). None: all.
         loss_rows: rows of logits held at a time; each takes 2 bytes a word of the vocabulary.
         resident: keep 4-bit weights dequantized as well (2 bytes a weight more), so that no step has to.
+        shards: spread the linear layers over the processes of a training; the rest of the model goes to the device of `shards`. All that
+            the model can do then is the loss of flat batches, with or without gradients.
     """
     reason = unsupported(model)
     if reason is not None:
         return reason
-    fused = FusedModel(model, kept_layers=kept_layers, loss_rows=loss_rows, resident=resident)
+    fused = FusedModel(model, kept_layers=kept_layers, loss_rows=loss_rows, resident=resident, shards=shards)
+    if shards is not None:
+        model.to(shards.place)
     usual = model.forward
 
     def forward(self: "Module", *rest: Any, **named: Any) -> Any:  # noqa: ANN401
         lengths, rows = named.get("packed_seq_lengths"), named.pop("labelled_rows", None)
-        if not self.training or not torch.is_grad_enabled() or lengths is None or named.get("labels") is None or rest:
+        known = lengths is not None and named.get("labels") is not None and not rest
+        if not known or (shards is None and not (self.training and torch.is_grad_enabled())):
             return usual(*rest, **named)
         from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -57,7 +68,9 @@ def attach(
 class FusedModel:
     """The layers of a model as halves, and the loss of a batch through them."""
 
-    def __init__(self, model: "Module", *, kept_layers: int | None, loss_rows: int, resident: bool) -> None:
+    def __init__(
+        self, model: "Module", *, kept_layers: int | None, loss_rows: int, resident: bool, shards: Shards | None
+    ) -> None:
         causal = model.get_base_model()
         decoder = causal.model
         self.causal, self.decoder, self.loss_rows = causal, decoder, loss_rows
@@ -68,18 +81,21 @@ class FusedModel:
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         kept = len(decoder.layers) if kept_layers is None else kept_layers
         scratch = Scratch()
-        tile = TILE if embedding.weight.is_cuda else 1
+        place = embedding.weight.device if shards is None else shards.place
+        tile = TILE if place.type == "cuda" else 1
         self.layers: list[tuple[AttentionHalf, MlpHalf]] = []
         before = 0
         for number, layer in enumerate(decoder.layers):
             attention, mlp = layer.self_attn, layer.mlp
             groups = [
-                Group(layers, scratch, self.dtype, tile=tile, resident=resident)
-                for layers in (
-                    (attention.q_proj, attention.k_proj, attention.v_proj),
-                    (attention.o_proj,),
-                    (mlp.gate_proj, mlp.up_proj),
-                    (mlp.down_proj,),
+                Group(layers, scratch, self.dtype, tile=tile, resident=resident, kind=kind, shards=shards)
+                for kind, layers in enumerate(
+                    (
+                        (attention.q_proj, attention.k_proj, attention.v_proj),
+                        (attention.o_proj,),
+                        (mlp.gate_proj, mlp.up_proj),
+                        (mlp.down_proj,),
+                    )
                 )
             ]
             keep = number >= len(decoder.layers) - kept
@@ -107,6 +123,23 @@ class FusedModel:
             self.layers.append((first, second))
         self.groups = [group for one, two in self.layers for group in (one.qkv, one.o, two.gate_up, two.down)]
         self.table: tuple[Tensor, Tensor] | None = None
+        self.shards = shards
+        if shards is not None:
+            shards.passes = {FORWARD: self.groups, TRAINING: [*self.groups, *self.backward_groups()]}
+
+    def backward_groups(self) -> "Iterator[Group]":
+        """The groups whose weights a backward pass asks for, in its order: once more where activations are made again."""
+        trained = any(part.requires_grad for part in self.embedding.parameters())
+        for number, (first, second) in reversed(list(enumerate(self.layers))):
+            if not second.keep:
+                yield second.gate_up
+            yield second.down
+            yield second.gate_up
+            yield first.o
+            if not first.keep:
+                yield first.qkv
+            if number or trained:
+                yield first.qkv
 
     def loss(
         self,
@@ -137,6 +170,8 @@ class FusedModel:
         self, ids: "Tensor", labels: "Tensor", documents: Documents, items: "Tensor | float | None", rows: "Tensor"
     ) -> "Tensor":
         """See `loss`."""
+        if self.shards is not None:
+            self.shards.begin(TRAINING if torch.is_grad_enabled() else FORWARD)
         targets = labels[rows + 1]
         refresh(self.groups)
         batch = Batch(documents, self.angles(documents.longest, ids.device))

@@ -8,7 +8,7 @@ ranks (padded to whole tiles) has the buffer
 
 whose upper part gives the forward `[x | x A^T] [W | s B]^T` and whose left part the backward `[dY | s dY B] [W ; A]`.
 A 4-bit base is dequantized into a buffer that all layers share, or once for all where memory allows (`resident`); a 16-bit base
-lives in its buffers, its own weights are views of them.
+lives in its buffers, its own weights are views of them, or is spread over processes and gathered into shared ones (`sharded_weights`).
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,8 @@ from stages.fused_ops import dequantize, extended, kernel_arguments
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
+
+    from stages.sharded_weights import Shards
 
 TILE = 64
 """Ranks of a group are padded to a multiple of this: the least width that Hopper's matrix kernels take without waste of their own."""
@@ -43,8 +45,18 @@ class Group:
     """Projections of one input, PEFT's LoRA layers or plain linear layers. See the file's docstring for the shapes."""
 
     def __init__(
-        self, layers: "Sequence[Module]", scratch: Scratch, dtype: torch.dtype, *, tile: int, resident: bool
+        self,
+        layers: "Sequence[Module]",
+        scratch: Scratch,
+        dtype: torch.dtype,
+        *,
+        tile: int,
+        resident: bool,
+        kind: int = 0,
+        shards: "Shards | None" = None,
     ) -> None:
+        self.kind = kind
+        """Groups of one kind have one shape: the place in their layer."""
         self.bases = [getattr(layer, "base_layer", layer) for layer in layers]
         self.outs = [base.out_features for base in self.bases]
         self.width = self.bases[0].in_features
@@ -54,7 +66,7 @@ class Group:
         self.ranks = -(-sum(ranks) // tile) * tile
         self.rank_starts = [sum(ranks[:number]) for number in range(len(ranks))]
         self.parameters = [part for found in self.adapters if found is not None for part in found[:2]]
-        place = self.bases[0].weight.device
+        place = self.bases[0].weight.device if shards is None else shards.place
         self.a = torch.zeros((self.ranks, self.width), dtype=dtype, device=place)
         self.b = torch.zeros((self.out, self.ranks), dtype=dtype, device=place)
         self.bias = joined_bias(self.bases, self.outs, self.a)
@@ -63,7 +75,10 @@ class Group:
         self.arguments = kernel_arguments(self.weights) if self.quantized else None
         self.scratch = scratch
         self.copies = self.views()
-        self.resident = None if self.quantized and not resident else self.take_weights()
+        self.shards = shards
+        self.part = self.a if shards is None else shards.keep(self)
+        """What this process keeps of a base that is spread over several."""
+        self.resident = None if shards is not None or (self.quantized and not resident) else self.take_weights()
 
     def views(self) -> "list[tuple[Parameter, float, Tensor]]":
         """(matrix, its scale, where in `a` or `b` its copy belongs) of each adapter's A and B."""
@@ -100,6 +115,8 @@ class Group:
         """[out + R, in + R], valid until the next group of this shape asks."""
         if self.resident is not None:
             return self.resident
+        if self.shards is not None:
+            return self.shards.take(self)
         buffer = self.scratch.get(self.out + self.ranks, self.width + self.ranks, self.a)
         dequantize(self.weights, self.a, self.b, buffer, self.arguments)
         return buffer

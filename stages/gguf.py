@@ -159,10 +159,13 @@ def gguf(
         theirs = reference(merged, tensors, plan.examples, plan.asked, plan.ends, threads, work)
         finish_conversion(conversion, source)
         verify_source(source, tensors, plan.tokenizer)
-        says = {**tokenizer_metadata(plan), **tuned_metadata(origin)}
+        says = {**tokenizer_metadata(plan), **tuned_metadata(origin, "model")}
         weighted: ImatrixChecks | None = None
         if params.imatrix == "training_rows":
-            weighted = imatrix(merged, tokens, source, files / IMATRIX, params.imatrix_tokens, device(runtime))
+            target, limit = files / IMATRIX, params.imatrix_tokens
+            weighted = imatrix(
+                merged, tokens, source, target, limit, device(runtime), tuned_metadata(origin, "imatrix")
+            )
         found: dict[str, FileChecks] = {}
         for quantization in params.quantizations:
             path = files / f"{params.name}-{quantization}.gguf"
@@ -185,6 +188,10 @@ def gguf(
                 threads,
             )
             say(files / lora["file"], lora["quality"])
+            if lora["over"]["file"]:
+                log.info(
+                    "%s: %.1f MB, the base alone, to lay it over", lora["over"]["file"], lora["over"]["bytes"] / 1e6
+                )
         elif left_out:
             log.warning("no GGUF file of the adapter alone: %s", left_out)
     write_pages(
@@ -195,11 +202,13 @@ def gguf(
 
 def say(path: Path, quality: FileQuality) -> None:
     """A file's figures in the log."""
+    error = quality["kl_error"]
     log.info(
-        "%s: %.1f MB, KL %.2g, top-1 agreement %.1f %%",
+        "%s: %.1f MB, KL %.2g%s, top-1 agreement %.1f %%",
         path.name,
         path.stat().st_size / 1e6,
         quality["kl"],
+        "" if error is None else f" \N{PLUS-MINUS SIGN} {2 * error:.2g}",
         100 * quality["top_1_agreement"],
     )
 

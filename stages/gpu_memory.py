@@ -3,6 +3,7 @@
 import os
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 
 from stages.memory_plan import GIB
 
@@ -42,6 +43,16 @@ def limit_allocator(limit_gib: float | None) -> None:
     if limit_gib is not None:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * GIB / total))
+
+
+@cache
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that this process sees before it uses one, by the names that CUDA_VISIBLE_DEVICES takes."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(named.split(",")[:count]) if named else tuple(str(number) for number in range(count))
 
 
 def gpus() -> list[Gpu]:

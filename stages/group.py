@@ -1,6 +1,6 @@
 """The processes of one training, as each of them sees it: what they add up, tell each other and agree on.
 
-The groups are made here and registered nowhere (`torch.distributed.is_initialized()` stays false, no RANK or WORLD_SIZE is set): for
+The groups are made here and registered nowhere (`torch.distributed.is_initialized()` stays false, no RANK or WORLD_SIZE is left): for
 Unsloth, transformers and accelerate each process trains alone, and a step's gradients are added up once, after its last micro-batch.
 Wrapping the model (DDP) would depend on what Unsloth's patched forward does with hooks, and would add up for every micro-batch.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
+    from torch.distributed import Store
 
 log = logging.getLogger("retune")
 
@@ -35,25 +36,31 @@ class Group:
         rank: this process, from 0.
         size: processes.
         port: of the store on the loopback, which the first process makes; 0 there, and for size 1.
+        store: one that is there already (`stages.launch`), in place of `port`.
+        address: of this host, where the others reach it.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, port: int = 0) -> None:
-        self.rank, self.size = rank, size
+    def __init__(
+        self, rank: int = 0, size: int = 1, port: int = 0, *, store: "Store | None" = None, address: str = LOOPBACK
+    ) -> None:
+        self.rank, self.size, self.address = rank, size, address
         self.lost: Callable[[], bool] = lambda: False
         """Whether one of the others has ended. Only the first process knows."""
+        self.catch_up: Callable[[], None] = lambda: None
+        """Called before values are added up: this process may have to take part in what the others still do (`sharded_weights`)."""
         self.gloo: Any = None
         self.nccl: Any = None
         self.stopping = self.out_of_memory = False
         """What any process said in the last step: it was asked to stop; its memory was not enough."""
-        self.store: Any = None
-        if size > 1:
+        self.store: Any = store
+        if size > 1 and store is None:
             from torch.distributed import TCPStore
 
             self.store = TCPStore(LOOPBACK, port, is_master=rank == 0, wait_for_workers=False, timeout=PATIENCE)
 
     def join(self, *, on_gpu: bool) -> None:
         """Wait until all processes are here, then connect them. Raises ConnectionError if one is lost meanwhile."""
-        if self.size == 1:
+        if self.size == 1 or self.gloo is not None:
             return
         from torch.distributed import PrefixStore, ProcessGroupGloo
 
@@ -63,13 +70,16 @@ class Group:
                 raise ConnectionError("another process of this training has ended while it loaded")
             time.sleep(LOOK_EVERY)
         options = ProcessGroupGloo._Options()  # noqa: SLF001 - there is no other way to say which interface
-        options._devices = [ProcessGroupGloo.create_device(hostname=LOOPBACK)]  # noqa: SLF001
+        named = os.environ.get("GLOO_SOCKET_IFNAME")
+        where = {"interface": named} if named and self.address != LOOPBACK else {"hostname": self.address}
+        options._devices = [ProcessGroupGloo.create_device(**where)]  # noqa: SLF001
         options._timeout = PATIENCE  # noqa: SLF001
         self.gloo = ProcessGroupGloo(PrefixStore("gloo", self.store), self.rank, self.size, options)
         if on_gpu:
             from torch.distributed import ProcessGroupNCCL
 
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", LOOPBACK_INTERFACE)
+            if self.address == LOOPBACK:
+                os.environ.setdefault("NCCL_SOCKET_IFNAME", LOOPBACK_INTERFACE)
             nccl = ProcessGroupNCCL.Options()
             nccl._timeout = PATIENCE  # noqa: SLF001
             self.nccl = ProcessGroupNCCL(PrefixStore("nccl", self.store), self.rank, self.size, nccl)
@@ -83,12 +93,30 @@ class Group:
     def add_up(self, values: "torch.Tensor") -> None:
         """Put the sum over all processes in place of `values`; every process gets the same bits."""
         if self.size > 1:
+            self.catch_up()
             (self.nccl if values.is_cuda else self.gloo).allreduce([values]).wait()
 
     def take_first(self, values: "torch.Tensor") -> None:
         """Put the first process's values in place of `values`."""
         if self.size > 1:
             (self.nccl if values.is_cuda else self.gloo).broadcast(values, 0).wait()
+
+    def largest(self, value: int) -> int:
+        """The largest of all processes' values. Waits for all."""
+        from torch.distributed import AllreduceOptions, ReduceOp
+
+        if self.size == 1:
+            return value
+        import torch
+
+        options, said = AllreduceOptions(), torch.tensor([value])
+        options.reduceOp = ReduceOp.MAX
+        self.gloo.allreduce([said], options).wait()
+        return int(said)
+
+    def gather_into(self, whole: "torch.Tensor", part: "torch.Tensor") -> Any:  # noqa: ANN401 - torch's Work has no type
+        """Begin to put every process's `part` into `whole`, in the order of ranks; what is given back has `wait()`."""
+        return (self.nccl if whole.is_cuda else self.gloo)._allgather_base(whole, part)  # noqa: SLF001 - the one of one tensor
 
     def gathered(self, value: Any) -> list[Any]:  # noqa: ANN401 - anything that can be pickled
         """Every process's value, in the order of ranks. Waits for all."""
@@ -103,7 +131,7 @@ class Group:
         parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
         padded = torch.nn.functional.pad(own, (0, longest - own.numel()))
         self.gloo.allgather([parts], [padded]).wait()
-        # from processes that this one has started, or was started by
+        # from processes that this one has started, or was started by, or whom torchrun has
         return [
             pickle.loads(part[: int(size)].numpy().tobytes())  # noqa: S301
             for part, size in zip(parts, sizes, strict=True)

@@ -13,6 +13,7 @@ from stages.contracts import base as base_files
 from stages.contracts import tokens as token_files
 from stages.errors import StageError
 from stages.files import read_json, write_json
+from stages.memory_plan import why_not_sharded
 from stages.model import base_rows, device, resize_embedding, torch_dtype
 from stages.params import Params, Runtime
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from stages.execution_plan import FittedRuntime
+    from stages.group import Group
 
 log = logging.getLogger("retune")
 
@@ -63,6 +65,7 @@ def load_model(
     seed: int,
     embedding_rows: int,
     trained_rows: list[int],
+    group: "Group",
 ) -> "tuple[PeftModel, PreTrainedTokenizerBase]":
     """The base through Unsloth with a fresh adapter on it, and the tokenizer of data/tokens.
 
@@ -76,8 +79,10 @@ def load_model(
         seed: of the adapter's first values.
         embedding_rows: rows that the embedding shall have.
         trained_rows: rows of the embedding that are trained.
+        group: the processes of the training, joined or not. With `runtime.sharding: fsdp` and more than one, the model can compute the loss of
+            flat batches alone.
     """
-    place = device(runtime)
+    place, sharded = device(runtime), runtime.sharding == "fsdp" and group.size > 1
     import unsloth  # noqa: F401 - patches trl, transformers and peft: must be the first of them
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
@@ -93,6 +98,8 @@ def load_model(
         tokenizer_name=str(folder),
         trust_remote_code=False,
         local_files_only=True,
+        # into the host's memory, from which each process takes its part: the whole is too large for a GPU
+        **({"device_map": {"": "cpu"}, "offload_embedding": False} if sharded else {}),
     )
     if load_in_4bit and not any(type(module).__name__ == "Linear4bit" for module in model.modules()):
         raise StageError(
@@ -124,16 +131,30 @@ def load_model(
         if ROWS_NAME in name:
             # Unsloth's GPU path freezes all but the LoRA matrices, without a word
             value.requires_grad_(True)  # noqa: FBT003 - torch's own way
-    if place == "cuda":
-        fuse(peft_model, runtime)
+    if place == "cuda" or sharded:
+        fuse(peft_model, runtime, group if sharded else None)
     return peft_model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def fuse(model: "PeftModel", runtime: "FittedRuntime") -> None:
-    """Put the faster forward in place for flat batches; what it does not know runs through Unsloth's own, and the log says so."""
-    from stages.fused_model import attach
+def fuse(model: "PeftModel", runtime: "FittedRuntime", group: "Group | None") -> None:
+    """Put the faster forward in place for flat batches; what it does not know runs through Unsloth's own, and the log says so.
 
-    reason = attach(model, kept_layers=runtime.kept_layers, loss_rows=runtime.loss_rows)
+    With `group` the base is spread over its processes. Raises StageError where the fused forward does not know the model then.
+    """
+    import torch
+
+    from stages.fused_model import attach
+    from stages.sharded_weights import Shards
+
+    shards = None if group is None else Shards(group, torch.device(device(runtime)))
+    reason = attach(model, kept_layers=runtime.kept_layers, loss_rows=runtime.loss_rows, shards=shards)
+    if shards is not None:
+        if reason is not None:
+            raise StageError(why_not_sharded(load_in_4bit=False, layout="packed", not_fused=reason))
+        # it says where the weights were loaded to: the trainer would take the model for one that is on several devices
+        vars(model.get_base_model()).pop("hf_device_map", None)
+        log.info("the base is spread over %d processes", shards.processes.size)
+        return
     if reason is not None:
         log.info("the fused forward does not know this model (%s): Unsloth's own is used", reason)
 

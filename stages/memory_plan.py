@@ -50,6 +50,8 @@ class Setup:
     trained_rows: int = 0
     """Rows of the embedding (and of a head of its own) that are trained."""
     processes: int = 1
+    shards: int = 1
+    """Processes that the base's linear layers are spread over."""
 
     @cached_property
     def trained(self) -> int:
@@ -70,7 +72,7 @@ class Setup:
     @cached_property
     def standing(self) -> float:
         """Bytes of the weights and the adapter, all that is there after loading."""
-        linear = self.shape.linear * (NF4_BYTES if self.load_in_4bit else self.item)
+        linear = self.shape.linear * (NF4_BYTES if self.load_in_4bit else self.item) / self.shards
         return linear + self.shape.other * self.item + self.trained * 4 + self.buffers
 
     @cached_property
@@ -78,14 +80,15 @@ class Setup:
         """Bytes that the way of running the layers holds: the adapter's copies and dequantized weights."""
         if not self.fused:
             return UNSLOTH_BUFFERS if self.load_in_4bit else 0.0
-        copies = shared = 0
+        copies, shared = 0, 0.0
         for group in GROUPS:
             ranks, parts = self.ranks(group), [self.shape.first_layer[name] for name in group]
             out, into = sum(part[0] for part in parts), parts[0][1]
             copies += ranks * (out + into) * self.shape.layers
-            # in 4 bit one buffer for all layers, in 16 bit each layer's own, which holds its weights
+            # in 4 bit one buffer for all layers, in 16 bit each layer's own, which holds its weights; both where they are spread
             margin = ranks * (out + into + ranks)
-            shared += margin + out * into if self.load_in_4bit else margin * self.shape.layers
+            shared += margin + out * into if self.load_in_4bit or self.shards > 1 else 0
+            shared += 0 if self.load_in_4bit else margin * self.shape.layers / self.shards
         return (copies + shared) * self.item
 
     @cached_property
@@ -194,6 +197,20 @@ def memory(setup: Setup, fit: Fit, tokens: int, heldout_tokens: int = 0) -> Memo
         activations=activations,
         working=max(working, heldout - activations),
     )
+
+
+def why_not_sharded(*, load_in_4bit: bool, layout: str, not_fused: str | None) -> str | None:
+    """Why `runtime.sharding: fsdp` is not for a training, and what to do; None if it is."""
+    if load_in_4bit:
+        return (
+            "runtime.sharding: fsdp spreads a 16-bit base over the GPUs. In 4 bit (train.load_in_4bit) a base takes about a quarter of that and "
+            "stays whole on each: set runtime.sharding to none, or train.load_in_4bit to false"
+        )
+    if layout == "padded":
+        return "runtime.sharding: fsdp takes flat batches: set train.layout to flattened or packed"
+    if not_fused is not None:
+        return f"runtime.sharding: fsdp needs the fused forward, which does not take {not_fused}: set runtime.sharding to none"
+    return None
 
 
 def why_not_fused(

@@ -63,8 +63,13 @@ def plain(asked: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
     return json.loads(json.dumps(asked))
 
 
-def go_on_smaller(folder: Path, asked: Mapping[str, Any], setup: Setup, fit: Fit, smaller: Fit | None) -> NoReturn:
-    """Replace this process by one that takes a smaller plan from the last checkpoint. Raises StageError if there is no smaller one."""
+def go_on_smaller(
+    folder: Path, asked: Mapping[str, Any], setup: Setup, fit: Fit, smaller: Fit | None, *, alone: bool
+) -> NoReturn:
+    """Replace this process by one that takes a smaller plan from the last checkpoint. Raises StageError if there is no smaller one.
+
+    Not `alone`, where torchrun has started the processes: raises StageError as well, and the next run takes the smaller plan.
+    """
     if smaller is None:
         raise StageError(
             f"the memory is not enough for the smallest plan (micro-batch {fit.micro_batch}, activations computed again): set a smaller "
@@ -72,6 +77,10 @@ def go_on_smaller(folder: Path, asked: Mapping[str, Any], setup: Setup, fit: Fit
             "`retune plan` shows what each asks for"
         )
     note(folder, asked, smaller)
+    if not alone:
+        raise StageError(
+            f"out of memory with {words(setup, fit)}: run it again, it goes on from the last checkpoint with {words(setup, smaller)}"
+        )
     log.warning(
         "out of memory with %s: going on from the last checkpoint with %s", words(setup, fit), words(setup, smaller)
     )

@@ -15,6 +15,8 @@ from stages.kinds import place_in
 from stages.rules import RULES
 
 Mask = NDArray[np.bool_]
+TOLD = 3
+"""Rules that the log names, those that set most rows aside; summary.json and the report have all."""
 
 
 class Outcome:
@@ -121,7 +123,11 @@ class Outcome:
     def told(self) -> str:
         """One line for the log: `10 rows (messages: role/content): 8 train, 1 heldout, 1 rejected (1 duplicate: the same ...), 0 excluded`."""
         names = dict.fromkeys(layout.name for layout in self.layouts if layout)
-        rules = ", ".join(f"{self.rules[rule]} {rule}: {says}" for rule, says in RULES.items() if self.rules[rule])
+        most = sorted((rule for rule in RULES if self.rules[rule]), key=lambda rule: -self.rules[rule])
+        rules = ", ".join(f"{self.rules[rule]} {rule}: {RULES[rule]}" for rule in most[:TOLD])
+        if most[TOLD:]:
+            left = sum(self.rules[rule] for rule in most[TOLD:])
+            rules += f", {left} by {len(most) - TOLD} other rules: data/messages/summary.json"
         counts = {fate: int(counts.sum()) for fate, counts in self.counts.items()}
         flagged = f"; {self.near_duplicates} flagged as near duplicates" if self.near_duplicates else ""
         by = ", ".join(f"{count} by {name}" for name, count in self.contaminated_by().items())

@@ -31,6 +31,9 @@ class Runtime(Params):
     processes: Annotated[int, Field(ge=1)] | None
     """Processes that share each step of training, on this machine. null: one for each GPU, one on the CPU. A step stays what `train` says:
     the same rows, the mean over all of its tokens."""
+    sharding: Literal["none", "fsdp"]
+    """What each of several processes holds of the base. none: all of it. fsdp: its part of the linear layers; the others' come layer by
+    layer while they are needed. So a 16-bit base fits that is too large for one GPU; the embedding and the head stay whole on each."""
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"]
     """Conversations (with `train.layout` packed: packs) in one forward pass of training, at most. Smaller needs less memory; the
     optimizer's step stays what `train` says. auto: the fastest that the memory is enough for (`retune plan` shows it)."""

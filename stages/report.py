@@ -2,7 +2,8 @@
 
 Reads  data/audit, the summaries of data/messages and data/tokens, a few rows of the latter, the step log, data/evaluation, the checks
        of the merge and of the GGUF files.
-Writes data/report: index.html (no script, no font, no address: it opens anywhere), README.md (a hub model card).
+Writes data/report: index.html (no script, no font, no address: it opens anywhere), README.md (a hub model card);
+       data/evaluation/export.json: the figures of the merge and of the files, for `dvc metrics diff`.
 
     python -m stages.report --audit data/audit --messages data/messages ... --report data/report
 """
@@ -19,10 +20,11 @@ from tokenizers import Tokenizer
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
 from stages.contracts.audit import PROVENANCE, VERDICT
+from stages.contracts.gguf import Checks as GgufChecks
 from stages.contracts.merged import Checks
 from stages.entry import Input, Output, run
 from stages.figures import NOTHING, percent, small
-from stages.files import read_json, write_text
+from stages.files import read_json, write_json, write_text
 from stages.params import Params
 from stages.tables import read_parquet
 from stages.token_view import control_ids, spread, token_runs, visible
@@ -70,14 +72,18 @@ def report(
     merge: Input,
     ggufs: Input,
     report: Output,
+    figures: Output,
     params: ReportParams,
 ) -> None:
-    """Gather what the stages wrote and render both pages."""
+    """Gather what the stages wrote, render both pages, and put the figures that are worth a comparison into one file."""
     log = [json.loads(line) for line in steps.read_text(encoding="utf-8").splitlines()]
+    verdict, provenance, checks = read_json(audit / VERDICT), read_json(audit / PROVENANCE), read_json(ggufs)
     facts = {
         "params": params,
-        "verdict": read_json(audit / VERDICT),
-        "provenance": read_json(audit / PROVENANCE),
+        "verdict": verdict,
+        "judged": sum(check["passed"] is not None for check in verdict["checks"]),
+        "floors": {check["name"]: check["floor"] for check in verdict["checks"]},
+        "provenance": provenance,
         "rows": read_json(messages / message_files.SUMMARY),
         "tokens": read_json(tokens / token_files.SUMMARY),
         "steps": log,
@@ -86,7 +92,7 @@ def report(
         "answers": read_parquet(answers).slice(0, params.examples).to_pylist(),
         "conversations": conversations(tokens, min(params.examples, CONVERSATIONS)),
         "merges": merges(read_json(merge)),
-        "ggufs": read_json(ggufs),
+        "ggufs": {**checks, "files": in_order(checks["files"], provenance["chain"]["gguf"]["params"]["quantizations"])},
     }
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES),
@@ -107,6 +113,29 @@ def report(
     report.mkdir()
     for page in ("index.html", "README.md"):
         write_text(report / page, pages.get_template(f"{page}.jinja").render(facts))
+    write_json(figures, compared(read_json(merge), checks))
+
+
+def in_order(files: Mapping[str, Any], quantizations: Sequence[str]) -> dict[str, Any]:
+    """The files as the params list them: the first is the one that is meant where only one is."""
+    return dict(sorted(files.items(), key=lambda file: quantizations.index(file[1]["quantization"])))
+
+
+def compared(merge: Checks, ggufs: GgufChecks) -> dict[str, Any]:
+    """What one compares exports by: {merge: {losses, max_logit_difference}, merged: {...}, gguf: {QUANTIZATION: {bytes, kl ...}}}; the adapter
+    alone by its type and the base's that it was laid over.
+    """
+    files = {file["quantization"]: {"bytes": file["bytes"], **file["quality"]} for file in ggufs["files"].values()}
+    lora = ggufs["lora"]
+    if lora:
+        name = f"lora_{lora['type']}_over_{lora['over']['quantization']}"
+        files[name] = {"bytes": lora["bytes"], **lora["quality"]}
+    losses = {name: loss for name, loss in merge["losses"].items() if isinstance(loss, float)}
+    return {
+        "merge": {"losses": losses, "max_logit_difference": merge["max_logit_difference"]},
+        "merged": ggufs["merged"],
+        "gguf": files,
+    }
 
 
 def conversations(tokens: Path, count: int) -> list[dict[str, Any]]:
@@ -195,11 +224,11 @@ def beside(value: float) -> str:
 def size(count: int) -> str:
     """Bytes as people read them."""
     value = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:  # noqa: PLR2004 - the step of the units
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:  # noqa: PLR2004 - the step of the units
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.2f} GiB"
+        value /= 1000
+    return f"{value:.2f} GB"
 
 
 if __name__ == "__main__":

@@ -202,6 +202,11 @@ def checked(batches: Iterable[pa.RecordBatch], outcome: Outcome) -> Iterator[pa.
             yield outcome.keep(batch)
 
 
+def uses(params: StandardizeParams, _inputs: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Of data/custom the evaluation sets that params name."""
+    return {"custom": params.contamination}
+
+
 if __name__ == "__main__":
     leave_pandas_out()
-    run(standardize)
+    run(standardize, uses)

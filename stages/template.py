@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -245,6 +245,11 @@ def nothing_left(rules: Counter[str], params: TemplateParams) -> str:
     )
 
 
+def uses(params: TemplateParams, _inputs: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Of data/custom the chat template, if it is one of the user's."""
+    return {"custom": [params.chat_template] if params.chat_template.endswith(".jinja") else []}
+
+
 if __name__ == "__main__":
     leave_pandas_out()
-    run(template)
+    run(template, uses)

@@ -7,32 +7,37 @@ Writes data/adapter: a PEFT folder with the tokenizer, retune.json (how the base
        While it runs, checkpoints in .retune/checkpoints: a training that was ended by anything goes on from the last one.
 
     python -m stages.train --base data/base --tokens data/tokens --custom_adapter data/custom_adapter --adapter data/adapter
+
+Over several hosts: docs/several-hosts.md.
 """
 
 import logging
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.checkpoints import Checkpoints, one_trainer, stop_noted
+from stages.checkpoints import Checkpoints, brought, one_trainer, stop_noted
 from stages.contracts import adapter as contract
 from stages.contracts import tokens as token_files
-from stages.entry import Input, Output, project_code, run
+from stages.entry import Finish, Input, Output, die_with_parent, project_code, run
 from stages.errors import StageError
 from stages.execution_plan import FittedRuntime, fit_of, next_smaller
 from stages.files import scratch, sha256_files
 from stages.first_adapter import check_first, put_first
 from stages.fit_training import Task, asked_for, fit_training
 from stages.group import Group
+from stages.launch import ASKED, check_same, launch_here, launched
 from stages.layout import Layout, Plan, make_plan
 from stages.lora import LoraParams, compute_dtype, load_model
 from stages.model import Dtype, base_digests, device, embedding_plan, prepare_process, read_config
 from stages.out_of_memory import forget, go_on_smaller, is_out_of_memory
 from stages.params import Params, Runtime
-from stages.processes import own_gpu, processes
+from stages.processes import own_gpu, processes, take_part_launched
 from stages.show.progress import progress
 from stages.token_rows import TokenRows, check_rows
 from stages.trainer_setup import make_trainer, make_work
@@ -125,8 +130,10 @@ class TrainParams(Params):
 
 def train(
     base: Input, tokens: Input, custom_adapter: Input, adapter: Output, params: TrainParams, runtime: Runtime
-) -> None:
+) -> Finish:
     """Train on the rows of train.arrow as they are: the labels are the template stage's.
+
+    What is returned removes the checkpoints: to be called when the adapter is in its place and nothing can be lost any more.
 
     Raises:
         StageError: a row without a label, too long or with an id that the model lacks; a target module that the model lacks;
@@ -151,8 +158,14 @@ def train(
                 failed = False
         if failed:
             taken = fit_of(fit, workload.setup.shape.layers)
-            go_on_smaller(folder, asked_for(params, runtime), workload.setup, taken, next_smaller(workload, taken))
+            asked, smaller = asked_for(params, runtime), next_smaller(workload, taken)
+            go_on_smaller(folder, asked, workload.setup, taken, smaller, alone=launched() is None)
+
+    def finish() -> None:
+        work.checkpoints.remove()
         forget(folder)
+
+    return finish
 
 
 def take_part(
@@ -194,18 +207,25 @@ def carry_out(task: Task, runtime: FittedRuntime, group: Group) -> "tuple[SFTTra
         seed=params.seed,
         embedding_rows=task.embedding_rows,
         trained_rows=task.trained_rows,
+        group=group,
     )
     if params.init_adapter == "custom":
         put_first(model, task.custom_adapter)
-    checkpoints = Checkpoints(scratch() / "checkpoints", fingerprint(task, runtime, model))
+    inputs = fingerprint(task, runtime, model)
+    # relative: the other processes read the first one's in a folder of theirs
+    checkpoints = Checkpoints(scratch().relative_to(Path.cwd()) / "checkpoints", inputs)
     if group.rank == 0:
         checkpoints.tidy()
     work = make_work(task.rows, task.plan, tokens, tokenizer, checkpoints, params, runtime, group)
     trainer = make_trainer(model, tokenizer, tokens, work, params, runtime)
     loaded = time.monotonic()
+    group.join(on_gpu=device(runtime) == "cuda")
+    if launched() is not None:
+        check_same(group, inputs)
     # a signal before this ends the process at once: nothing is lost yet
     with (
         stop_noted() as work.stop,
+        brought(checkpoints, group),
         progress("training", plan_tokens(task.plan, task.rows), "tokens") as work.watch.advance,
     ):
         trainer.carry_out(work)
@@ -219,7 +239,7 @@ def carry_out(task: Task, runtime: FittedRuntime, group: Group) -> "tuple[SFTTra
 
 
 def write_outputs(task: Task, trainer: "SFTTrainer", work: "Work", adapter: Path) -> None:
-    """Write the adapter's folder; nothing will be resumed any more."""
+    """Write the adapter's folder."""
     training = contract.Training(
         base=base_digests(task.base),
         load_in_4bit=task.params.load_in_4bit,
@@ -229,7 +249,6 @@ def write_outputs(task: Task, trainer: "SFTTrainer", work: "Work", adapter: Path
         steps=work.kept_step(),
     )
     write_adapter(trainer.model, work, task.base, task.tokens, adapter, training)
-    work.checkpoints.remove()
 
 
 def plan_tokens(plan: Plan, rows: TokenRows) -> int:
@@ -269,5 +288,26 @@ def fingerprint(task: Task, runtime: Runtime, model: "PeftModel") -> dict[str, o
     }
 
 
+def uses(params: TrainParams, _inputs: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Of an adapter to go on from nothing, unless `init_adapter` asks for it."""
+    return {} if params.init_adapter == "custom" else {"custom_adapter": []}
+
+
+def main() -> None:
+    """The stage's command, or another process's part in it (`stages.launch`)."""
+    try:
+        launch = launched()
+    except StageError as error:
+        sys.exit(f"train: {error}")
+    if launch is None and os.environ.get(ASKED):
+        die_with_parent()
+        launch_here("stages.train")
+    elif launch is None or launch.rank == 0:
+        run(train, uses)
+    else:
+        die_with_parent()
+        take_part_launched(launch)
+
+
 if __name__ == "__main__":
-    run(train)
+    main()

@@ -9,7 +9,8 @@
 
 Every GGUF file says in its own metadata where it comes from. gguf's keys: `general.name`, `general.license`,
 `general.base_model.0.*` and `general.dataset.N.*` (of a hub id OWNER/NAME: `organization`, `name`, and the revision as `version`; of a
-local source its `name`). Beside them KEYS. A base alone says nothing of the training, so that it is the same file after the next one.
+local source its `name`). Beside them KEYS. A base alone says nothing of the training, so that it is the same file after the next one:
+no dataset, no adapter, no merge, no records.
 """
 
 from typing import TypedDict
@@ -21,6 +22,12 @@ README = "README.md"
 RECORDS = ("fetch_data", "fetch_model", "merge", "standardize", "template", "train")
 """The stages whose records stand for all that came before the export."""
 KEYS = {
+    # what the file is: one of KINDS
+    "kind": "retune.kind",
+    # the version of Retune that wrote it
+    "version": "retune.version",
+    # what the adapter was folded into: merge.into
+    "merged_into": "retune.merge.into",
     # sha256 of data/base as the record of fetch_model has it
     "base": "retune.base.sha256",
     # sha256 of data/raw, which holds the rows of all datasets, as the record of fetch_data has it
@@ -34,6 +41,12 @@ KEYS = {
     "command": "retune.command",
 }
 """Keys of the metadata that gguf has no name for."""
+KINDS = {
+    "model": "fine-tuned model",
+    "lora": "adapter alone, to lay over its base",
+    "base": "base alone, without the training",
+    "imatrix": "importance matrix of the fine-tuned model, to quantize with; no model",
+}
 
 
 class Source(TypedDict):
@@ -47,6 +60,8 @@ class Source(TypedDict):
 class Origin(TypedDict):
     """What made the files: their metadata in short."""
 
+    version: str
+    """Of Retune."""
     license: str | None
     base: Source
     base_sha256: str
@@ -54,6 +69,7 @@ class Origin(TypedDict):
     dataset_sha256: str
     adapter_sha256: str
     """Of the adapter's weights that the merged model was made with, as data/adapter has them now."""
+    merged_into: str
     records_sha256: str
     command: str
 
@@ -72,6 +88,9 @@ class FileQuality(Quality):
 
     kl: float
     """Mean Kullback-Leibler divergence from the merged model over the labelled tokens, in nats."""
+    kl_error: float | None
+    """Standard error of `kl`, in nats: how far another drawing of as many rows would be from it. Over rows, since the tokens of one are alike;
+    null with a single row."""
     top_1_agreement: float
     """Share of labelled tokens where both find the same token most likely."""
     answers_equal: int

@@ -4,7 +4,9 @@ The file keeps the folder's own dtype, so nothing is rounded here; `tensors` pro
 on a folder that lacks a tensor, too.
 """
 
+import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ import stages
 from stages.errors import StageError
 from stages.llama_cpp.converter import REFUSED
 from stages.llama_cpp.weights import Weight
+
+log = logging.getLogger("retune")
 
 LOG_LINES = 12
 """Lines of the converter's log that an error shows."""
@@ -38,6 +42,8 @@ def start_conversion(folder: Path, path: Path, kind: str, name: str) -> subproce
 
     It runs beside whatever the caller does next; `finish_conversion` waits for it.
     """
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    log.info("converting %s (%.1f MB) by llama.cpp's converter", name, size / 1e6)
     root = Path(stages.__file__).parents[1]
     command = [
         sys.executable,
@@ -58,18 +64,27 @@ def start_conversion(folder: Path, path: Path, kind: str, name: str) -> subproce
         "TRANSFORMERS_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    with path.with_suffix(".log").open("wb") as log:  # no pipe: a full one would hold the converter up until it is read
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    with path.with_suffix(".log").open(
+        "wb"
+    ) as said:  # no pipe: a full one would hold the converter up until it is read
+        return subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
 
 
 def finish_conversion(process: subprocess.Popen[bytes], path: Path) -> None:
-    """Wait for the converter. Raises StageError with the end of its log if it fails or writes nothing."""
+    """Wait for the converter.
+
+    Raises:
+        StageError: with the end of its log, if it fails or writes nothing.
+        KeyboardInterrupt: Ctrl-C, which goes to all processes of a terminal, ended it.
+    """
     try:
         process.wait()
     finally:
         process.kill()
-    log = path.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
-    lines = [line for line in log.splitlines() if line.strip()]
+    if process.returncode == -signal.SIGINT:
+        raise KeyboardInterrupt
+    said = path.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in said.splitlines() if line.strip()]
     if process.returncode == REFUSED:
         raise StageError(lines[-1])
     if process.returncode != 0 or not path.is_file():

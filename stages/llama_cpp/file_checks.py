@@ -12,7 +12,15 @@ from stages.llama_cpp.model import Model
 from stages.llama_cpp.modelfile import go_template
 from stages.llama_cpp.origin import verify_metadata
 from stages.llama_cpp.plan import Plan
-from stages.llama_cpp.quality import answers, count_exact, measure_divergence, perplexity, reference_loss, rounded
+from stages.llama_cpp.quality import (
+    answers,
+    count_exact,
+    mean_error,
+    measure_divergence,
+    perplexity,
+    reference_loss,
+    rounded,
+)
 from stages.llama_cpp.quantize import Overrides, metadata, quantizer
 from stages.llama_cpp.reading import open_gguf
 from stages.llama_cpp.reference import Reference
@@ -96,6 +104,7 @@ def measured(model: Model, plan: Plan, theirs: Reference) -> FileQuality:
     given = answers(model, plan.asked)
     return {
         "kl": rounded(divergence.kl / divergence.tokens),
+        "kl_error": mean_error(divergence.rows),
         "top_1_agreement": rounded(divergence.same_top / divergence.tokens),
         "perplexity": perplexity(divergence.loss, divergence.tokens),
         "exact_match": share(count_exact(given, plan.asked, plan.ending, plan.ends), len(plan.asked)),

@@ -21,7 +21,7 @@ from stages.files import sha256_file
 from stages.layerwise import run_layers
 from stages.llama_cpp.importance import write_importance
 from stages.llama_cpp.mix import is_quantized
-from stages.llama_cpp.quantize import architecture, model_shape
+from stages.llama_cpp.quantize import Overrides, architecture, model_shape
 from stages.llama_cpp.reading import open_gguf
 from stages.llama_cpp.tensors import names_in_file
 from stages.llama_cpp.weights import weights
@@ -40,7 +40,9 @@ STATES_BYTES = 1 << 30
 """Of the hidden states that are in memory at once: rows go through the layers in groups that fit, each of which reads the weights again."""
 
 
-def imatrix(merged: Path, tokens: Path, source: Path, target: Path, limit: int, place: str) -> ImatrixChecks:
+def imatrix(
+    merged: Path, tokens: Path, source: Path, target: Path, limit: int, place: str, says: Overrides
+) -> ImatrixChecks:
     """Compute an importance matrix and write it.
 
     Args:
@@ -50,6 +52,7 @@ def imatrix(merged: Path, tokens: Path, source: Path, target: Path, limit: int, 
         target: the file to write.
         limit: tokens to take; less if there are not as many.
         place: cuda or cpu.
+        says: the file's metadata: what made it.
 
     Raises:
         StageError: there is no training row, or not every matrix of the model's layers can be watched.
@@ -68,7 +71,7 @@ def imatrix(merged: Path, tokens: Path, source: Path, target: Path, limit: int, 
         for file, folder in names_in_file(architecture(reader), model_shape(reader).layers, there).items()
         if file.startswith("blk.") and is_quantized(file, len(there[folder].shape))
     }
-    write_importance(target, squares(merged, rows, names, place), count, len(rows))
+    write_importance(target, squares(merged, rows, names, place), count, len(rows), says)
     log.info("importance matrix: %d tokens of %d training rows", count, len(rows))
     return ImatrixChecks(file=target.name, rows=len(rows), tokens=count, sha256=sha256_file(target))
 

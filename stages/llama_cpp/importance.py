@@ -30,7 +30,9 @@ class Importance:
     """What a file quantized with it says of it: llama-quantize's keys."""
 
 
-def write_importance(path: Path, sums: Mapping[str, NDArray[np.float64]], tokens: int, rows: int) -> None:
+def write_importance(
+    path: Path, sums: Mapping[str, NDArray[np.float64]], tokens: int, rows: int, says: Mapping[str, str | int | bool]
+) -> None:
     """Write an importance matrix.
 
     Args:
@@ -38,6 +40,7 @@ def write_importance(path: Path, sums: Mapping[str, NDArray[np.float64]], tokens
         sums: {name of a matrix in the GGUF file: sums of squares, shape [columns]}.
         tokens: that the sums are over, the same for all.
         rows: sequences that the tokens are of; llama.cpp calls them chunks.
+        says: further metadata: what made it.
 
     Raises:
         StageError: a sum is no finite number.
@@ -53,6 +56,8 @@ def write_importance(path: Path, sums: Mapping[str, NDArray[np.float64]], tokens
     writer.add_array("imatrix.datasets", [DATASET])
     writer.add_uint32("imatrix.chunk_count", rows)
     writer.add_uint32("imatrix.chunk_size", -(-tokens // rows))
+    for key, value in says.items():
+        (writer.add_string if isinstance(value, str) else writer.add_uint32)(key, value)
     for name, values in sorted(sums.items()):
         if not np.isfinite(values).all():
             raise StageError(f"the inputs of {name} hold values that are no finite numbers; train or merge again")

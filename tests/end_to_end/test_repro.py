@@ -110,6 +110,36 @@ def test_repro_one_row_of_data_changed_runs_from_fetch_data_on(project: Project)
         assert project.repro() == set(STAGES[STAGES.index("fetch_data") :])
 
 
+def test_repro_stray_files_in_the_users_folders_change_no_record_and_export_nothing(project: Project) -> None:
+    strays = [project.root / name for name in ("data/custom/notes.txt", "data/custom_base/config.json")]
+    kept = project.root / "data/custom_base/.gitkeep"
+    records = {file: file.read_bytes() for file in (project.root / "data/records").iterdir()}
+    with project.edited():
+        try:
+            for stray in strays:
+                stray.write_text("of no use")
+            kept.unlink()
+            assert project.repro() == {"fetch_model", "fetch_data", "standardize", "template"}
+            assert {file: file.read_bytes() for file in records} == records
+        finally:
+            kept.touch()
+            for stray in strays:
+                stray.unlink()
+
+
+@pytest.mark.parametrize("name", ["data/merged/model.safetensors", "data/gguf/retune-demo-q8_0.gguf"])
+def test_audit_names_a_file_with_one_byte_flipped_and_says_no(project: Project, name: str) -> None:
+    file = project.root / name
+    with project.edited():
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        ended = project.call("dvc", "repro", "-s", "-f", "audit", check=False)
+        assert ended.returncode != 0
+        assert f"{name} is not what its record says" in ended.stderr
+        assert json.loads((project.root / "data/audit/verdict.json").read_text())["passed"] is False
+
+
 def test_repro_runtime_changed_runs_nothing(project: Project) -> None:
     with project.edited("params.yaml"):
         project.params(lambda values: values["runtime"].update(workers=1, micro_batch=4, log_level="warning"))
@@ -162,7 +192,7 @@ def test_exp_run_with_another_param_gives_metrics_to_compare(project: Project) -
         ended = project.call("dvc", "exp", "run", "--set-param", "train.learning_rate=1e-3", "--name", "slower")
         assert "slower" in ended.stdout
         shown = json.loads(project.call("dvc", "metrics", "diff", "--json").stdout)
-        assert "data/evaluation/metrics.json" in shown
+        assert {"data/evaluation/metrics.json", "data/evaluation/export.json"} <= shown.keys()
     project.call("git", "checkout", "--quiet", "--", ".")
     project.call("dvc", "checkout", "--force", "--quiet")
 

@@ -150,7 +150,8 @@ def run_command(stage: str) -> None:
     argv = sys.argv
     sys.argv = shlex.split(commands()[stage])[2:]
     try:
-        carry_out(getattr(importlib.import_module(f"stages.{stage}"), stage), time.time())
+        module = importlib.import_module(f"stages.{stage}")
+        carry_out(getattr(module, stage), time.time(), module.uses)
     finally:
         sys.argv = argv
 

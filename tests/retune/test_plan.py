@@ -42,10 +42,10 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-def set_params(root: Path, **runtime: Any) -> None:
+def set_params(root: Path, section: str = "runtime", **changed: Any) -> None:
     yaml = YAML()
     values = yaml.load((root / "params.yaml").read_text())
-    values["runtime"].update(runtime)
+    values[section].update(changed)
     with (root / "params.yaml").open("w") as file:
         yaml.dump(values, file)
 
@@ -137,6 +137,20 @@ def test_plan_on_two_gpus_shares_a_step(retune: Run, project: Path) -> None:
     assert (one["plan"]["micro_batch"], two["plan"]["micro_batch"]) == (8, 4)
     assert one["steps"] == two["steps"]
     assert two["time"]["seconds"] == pytest.approx(one["time"]["seconds"] / 2, rel=0.15)
+
+
+def test_plan_of_a_spread_base_takes_less_memory_and_in_4_bit_is_refused(retune: Run, project: Path) -> None:
+    gpus = with_gpu(project, *["NVIDIA H100 80GB HBM3, 81559, 81000, 9.0"] * 2)
+    set_params(project, sharding="fsdp")
+    refused = retune("plan", cwd=project, **gpus)
+    assert refused.returncode == 1
+    assert "train.load_in_4bit to false" in refused.stderr
+    set_params(project, "train", load_in_4bit=False)
+    spread = asked(retune, project, **gpus)
+    set_params(project, sharding="none")
+    whole = asked(retune, project, **gpus)
+    assert (spread["shards"], whole["shards"]) == (2, 1)
+    assert spread["plan"]["memory"]["weights"] < 0.7 * whole["plan"]["memory"]["weights"]
 
 
 def test_plan_takes_the_time_that_an_earlier_training_measured(retune: Run, project: Path) -> None:

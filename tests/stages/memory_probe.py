@@ -46,7 +46,7 @@ def main() -> None:
 
     stage.load_model = load_model
     try:
-        stage.train(Path("base"), Path("tokens"), Path("first"), Path(adapter), params, runtime)
+        stage.train(Path("base"), Path("tokens"), Path("first"), Path(adapter), params, runtime)()
     except StageError as error:
         sys.exit(str(error))
 

@@ -25,7 +25,7 @@ def go(name: str, changed: dict[str, Any], *, base: str = "base", first: str = "
     params = TrainParams.model_validate({**TRAIN, **SHORT, **changed, "lora": lora})
     how = Runtime.model_validate({**RUNTIME, "micro_batch": 8, **runtime})
     try:
-        train(Path(base), Path("tokens"), Path(first), Path("options") / name, params, how)
+        train(Path(base), Path("tokens"), Path(first), Path("options") / name, params, how)()
     except StageError as error:
         SAID[name] = str(error)
 

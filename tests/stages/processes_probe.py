@@ -1,4 +1,4 @@
-"""The same training by one process and by two, in each layout; and a few things that stop one of two. Written to processes_probe.json.
+"""The same training by one process and by two, in each layout, in one by four; and a few things that stop one of two. Written to processes_probe.json.
 
 Run in the folder of `tiny_base`. Not a test: Unsloth patches transformers for the whole process.
 """
@@ -27,7 +27,7 @@ def go(name: str, changed: dict[str, Any], processes: int) -> dict[str, Any]:
     runtime = Runtime.model_validate({**RUNTIME, "micro_batch": 3, "processes": processes})
     began = time.monotonic()
     try:
-        train(Path("base"), Path("tokens"), Path("first"), Path("processes") / name, params, runtime)
+        train(Path("base"), Path("tokens"), Path("first"), Path("processes") / name, params, runtime)()
     except StageError as error:
         return {"said": str(error), "seconds": time.monotonic() - began}
     return {"said": "", "seconds": time.monotonic() - began}
@@ -38,7 +38,7 @@ def main() -> None:
     found = {
         f"{layout}-{count}": go(f"{layout}-{count}", changed, count)
         for layout, changed in LAYOUTS.items()
-        for count in (1, 2)
+        for count in ((1, 2, 4) if layout == "flattened" else (1, 2))
     }
     wild = {"learning_rate": 1e30, "warmup_steps": 0, "schedule": "constant", "eval_steps": None}
     found["wild"] = go("wild", wild, 2)

@@ -1,7 +1,7 @@
 """Train, and kill this very process where the command line says.
 
-    python resume_probe.py ADAPTER [key=value ...] [--kill-after STEP] [--kill-in-save STEP] [--kill-other STEP] [--slow SECONDS]
-        [--micro-batch N] [--processes N]
+    python resume_probe.py ADAPTER [key=value ...] [--kill-after STEP] [--kill-in-save STEP] [--kill-other STEP] [--kill-written]
+        [--slow SECONDS] [--micro-batch N] [--processes N]
 
 Run in a folder with base and tokens. Not a test: it dies.
 """
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--kill-after", type=int, default=0)
     parser.add_argument("--kill-in-save", type=int, default=0)
     parser.add_argument("--kill-other", type=int, default=0)
+    parser.add_argument("--kill-written", action="store_true")
     parser.add_argument("--processes", type=int, default=None)
     parser.add_argument("--slow", type=float, default=0)
     parser.add_argument("--micro-batch", type=int, default=8)
@@ -69,7 +70,10 @@ def main() -> None:
     Watch.end_step = end_step
     checkpoints.to_disk = to_disk
     try:
-        train(Path("base"), Path("tokens"), Path("first"), given.adapter, params, runtime)
+        done = train(Path("base"), Path("tokens"), Path("first"), given.adapter, params, runtime)
+        if given.kill_written:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done()
     except StageError as error:
         sys.exit(str(error))
 

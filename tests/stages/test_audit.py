@@ -1,16 +1,20 @@
 import copy
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 
 from stages.audit import AuditParams, audit
-from stages.contracts import adapter, messages, tokens
+from stages.contracts import adapter, gguf, merged, messages, tokens
 from stages.errors import Refusal, StageError
-from stages.files import read_json, write_json
+from stages.files import read_json, sha256_files, sha256_tree, write_json
 from stages.gate import GateParams, gate
 from stages.tables import write_arrow, write_parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PARAMS = AuditParams.model_validate(
     {
@@ -25,25 +29,25 @@ PARAMS = AuditParams.model_validate(
 )
 
 
+WRITERS = {
+    "standardize": "messages",
+    "template": "tokens",
+    "train": "adapter",
+    "evaluate": "metrics.json",
+    "merge": "merged",
+    "gguf": "ggufs",
+}
+"""{stage: what it wrote}."""
+
+
 class World:
     """Everything that audit reads, right as it stands; a test breaks one thing."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.records: dict[str, Any] = {
-            "standardize": {
-                "inputs": {},
-                "outputs": {"messages": {"path": "data/messages", "sha256": "m", "files": {}}},
-            },
-            "template": {
-                "inputs": {"messages": {"path": "data/messages", "sha256": "m"}},
-                "outputs": {"tokens": {"path": "data/tokens", "sha256": "t", "files": {"train.arrow": "x"}}},
-            },
-            "gguf": {
-                "inputs": {},
-                "outputs": {"files": {"path": "data/gguf", "sha256": "g", "files": {"a.gguf": "y"}}},
-            },
-        }
+        self.records: dict[str, Any] = {}
+        self.break_records: Callable[[], object] = lambda: None
+        self.break_bytes: Callable[[], object] = lambda: None
         self.rows = {"raw": 6, "train": 3, "heldout": 1, "rejected": 1, "excluded": 1}
         self.second = dict.fromkeys(self.rows, 0)
         """Those of them that are the second source's."""
@@ -65,10 +69,8 @@ class World:
 
     def judge(self) -> dict[str, Any]:
         root = self.root
-        for folder in ("records", "messages", "tokens"):
-            (root / folder).mkdir()
-        for stage, record in self.records.items():
-            write_json(root / "records" / f"{stage}.json", record)
+        for folder in ("records", "messages", "tokens", "adapter"):
+            (root / folder).mkdir(exist_ok=True)
         first = {key: count - self.second[key] for key, count in self.rows.items()}
         sources = [{"source": "one", **first}, {"source": "two", **self.second}]
         write_json(root / "messages" / messages.SUMMARY, {**self.rows, "sources": sources})
@@ -98,14 +100,36 @@ class World:
             "labelled_tokens": [1] * len(self.trained),
             "steps": [[1]] * len(self.trained),
         }
-        write_parquet(root / "ledger", pa.Table.from_pydict(ledger, schema=adapter.LEDGER_SCHEMA))
-        for name in ("metrics", "merge", "ggufs"):
-            write_json(root / name, getattr(self, name))
-        inputs = {
-            name: root / name for name in ("records", "messages", "tokens", "ledger", "metrics", "merge", "ggufs")
+        write_parquet(root / "adapter" / adapter.LEDGER, pa.Table.from_pydict(ledger, schema=adapter.LEDGER_SCHEMA))
+        write_json(root / "metrics.json", self.metrics)
+        write_json(root / "merged" / merged.CHECKS, self.merge)
+        write_json(root / "ggufs" / gguf.CHECKS, self.ggufs)
+        (root / "ggufs" / "a.gguf").write_bytes(b"y")
+        return self.record_and_judge()
+
+    def record_and_judge(self) -> dict[str, Any]:
+        """Record what lies there as outputs; break the bytes, if a test wants to; judge."""
+        root = self.root
+        for stage, name in WRITERS.items():
+            path = root / name
+            digests = sha256_files(path)
+            record = self.records.setdefault(stage, {"inputs": {}, "outputs": {}})
+            record["outputs"][name] = {"path": path.as_posix(), "sha256": sha256_tree(digests), "files": digests}
+        tokens_read = {
+            "path": (root / "messages").as_posix(),
+            "sha256": self.records["standardize"]["outputs"]["messages"]["sha256"],
         }
-        audit(**inputs, audit=root / "audit", params=PARAMS)
-        return dict(read_json(root / "audit" / "verdict.json"))
+        self.records["template"]["inputs"] = {"messages": tokens_read}
+        self.break_records()
+        for stage, record in self.records.items():
+            write_json(root / "records" / f"{stage}.json", record)
+        self.break_bytes()
+        inputs = {name: root / name for name in ("records", "messages", "tokens", "adapter", "merged", "ggufs")}
+        audit(**inputs, metrics=root / "metrics.json", audit=root / "audit", params=PARAMS)
+        return self.verdict()
+
+    def verdict(self) -> dict[str, Any]:
+        return dict(read_json(self.root / "audit" / "verdict.json"))
 
 
 @pytest.fixture
@@ -120,7 +144,9 @@ def test_audit_right_world_passes(world: World) -> None:
 
 
 BREAKS = {
-    "chain": lambda world: world.records["template"]["inputs"]["messages"].update(sha256="other"),
+    "chain": lambda world: setattr(
+        world, "break_records", lambda: world.records["template"]["inputs"]["messages"].update(sha256="other")
+    ),
     "rows_accounted": lambda world: world.rows.update(raw=7),
     "rejected_share": lambda world: world.rows.update(rejected=3, train=1),
     "heldout_rows": lambda world: world.rows.update(heldout=0, train=4),
@@ -163,20 +189,66 @@ def test_audit_quantization_without_a_floor_is_not_judged(world: World) -> None:
     world.ggufs["files"]["m-q4_0.gguf"] = file
     verdict = world.judge()
     assert verdict["passed"] is True
-    (said,) = [check["says"] for check in verdict["checks"] if check["name"] == "m-q4_0.gguf: no floor"]
-    assert said.startswith("KL divergence 9, ")
-    assert said.endswith("not judged, since audit.gguf has no floor for q4_0")
+    (found,) = [check for check in verdict["checks"] if check["name"] == "m-q4_0.gguf: no floor"]
+    assert found["passed"] is None
+    assert found["says"].startswith("KL divergence 9, ")
+    assert found["says"].endswith("not judged, since there is no floor audit.gguf.q4_0")
+
+
+def test_audit_a_weak_file_is_refused_with_its_limit_its_param_and_what_to_do(world: World) -> None:
+    world.ggufs["files"]["m-q8_0.gguf"]["quality"].update(exact_match=0.9)
+    assert world.judge()["reasons"] == [
+        (
+            "m-q8_0.gguf: exact_match: 90.0% of 20 answers are right, 5.0% fewer than the merged model's 95.0% "
+            "(at most 2.0% fewer: audit.max_exact_match_loss); take q8_0 out of gguf.quantizations, or change that floor"
+        )
+    ]
 
 
 def test_audit_provenance_names_the_files_a_user_takes_away(world: World) -> None:
     world.judge()
     provenance = read_json(world.root / "audit" / "provenance.json")
-    assert provenance["model"] == {"data/gguf/a.gguf": "y"}
-    assert set(provenance["chain"]) == {"standardize", "template", "gguf"}
+    assert provenance["model"] == {f"{world.root}/ggufs/a.gguf": hashlib.sha256(b"y").hexdigest()}
+    assert set(provenance["chain"]) == set(WRITERS)
+
+
+def flip(path: Path) -> None:
+    """Change one byte."""
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda root: flip(root / "ggufs" / "a.gguf"), "ggufs/a.gguf is not what its record says"),
+        (lambda root: flip(root / "adapter" / "weights"), "adapter/weights is not what its record says"),
+        (lambda root: (root / "ggufs" / "a.gguf").unlink(), "ggufs/a.gguf is not there"),
+        (lambda root: (root / "merged" / "more").write_text(""), "merged/more is in no record"),
+        (
+            lambda root: (root / "metrics.json").write_text(" " + (root / "metrics.json").read_text()),
+            "metrics.json is not what its record says",
+        ),
+    ],
+)
+def test_audit_bytes_that_are_not_the_recorded_ones_are_refused_by_name(world: World, damage: Any, said: str) -> None:
+    (world.root / "adapter").mkdir()
+    (world.root / "adapter" / "weights").write_text("w")
+    world.break_bytes = lambda: damage(world.root)
+    with pytest.raises(Refusal, match=f"{world.root}/{said}"):
+        world.judge()
+    assert world.verdict()["passed"] is False
+    assert world.verdict()["reasons"] == [f"bytes: {world.root}/{said}"]
+
+
+def test_audit_output_without_a_record_is_refused(world: World) -> None:
+    world.break_records = lambda: world.records.pop("merge")
+    with pytest.raises(Refusal, match=r"no record says what .*/merged is"):
+        world.judge()
 
 
 def test_audit_without_records_cannot_judge(world: World) -> None:
-    world.records.clear()
+    world.break_records = world.records.clear
     with pytest.raises(StageError, match="no record"):
         world.judge()
 

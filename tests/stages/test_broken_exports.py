@@ -7,6 +7,7 @@ whole, do not fit or hold NaN, a disk without room, a model merged twice (test_m
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def convert(folder: Path, target: Path) -> None:
     finish_conversion(start_conversion(folder, target, "bf16", "small"), target)
+
+
+def test_converter_that_ctrl_c_ended_is_no_failure_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "full.log").write_text("Traceback")
+    command = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGINT); signal.pause()"]
+    with pytest.raises(KeyboardInterrupt):
+        finish_conversion(subprocess.Popen(command, stderr=subprocess.DEVNULL), tmp_path / "full.gguf")
 
 
 def altered_folder(source: Path, target: Path, alter: Any) -> Path:

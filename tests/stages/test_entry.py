@@ -1,8 +1,11 @@
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from tests.project import ROOT
 
 RUNTIME = """
-runtime: {device: cpu, workers: 1, processes: null, micro_batch: 2, memory_limit_gb: null, save_steps: null, report_to: none, gradient_checkpointing: 'off', evaluation_batch: 4, log_level: info}
+runtime: {device: cpu, workers: 1, processes: null, sharding: none, micro_batch: 2, memory_limit_gb: null, save_steps: null, report_to: none, gradient_checkpointing: 'off', evaluation_batch: 4, log_level: info}
 """
 HEAD = """
 from pathlib import Path
@@ -34,7 +37,8 @@ def stage(tmp_path: Path):
     (tmp_path / "source" / "a.txt").write_text("one")
 
     def run(body: str, *flags: str, project: Path = ROOT) -> subprocess.CompletedProcess[str]:
-        code = HEAD + textwrap.dedent(body) + "\nrun(copy)\n"
+        body = textwrap.dedent(body)
+        code = HEAD + body + ("" if "run(copy" in body else "\nrun(copy)\n")
         command = [sys.executable, "-c", code, "--source", "source", "--target", "target", *flags]
         return subprocess.run(
             command,
@@ -182,3 +186,149 @@ def test_run_stage_error_names_restore_only_where_there_is_something_to_restore(
 def test_run_stage_error_is_told_whatever_dvc_lock_holds(stage, tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text("{ : broken")
     assert stage(FAILS).stderr == "copy: row 7 is broken\n"
+
+
+CHOSEN = """
+def copy(source: Input, target: Output, params: CopyParams) -> None:
+    target.mkdir()
+    (target / "b.txt").write_text((source / "a.txt").read_text() * params.times)
+
+run(copy, lambda params, inputs: {"source": [NAMES]})
+"""
+
+
+def test_run_what_the_params_do_not_ask_for_is_in_no_record_and_may_change(stage, tmp_path: Path) -> None:
+    def record() -> bytes:
+        body = (
+            CHOSEN.replace("NAMES", '"a.txt", "folder"') + "(Path('source') / 'stray.txt').write_text('while it ran')\n"
+        )
+        ended = stage(
+            body.replace("    target.mkdir()\n", "    target.mkdir()\n    (source / 'late.txt').write_text('x')\n"),
+            "--record",
+            "r.json",
+        )
+        assert ended.returncode == 0, ended.stderr
+        return (tmp_path / "r.json").read_bytes()
+
+    (tmp_path / "source" / "folder").mkdir()
+    (tmp_path / "source" / "folder" / "c.txt").write_text("c")
+    before = record()
+    (tmp_path / "source" / "notes.txt").write_text("of no use")
+    (tmp_path / "source" / "folder" / ".gitkeep").write_text("")
+    assert record() == before
+    read = json.loads(before)["inputs"]["source"]
+    assert list(read["files"]) == ["a.txt", "folder/c.txt"]
+    (tmp_path / "source" / "folder" / "d.txt").write_text("d")
+    assert record() != before
+
+
+@pytest.mark.parametrize(
+    "change", ["(source / 'a.txt').write_text('two')", "(source / 'folder' / 'new').write_text('x')"]
+)
+def test_run_what_the_params_ask_for_changed_meanwhile_fails(stage, tmp_path: Path, change: str) -> None:
+    (tmp_path / "source" / "folder").mkdir()
+    ended = stage(CHOSEN.replace("NAMES", '"a.txt", "folder"').replace("target.mkdir()", f"target.mkdir(); {change}"))
+    assert ended.returncode == 1
+    assert "source was changed while copy was reading it" in ended.stderr
+    assert not (tmp_path / "target").exists()
+
+
+def test_run_an_input_that_is_not_read_is_the_same_whatever_it_holds(stage, tmp_path: Path) -> None:
+    body = """
+    def copy(source: Input, target: Output, params: CopyParams) -> None:
+        target.write_text("x")
+
+    run(copy, lambda params, inputs: {"source": []})
+    """
+    stage(body, "--record", "r.json")
+    before = (tmp_path / "r.json").read_bytes()
+    (tmp_path / "source" / "a.txt").write_text("another")
+    stage(body, "--record", "r.json")
+    assert (tmp_path / "r.json").read_bytes() == before
+    assert json.loads(before)["inputs"]["source"]["files"] == {}
+
+
+def test_run_a_stage_s_last_act_comes_when_the_outputs_and_the_record_are_there(stage, tmp_path: Path) -> None:
+    body = """
+    def copy(source: Input, target: Output, params: CopyParams):
+        target.write_text("x")
+        def finish() -> None:
+            Path("seen").write_text(f"{Path('target').exists()} {Path('r.json').exists()} {target.exists()}")
+        return finish
+    """
+    ended = stage(body, "--record", "r.json")
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "seen").read_text() == "True True False"
+    (tmp_path / "seen").unlink()
+    (tmp_path / "r.json").unlink()
+    (tmp_path / "target").unlink()
+    ended = stage(body.replace("return finish", "(source / 'a.txt').write_text('two'); return finish"))
+    assert ended.returncode == 1
+    assert not (tmp_path / "seen").exists(), "what a stopped run would go on from must stay"
+
+
+WAITS = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in a shell's background it is ignored
+def wait() -> None:
+    Path("started").write_text("")
+    time.sleep(20)
+
+def copy(source: Input, target: Output, params: CopyParams) -> None:
+    target.mkdir()
+    (target / "half").write_text("half")
+    WHERE
+run(copy)
+"""
+
+
+PRESSED = {
+    "anywhere": "wait()",
+    "in a library that makes an error of it": """try:
+        wait()
+    except KeyboardInterrupt:
+        raise RuntimeError('a library, of the interrupt') from None""",
+    "and a stage that cleans up": """try:
+        wait()
+    except KeyboardInterrupt:
+        time.sleep(1)
+        Path('cleaned').write_text('')
+        raise""",
+    "in a destructor, which swallows it": """class Thing:
+        def __del__(self):
+            wait()
+    Thing()
+    wait()""",
+}
+
+
+@pytest.mark.parametrize("where", PRESSED)
+def test_run_interrupted_says_one_line_and_leaves_nothing(tmp_path: Path, where: str) -> None:
+    (tmp_path / "params.yaml").write_text("copy: {times: 2, rate: 2e-4}\n" + RUNTIME)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    cached = tmp_path / ".dvc/cache/files/md5/01/23456789abcdef.dir"
+    cached.parent.mkdir(parents=True)
+    cached.write_text("[]")
+    code = HEAD + WAITS.replace("WHERE", PRESSED[where])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "--source", "source", "--target", "target"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT) if process.poll() is None else None  # as an impatient hand does
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert (tmp_path / "cleaned").exists() == ("cleans up" in where)
+    assert said == f"copy: interrupted; nothing half-written is left, and `dvc repro` begins this stage again\n{HINT}"
+    assert (
+        sorted(file.name for file in tmp_path.iterdir() if file.name.endswith("partial") or file.name == "target") == []
+    )

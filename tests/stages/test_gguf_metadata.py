@@ -1,6 +1,7 @@
 """What the files say of their origin, read back as anybody reads it, and README.md's commands."""
 
 import ast
+import importlib.metadata
 import json
 import re
 import shlex
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stages.contracts.gguf import KEYS, RECORDS
+from stages.contracts.gguf import KEYS, KINDS, RECORDS
 from stages.errors import StageError
 from stages.llama_cpp import pretokenizer as rules
 from stages.llama_cpp.origin import read_origin, records_digest, tuned_metadata
@@ -62,7 +63,7 @@ def test_records_hash_changes_with_any_byte_of_any_record(tmp_path: Path, stage:
 
 def test_hub_ids_become_organization_name_and_version_and_local_ones_a_name(tmp_path: Path) -> None:
     make_records(tmp_path)
-    says = tuned_metadata(read_origin(record_files(tmp_path), make_weights(tmp_path / "adapter"), "llama3.2"))
+    says = tuned_metadata(read_origin(record_files(tmp_path), make_weights(tmp_path / "adapter"), "llama3.2"), "model")
     general = {key: value for key, value in says.items() if key.startswith("general.")}
     assert general == {
         "general.license": "llama3.2",
@@ -81,7 +82,7 @@ def test_hub_ids_become_organization_name_and_version_and_local_ones_a_name(tmp_
 def test_licence_of_null_is_left_out(tmp_path: Path) -> None:
     make_records(tmp_path)
     origin = read_origin(record_files(tmp_path), make_weights(tmp_path / "adapter"), None)
-    assert "general.license" not in tuned_metadata(origin)
+    assert "general.license" not in tuned_metadata(origin, "model")
 
 
 def test_records_that_are_another_stages_or_too_few_are_refused(tmp_path: Path) -> None:
@@ -96,7 +97,14 @@ def test_records_that_are_another_stages_or_too_few_are_refused(tmp_path: Path) 
 
 def told(**change: Any) -> str:
     """README.md of an export of which this is known."""
-    quality = {"kl": 0.001, "top_1_agreement": 0.99, "perplexity": 2.0, "exact_match": None, "answers_equal": 0}
+    quality = {
+        "kl": 0.001,
+        "kl_error": None,
+        "top_1_agreement": 0.99,
+        "perplexity": 2.0,
+        "exact_match": None,
+        "answers_equal": 0,
+    }
     source = {"source": "demo", "revision": None}
     checks: Any = {
         "files": {"small-q8_0.gguf": {"quantization": "q8_0", "bytes": 1_500_000, "quality": quality}},
@@ -182,6 +190,9 @@ def test_file_says_where_it_comes_from(
     )
     assert said[KEYS["adapter"]] == done.stdout.split()[0]
     assert said[KEYS["records"]] == by_sha256sum(root / "records") == found["origin"]["records_sha256"]
+    assert said[KEYS["kind"]] == KINDS["lora" if "lora" in name else "model"]
+    assert said[KEYS["merged_into"]] == "base16"
+    assert said[KEYS["version"]] == importlib.metadata.version("retune") == found["origin"]["version"]
     assert shlex.split(said[KEYS["command"]]) == ["python", "-m", "stages.gguf", *COMMAND]
 
 
@@ -190,7 +201,9 @@ def test_base_file_says_nothing_of_the_training(exported: tuple[Path, dict[str, 
     said = values(exported[0] / "gguf/small-base-q8_0.gguf")
     assert said["general.name"] == "small-base"
     assert said["general.base_model.0.version"] == REVISION
-    assert not {KEYS["records"], KEYS["adapter"], KEYS["dataset"], "general.dataset.count"} & said.keys()
+    assert said[KEYS["kind"]] == KINDS["base"]
+    training = {KEYS[name] for name in ("records", "adapter", "dataset", "merged_into")}
+    assert not {*training, "general.dataset.count"} & said.keys()
 
 
 @pytest.mark.slow

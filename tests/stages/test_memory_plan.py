@@ -58,7 +58,9 @@ def shape(name: str) -> Shape:
     return Shape.of(config_of(name), tensors_of(name))
 
 
-def workload(name: str = "3b", layout: Layout = "flattened", processes: int = 1, **changed: Any) -> Workload:
+def workload(
+    name: str = "3b", layout: Layout = "flattened", processes: int = 1, sharding: str = "none", **changed: Any
+) -> Workload:
     draw = random.Random(0)
     lengths = [draw.randint(60, 1900) for _ in range(400)]
     pack = 2048 if layout == "packed" else None
@@ -66,7 +68,9 @@ def workload(name: str = "3b", layout: Layout = "flattened", processes: int = 1,
     sizes = {"conversations_per_step": None, "tokens_per_step": sequences * 2048, "pack_length": 2048} if pack else {}
     params = TrainParams.model_validate({**PARAMS.model_dump(), "layout": layout, **sizes, **changed})
     plan = make_plan(lengths, layout, 1, steps=12, epochs=None, sequences=sequences, pack_length=pack)
-    return make_workload(config_of(name), shape(name), params, plan, lengths, [], on_gpu=True, processes=processes)
+    return make_workload(
+        config_of(name), shape(name), params, plan, lengths, [], on_gpu=True, processes=processes, sharding=sharding
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,6 +99,37 @@ def test_memory_counts_the_parameters_that_are_trained() -> None:
 def test_memory_of_a_training_that_adds_up_over_processes_has_their_buckets() -> None:
     one, two = (Setup(shape("3b"), LORA, load_in_4bit=True, eight_bit=True, fused=True, processes=n) for n in (1, 2))
     assert two.optimizer - one.optimizer == 4 * one.trained
+
+
+def test_memory_of_a_base_that_is_spread_has_its_part_and_one_buffer_for_all_layers() -> None:
+    setups = [
+        Setup(shape("8b"), LORA, load_in_4bit=False, eight_bit=False, fused=True, processes=n, shards=n)
+        for n in (1, 2, 4)
+    ]
+    one, two, four = (memory(setup, Fit(1, 0, 512), 2048) for setup in setups)
+    layer = shape("8b").linear / 32 * 2
+    # beside the weights the columns of the adapters, which lie in the same buffers
+    assert one.weights - two.weights == pytest.approx(shape("8b").linear - layer, rel=0.03)
+    assert two.weights - four.weights == pytest.approx(shape("8b").linear / 2, rel=0.03)
+    assert one.activations == two.activations
+
+
+def test_workload_says_why_its_base_cannot_be_spread() -> None:
+    whole: dict[str, Any] = {"load_in_4bit": False}
+    lora = {**LORA.model_dump(), "use_dora": True}
+    assert workload(sharding="fsdp", processes=2, **whole).not_sharded is None
+    assert workload(sharding="fsdp", processes=2, **whole).setup.shards == 2
+    assert workload(sharding="fsdp", processes=1).not_sharded is None
+    assert workload(sharding="fsdp", processes=1, **whole).setup.shards == 1
+    assert workload(sharding="none", processes=2).setup.shards == 1
+    for changed, words in (
+        ({}, "4 bit"),
+        ({**whole, "layout": "padded"}, "flat batches"),
+        ({**whole, "lora": lora}, "DoRA"),
+    ):
+        reason = workload(sharding="fsdp", processes=2, **changed).not_sharded
+        assert reason is not None
+        assert words in reason
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_curves_of_nothing_are_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2141664, "2.0 MiB"), (6 * 2**30, "6.00 GiB")]
+    ("count", "said"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 kB"), (2041664, "2.0 MB"), (6 * 10**9, "6.00 GB")]
 )
 def test_size_is_said_in_the_unit_that_fits(count: int, said: str) -> None:
     assert size(count) == said
@@ -60,8 +60,15 @@ def test_difference_is_said_in_words() -> None:
 HOSTILE = "</span><script>alert(1)</script> <img src=x onerror=alert(1)> & \x1b[31m \u202e"
 
 
-QUALITY = {"kl": 0.0037, "top_1_agreement": 0.99, "perplexity": 2.4, "exact_match": 0.95, "answers_equal": 4}
-FILE = {"bytes": 4 << 20, "imatrix": False, "fallbacks": {}, "quality": QUALITY}
+QUALITY = {
+    "kl": 0.0037,
+    "kl_error": 0.0002,
+    "top_1_agreement": 0.99,
+    "perplexity": 2.4,
+    "exact_match": 0.95,
+    "answers_equal": 4,
+}
+FILE = {"quantization": "q8_0", "bytes": 4_000_000, "imatrix": False, "fallbacks": {}, "quality": QUALITY}
 GGUFS: dict[str, Any] = {
     "rows": ["a"],
     "split": "heldout",
@@ -75,6 +82,7 @@ GGUFS: dict[str, Any] = {
 }
 MERGE: dict[str, Any] = {
     "into": "base16",
+    "max_logit_difference": 0.01,
     "load_in_4bit": True,
     "rows": 16,
     "positions": 640,
@@ -104,6 +112,7 @@ def facts() -> dict[str, Any]:
             "inputs": {},
             "outputs": {},
         },
+        "gguf": {"params": {"quantizations": ["q8_0", "q4_k_m"]}, "inputs": {}, "outputs": {}},
     }
     return {
         "audit/verdict.json": {"passed": True, "checks": [], "reasons": []},
@@ -139,6 +148,7 @@ def made(root: Path, rows: list[tuple[str, str]], examples: int, **changed: Any)
         merge=root / "merge.json",
         ggufs=root / "ggufs.json",
         report=root / "report",
+        figures=root / "export.json",
         params=ReportParams(title="A model", examples=examples),
     )
     return (root / "report/index.html").read_text(), (root / "report/README.md").read_text()
@@ -263,24 +273,54 @@ def test_report_of_a_model_that_was_checked_whole_claims_no_difference_from_what
 
 
 def test_report_shows_every_file_against_the_merged_model(tmp_path: Path) -> None:
-    other = {**FILE, "imatrix": True, "fallbacks": {"a": "Q4_K -> Q5_0", "b": "Q4_K -> Q5_0"}}
-    lora = {"file": "m-lora-f16.gguf", "bytes": 1 << 20, "over": {"quantization": "bf16"}, "quality": QUALITY}
+    other = {**FILE, "quantization": "q4_k_m", "imatrix": True, "fallbacks": {"a": "Q4_K -> Q5_0", "b": "Q4_K -> Q5_0"}}
+    lora = {
+        "file": "m-lora-f16.gguf",
+        "type": "f16",
+        "bytes": 1_000_000,
+        "over": {"quantization": "bf16"},
+        "quality": QUALITY,
+    }
     ggufs = {**GGUFS, "files": {"m-q8_0.gguf": FILE, "m-q4_k_m.gguf": other}, "imatrix": {"rows": 256}, "lora": lora}
     page, card = made(tmp_path, [("a", "b")], examples=0, ggufs=ggufs)
     found = rows_of(page, "Files, each measured")
-    assert found[1] == ["merged model, in float32", "", "", "", "2.000", "", "96.0%"]
+    assert found[1] == ["merged model, in float32", "", "", "", "", "2.000", "", "96.0%"]
     assert [row[1:] for row in found[2:]] == [
-        ["4.0 MiB", "0.0037", "99.0%", "2.400", "1.2000", "95.0%"],
-        ["4.0 MiB", "0.0037", "99.0%", "2.400", "1.2000", "95.0%"],
-        ["1.0 MiB", "0.0037", "99.0%", "2.400", "1.2000", "95.0%"],
+        ["4.0 MB", "0.0037 ± 0.0004", "\N{EN DASH}", "99.0%", "2.400", "1.2000", "95.0%"],
+        ["4.0 MB", "0.0037 ± 0.0004", "\N{EN DASH}", "99.0%", "2.400", "1.2000", "95.0%"],
+        ["1.0 MB", "0.0037 ± 0.0004", "\N{EN DASH}", "99.0%", "2.400", "1.2000", "95.0%"],
     ]
+    assert [row[0].split()[0] for row in found[2:4]] == ["m-q8_0.gguf", "m-q4_k_m.gguf"], "as the params list them"
     said = " ".join(row[0] for row in found)
     assert "with the importance matrix of 256 training rows" in said
+    assert "had a part in 1 of 2 files" in page
+    assert "of 256 training rows had a part in 1 of 2 files" in card
     assert "2 tensors in another type, for the length of their rows: Q4_K -&gt; Q5_0" in said
     assert "the adapter alone, over the base in bf16" in said
-    assert "| m-lora-f16.gguf over the base in bf16 | 1.0 MiB | 0.0037 | 99.0% | 1.2000 |" in card
+    assert "| m-lora-f16.gguf over the base in bf16 | 1.0 MB | 0.0037 | 99.0% | 1.2000 |" in card
 
 
 def test_report_says_why_there_is_no_file_of_the_adapter(tmp_path: Path) -> None:
     page, _ = made(tmp_path, [("a", "b")], examples=0, ggufs={**GGUFS, "lora_left_out": "it trains rows"})
     assert "The adapter alone is no file here: it trains rows" in page
+
+
+def test_report_marks_and_counts_what_is_not_judged_apart(tmp_path: Path) -> None:
+    check = {"name": "m-q8_0.gguf: kl", "found": 0.0037, "floor": 0.01, "says": "near"}
+    checks = [{**check, "passed": True}, {**check, "name": "m-q2_k.gguf: no floor", "floor": None, "passed": None}]
+    root = tmp_path / "passed"
+    page, _ = made(root, [("a", "b")], 0, **{"audit/verdict": {"passed": True, "reasons": [], "checks": checks}})
+    assert "Passed: all 1 checks" in page
+    assert "1 not judged" in page
+    assert [row[0] for row in rows_of(page, "The verdict, check by check")] == ["\N{CHECK MARK}", "\N{EN DASH}"]
+    assert rows_of(page, "Files, each measured")[2][3] == "0.01", "a file's KL has its floor beside it"
+
+
+def test_report_figures_are_by_quantization_without_what_no_one_compares(tmp_path: Path) -> None:
+    lora = {"file": "m-lora-f16.gguf", "type": "f16", "bytes": 10, "over": {"quantization": "bf16"}, "quality": QUALITY}
+    made(tmp_path, [("a", "b")], 0, ggufs={**GGUFS, "lora": lora})
+    found = json.loads((tmp_path / "export.json").read_text())
+    assert found["gguf"]["q8_0"] == {"bytes": 4_000_000, **QUALITY}
+    assert list(found["gguf"]) == ["lora_f16_over_bf16", "q8_0"]
+    assert found["merge"]["losses"] == MERGE["losses"]
+    assert found["merged"] == GGUFS["merged"]

@@ -428,7 +428,7 @@ messages, tokenizer, tokens, workers = sys.argv[1:]
 template(Path(messages), Path(tokenizer), Path("none"), Path(tokens),
     TemplateParams(chat_template="llama-3.1", date_string="26 Jul 2024", max_length=1000, too_long="reject",
                    train_on="all_assistant_turns", missing_control_tokens="error", control_tokens_in_content="reject"),
-    Runtime(device="cpu", workers=int(workers), processes=None, micro_batch=1, memory_limit_gb=None, save_steps=None, report_to="none", gradient_checkpointing="off", evaluation_batch=1,
+    Runtime(device="cpu", workers=int(workers), processes=None, sharding="none", micro_batch=1, memory_limit_gb=None, save_steps=None, report_to="none", gradient_checkpointing="off", evaluation_batch=1,
             log_level="warning"))
 assert not {"torch", "transformers"} & set(sys.modules), "a data stage imported a model library"
 """

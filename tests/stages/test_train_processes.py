@@ -18,6 +18,7 @@ from stages.contracts.tokens import TRAIN as TRAIN_FILE
 from stages.contracts.tokens import read_tokens
 from stages.errors import StageError
 from stages.group import Group
+from stages.launch import NAMES, launched
 from stages.params import Runtime
 from stages.processes import process_count
 from stages.token_rows import TokenRows
@@ -78,6 +79,13 @@ def test_two_processes_learn_what_one_does(shared: Path, layout: str) -> None:
 
 
 @pytest.mark.slow
+def test_four_processes_learn_what_one_does(shared: Path) -> None:
+    said = json.loads((shared / "processes_probe.json").read_text())
+    assert said["flattened-4"]["said"] == ""
+    compare(shared / "processes" / "flattened-1", shared / "processes" / "flattened-4")
+
+
+@pytest.mark.slow
 def test_loss_that_is_no_number_in_two_processes_has_the_error_of_one(shared: Path) -> None:
     said = json.loads((shared / "processes_probe.json").read_text())["wild"]["said"]
     assert said.startswith("step ")
@@ -86,7 +94,7 @@ def test_loss_that_is_no_number_in_two_processes_has_the_error_of_one(shared: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 8])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_conversation_is_trained_once_an_epoch_over_the_processes(
     tiny_base: Path, layout: str, ranks: int
@@ -281,9 +289,27 @@ def test_process_lost_while_it_loads_ends_the_first_whatever_it_does(
     assert said in done.stderr
 
 
-def test_process_count_is_what_runtime_says_and_one_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_count_is_what_runtime_or_torchrun_says_and_one_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process_count(Runtime.model_validate(RUNTIME)) == 1
     assert process_count(Runtime.model_validate({**RUNTIME, "processes": 3})) == 3
+    for name, value in zip(NAMES, ("1", "4", "1", "2", "127.0.0.1", "29500"), strict=True):
+        monkeypatch.setitem(os.environ, name, value)
+    launched.cache_clear()
+    try:
+        assert process_count(Runtime.model_validate(RUNTIME)) == 4
+        assert process_count(Runtime.model_validate({**RUNTIME, "processes": 4})) == 4
+        with pytest.raises(StageError, match="torchrun has started 4"):
+            process_count(Runtime.model_validate({**RUNTIME, "processes": 3}))
+        # Unsloth and accelerate would make groups of their own
+        assert not os.environ.keys() & set(NAMES)
+    finally:
+        launched.cache_clear()
+
+
+def test_half_a_launch_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
-    with pytest.raises(StageError, match="without torchrun"):
-        process_count(Runtime.model_validate(RUNTIME))
+    launched.cache_clear()
+    with pytest.raises(StageError, match="not RANK, LOCAL_RANK"):
+        launched()
+    monkeypatch.delitem(os.environ, "WORLD_SIZE")
+    assert launched() is None

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,8 @@ def told(world: Path) -> dict[str, tuple[int, str]]:
     found["terminated"] = (process.wait(timeout=60), said)
     found["terminated, left"] = (0, " ".join(saved(world)))
     found["other inputs"] = finish(start(world, "other", *SETTINGS, "learning_rate=0.02", "--kill-after", "3"))
+    found["written"] = finish(start(world, "adapter", *SETTINGS, "--kill-written"))
+    shutil.rmtree(world / "adapter")
     found["resumed"] = finish(start(world, "adapter", *SETTINGS))
     found["resumed, left"] = (0, " ".join(saved(world)))
     return found
@@ -115,8 +118,15 @@ def test_sigterm_saves_the_step_under_way_and_fails(world: Path, told: dict[str,
     assert f"ended {step}\n" in said
     assert f"ended {step + 1}\n" not in said
     assert told["terminated, left"][1].split()[-1] == f"step-{step:08d}"
-    assert f"resumed after step {step} of 16" in told["resumed"][1]
+    assert f"resumed after step {step} of 16" in told["written"][1]
     assert not list(world.glob(".*.partial"))
+
+
+def test_training_that_ended_is_not_lost_until_its_outputs_are_in_place(told: dict[str, tuple[int, str]]) -> None:
+    assert told["written"][0] == -signal.SIGKILL
+    assert "ended 16\n" in told["written"][1]
+    assert "resumed after step 16 of 16" in told["resumed"][1]
+    assert "ended" not in told["resumed"][1].split("resumed after step 16 of 16")[1]
 
 
 def test_checkpoint_of_other_inputs_is_never_used(told: dict[str, tuple[int, str]]) -> None:

@@ -54,6 +54,7 @@ RUNTIME: dict[str, Any] = {
     "device": "cpu",
     "workers": None,
     "processes": None,
+    "sharding": "none",
     "micro_batch": 2,
     "memory_limit_gb": None,
     "save_steps": None,

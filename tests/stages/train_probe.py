@@ -31,22 +31,22 @@ FLATTENED = PARAMS.model_copy(update={"layout": "flattened"})
 def part_one() -> None:
     runtime = Runtime.model_validate(RUNTIME)
     whole = runtime.model_copy(update={"micro_batch": 8})
-    train(Path("base"), Path("tokens"), Path("first"), Path("adapter"), PARAMS, runtime)
-    train(Path("base"), Path("tokens"), Path("first"), Path("whole_step"), PARAMS, whole)
-    train(Path("base"), Path("tokens"), Path("first"), Path("flattened"), FLATTENED, whole)
+    train(Path("base"), Path("tokens"), Path("first"), Path("adapter"), PARAMS, runtime)()
+    train(Path("base"), Path("tokens"), Path("first"), Path("whole_step"), PARAMS, whole)()
+    train(Path("base"), Path("tokens"), Path("first"), Path("flattened"), FLATTENED, whole)()
     curve = FLATTENED.model_copy(update={"logging_steps": 1, "eval_steps": None})
-    train(Path("base"), Path("tokens"), Path("first"), Path("curve"), curve, whole)
-    train(Path("base"), Path("tokens_added"), Path("first"), Path("added"), PARAMS, runtime)
-    train(Path("tied"), Path("tokens_added"), Path("first"), Path("added_tied"), PARAMS, runtime)
+    train(Path("base"), Path("tokens"), Path("first"), Path("curve"), curve, whole)()
+    train(Path("base"), Path("tokens_added"), Path("first"), Path("added"), PARAMS, runtime)()
+    train(Path("tied"), Path("tokens_added"), Path("first"), Path("added_tied"), PARAMS, runtime)()
 
 
 def part_two() -> None:
     runtime = Runtime.model_validate(RUNTIME)
-    train(Path("base"), Path("tokens"), Path("first"), Path("again"), PARAMS, runtime)
+    train(Path("base"), Path("tokens"), Path("first"), Path("again"), PARAMS, runtime)()
     found: dict[str, object] = {"batches": batches_seen(runtime)}
     wild = PARAMS.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0, "schedule": "constant"})
     try:
-        train(Path("base"), Path("tokens"), Path("first"), Path("wild"), wild, runtime)
+        train(Path("base"), Path("tokens"), Path("first"), Path("wild"), wild, runtime)()
     except StageError as error:
         found["wild"] = str(error)
     Path("probe.json").write_text(json.dumps(found))
@@ -67,6 +67,7 @@ def set_up(params: TrainParams, runtime: Runtime) -> tuple[object, Work]:
         seed=params.seed,
         embedding_rows=embedding_rows,
         trained_rows=trained_rows,
+        group=Group(),
     )
     checkpoints = Checkpoints(Path(".retune/probe"), {})
     work = make_work(rows, planned(rows, params), tokens, tokenizer, checkpoints, params, runtime, Group())

@@ -79,7 +79,7 @@ def write_imatrix(path: Path, model: Path, *, tokens: int = 4096) -> None:
         if tensor.name.startswith("blk.") and len(tensor.shape) > 1
     }
     sums = {name: tokens * np.exp(draw.standard_normal(columns)) for name, columns in matrices.items()}
-    write_importance(path, sums, tokens, rows=8)
+    write_importance(path, sums, tokens, rows=8, says={})
 
 
 def folder_names(values: dict[str, np.ndarray], heads: int, kv_heads: int) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ def make_records(folder: Path) -> None:
     told = {
         "fetch_model": (MODEL, {"base": {"path": "data/base", "sha256": "b" * 64}}),
         "fetch_data": ({"sources": SOURCES, "limit": None}, {"raw": {"path": "data/raw", "sha256": "d" * 64}}),
+        "merge": ({"into": "base16"}, {}),
     }
     for stage in RECORDS:
         params, outputs = told.get(stage, ({}, {}))

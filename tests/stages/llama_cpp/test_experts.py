@@ -211,4 +211,4 @@ def test_importance_matrix_of_a_model_with_experts_is_refused_in_words(tmp_path:
     (tmp_path / "tokens").mkdir()
     write_arrow(tmp_path / "tokens" / "train.arrow", pa.Table.from_pylist([row], schema=SCHEMA))
     with pytest.raises(StageError, match=r"not computed for models with experts.*`gguf\.imatrix` to none"):
-        imatrix(tmp_path / "merged", tmp_path / "tokens", source, tmp_path / "imatrix.gguf", 10, "cpu")
+        imatrix(tmp_path / "merged", tmp_path / "tokens", source, tmp_path / "imatrix.gguf", 10, "cpu", {})

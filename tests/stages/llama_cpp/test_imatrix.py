@@ -61,7 +61,7 @@ def test_groups_bound_the_hidden_states_and_lose_no_row(monkeypatch: pytest.Monk
 
 
 def test_importance_of_a_file_is_the_mean_square(tmp_path: Path) -> None:
-    write_importance(tmp_path / "imatrix.gguf", {"blk.0.attn_q.weight": np.array([8.0, 0.0, 2.0])}, 4, 2)
+    write_importance(tmp_path / "imatrix.gguf", {"blk.0.attn_q.weight": np.array([8.0, 0.0, 2.0])}, 4, 2, {})
     found = read_importance(tmp_path / "imatrix.gguf")
     assert found.columns["blk.0.attn_q.weight"].tolist() == [2.0, 0.0, 0.5]
     assert found.metadata == {
@@ -74,7 +74,7 @@ def test_importance_of_a_file_is_the_mean_square(tmp_path: Path) -> None:
 
 def test_importance_that_is_no_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"blk\.0\.attn_q\.weight hold values that are no finite numbers"):
-        write_importance(tmp_path / "imatrix.gguf", {"blk.0.attn_q.weight": np.array([1.0, np.inf])}, 4, 2)
+        write_importance(tmp_path / "imatrix.gguf", {"blk.0.attn_q.weight": np.array([1.0, np.inf])}, 4, 2, {})
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2"])
@@ -104,7 +104,9 @@ def test_imatrix_is_that_of_llama_imatrix_on_the_same_tokens(model: tuple[Path, 
     (tmp_path / "text.txt").write_text(text)
     sequences = as_llama_imatrix_cuts(root / "fp32.gguf", text)
     write_rows(tmp_path / "tokens" / "train.arrow", {f"{number:03}": ids for number, ids in enumerate(sequences)})
-    said = imatrix(root / "merged", tmp_path / "tokens", root / "full.gguf", tmp_path / "imatrix.gguf", 10**6, "cpu")
+    said = imatrix(
+        root / "merged", tmp_path / "tokens", root / "full.gguf", tmp_path / "imatrix.gguf", 10**6, "cpu", {}
+    )
     assert (said["rows"], said["tokens"]) == (len(sequences), CHUNK * len(sequences))
     command = [
         find("llama-imatrix"), "-m", root / "fp32.gguf", "-f", tmp_path / "text.txt", "-o", tmp_path / "theirs.gguf",
@@ -134,7 +136,7 @@ def test_imatrix_twice_and_in_groups_gives_the_same_bytes(
     digests = []
     for states in (1 << 30, 1 << 30, 1):
         monkeypatch.setattr(module, "STATES_BYTES", states)
-        said = imatrix(root / "merged", tmp_path, root / "full.gguf", tmp_path / "imatrix.gguf", 200, "cpu")
+        said = imatrix(root / "merged", tmp_path, root / "full.gguf", tmp_path / "imatrix.gguf", 200, "cpu", {})
         digests.append(said["sha256"])
     assert said["tokens"] == 200
     assert len(set(digests)) == 1
@@ -166,7 +168,14 @@ def test_imatrix_that_lacks_a_matrix_is_refused(model: tuple[Path, Any]) -> None
 
 
 def test_file_is_one_that_ggufs_own_reader_reads(tmp_path: Path) -> None:
-    write_importance(tmp_path / "imatrix.gguf", {"blk.0.attn_q.weight": np.ones(32)}, 4, 2)
+    write_importance(tmp_path / "imatrix.gguf", {"blk.0.attn_q.weight": np.ones(32)}, 4, 2, {})
     reader = gguf.GGUFReader(tmp_path / "imatrix.gguf")
     assert reader.fields["general.type"].contents() == "imatrix"
     assert [tuple(tensor.shape.tolist()) for tensor in reader.tensors] == [(32,), (1,)]
+
+
+def test_importance_file_says_what_made_it(tmp_path: Path) -> None:
+    says = {"retune.kind": "importance matrix", "general.base_model.count": 1}
+    write_importance(tmp_path / "imatrix.gguf", {"blk.0.attn_q.weight": np.ones(32)}, 4, 2, says)
+    fields = gguf.GGUFReader(tmp_path / "imatrix.gguf").fields
+    assert {key: fields[key].contents() for key in says} == says

@@ -1,8 +1,12 @@
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -102,6 +106,39 @@ def test_command_that_fails_is_told_with_the_end_of_its_log(tmp_path: Path) -> N
     with pytest.raises(StageError, match=r"(?s)it went wrong \(exit code 7\):.*last words"):
         carry_out(command, tmp_path / "log", "doing", "it went wrong")
     assert "first" in (tmp_path / "log").read_text()
+
+
+CHILDREN = """
+import subprocess, sys, pathlib
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+pathlib.Path(sys.argv[1]).write_text(str(child.pid))
+print("[1/2] started", flush=True)
+child.wait()
+"""
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+def test_command_that_is_interrupted_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    def press() -> None:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    Thread(target=press, daemon=True).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            carry_out([sys.executable, "-c", CHILDREN, tmp_path / "pid"], tmp_path / "log", "doing", "it went wrong")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    until = time.monotonic() + 30
+    while is_running(int((tmp_path / "pid").read_text())):
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
