@@ -11,6 +11,7 @@ from retune.accept import accept
 from retune.chat import chat
 from retune.doctor import doctor
 from retune.inspect import inspect
+from retune.origin import origin
 from retune.plan import plan
 from retune.preview import preview
 from retune.push import push
@@ -27,6 +28,7 @@ app.command()(plan)
 app.command()(doctor)
 app.command()(accept)
 app.command()(summary)
+app.command()(origin)
 app.command()(chat)
 app.command()(serve)
 app.command()(restore)

@@ -89,7 +89,8 @@ def model_overrides(root: Path, model: Path | None) -> list[str]:
         give_up(
             "--model: data/custom_base is where models are brought to; `--set fetch_model.source=custom` uses what is there"
         )
-    return ["fetch_model.source=custom", "fetch_model.revision=null"]
+    # the licence was the former base's
+    return ["fetch_model.source=custom", "fetch_model.revision=null", "gguf.license=null"]
 
 
 def data_files(folder: Path) -> list[Path]:

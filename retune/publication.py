@@ -13,8 +13,8 @@ MADE_BY = {"model": "merge", "adapter": "train", "gguf": "gguf"}
 CARD = "README.md"
 TAKEN = {".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt"}
 """Kinds of files that a model consists of."""
-LEFT = {"checks.json"}
-"""Measurements: the model card has them, and here they name rows."""
+LEFT = {"checks.json", "imatrix.gguf"}
+"""Measurements (the model card has them, and here they name rows), and what files were quantized with."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def parcels(root: Path, wanted: list[str]) -> list[Parcel]:
     if wrong:
         raise StageError(
             f"these files are not those that were audited: {'; '.join(wrong)}. "
-            "`dvc repro` judges what is there, `retune restore` brings back what is missing"
+            "`retune restore --force` brings back those that were"
         )
     return found
 

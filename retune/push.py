@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,7 +37,7 @@ def push(
         check_name(repo)
         refuse_failed(root, refused_too=refused_too)
         found = parcels(root, named or ["model", "adapter", "gguf"])
-        tell(found, repo, public=public, dry_run=dry_run)
+        tell(found, repo, licence_of(root), public=public, dry_run=dry_run)
         if not dry_run:
             print(f"\npushed: {send(repo, found, public=public)}")
     except StageError as error:
@@ -52,11 +53,18 @@ def check_name(repo: str) -> None:
         raise StageError(f"{repo} is no repository of the hub: name it OWNER/NAME")
 
 
-def tell(found: "list[Parcel]", repo: str, *, public: bool, dry_run: bool) -> None:
+def licence_of(root: Path) -> str:
+    """As the model card's head says it."""
+    head = (root / "data/report/README.md").read_text(encoding="utf-8").split("\n---\n")[0]
+    found = [line.removeprefix("license:").strip() for line in head.splitlines() if line.startswith("license:")]
+    return f"licence {found[0]}" if found else "licence not stated: gguf.license in params.yaml"
+
+
+def tell(found: "list[Parcel]", repo: str, licence: str, *, public: bool, dry_run: bool) -> None:
     """What goes where."""
     width = max(len(parcel.name) for parcel in found)
     print(
-        f"{'would push' if dry_run else 'pushing'} to {repo} ({'public' if public else 'private'}), each as it was audited:"
+        f"{'would push' if dry_run else 'pushing'} to {repo} ({'public' if public else 'private'}; {licence}), each as it was audited:"
     )
     for parcel in found:
         print(f"  {parcel.name:{width}}  {size(parcel.path.stat().st_size):>10}  {parcel.sha256[:12]}")

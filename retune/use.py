@@ -4,7 +4,7 @@ import difflib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import typer
 
@@ -153,6 +153,8 @@ def set_value(tree: Any, key: str, value: object) -> None:  # noqa: ANN401 - YAM
     for part in parts[:-1]:
         place = inside(place, part)
     last = place_in(place, parts[-1])
+    if last is None and len(parts) > 1 and isinstance(place, Mapping) and takes_any_key(parts[:-1]):
+        last = parts[-1]
     if len(parts) == 1 or last is None:
         known = list(leaves(tree))
         alike = [name for name in known if name.endswith(f".{parts[-1]}")]
@@ -160,6 +162,21 @@ def set_value(tree: Any, key: str, value: object) -> None:  # noqa: ANN401 - YAM
         near = (beside or difflib.get_close_matches(key, known, n=3) or alike)[:3]
         give_up(f"--set {key}: no such param" + (f"; did you mean {' or '.join(near)}?" if near else ""))
     place[last] = value
+
+
+def takes_any_key(parts: list[str]) -> bool:
+    """Whether the param of this name is a mapping whose keys the user chooses, such as the floors in `audit.gguf`."""
+    from pydantic import BaseModel
+
+    from stages.check import SECTIONS
+
+    kind: Any = SECTIONS.get(parts[0])
+    for part in parts[1:]:
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+        if part not in fields:
+            return False
+        kind = fields[part].annotation
+    return get_origin(kind) is dict
 
 
 def inside(place: Any, part: str) -> Any:  # noqa: ANN401 - YAML as it comes

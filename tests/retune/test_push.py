@@ -26,6 +26,7 @@ FILES = {
     },
     "data/gguf": {
         "mine-q4_k_m.gguf": "quantized",
+        "imatrix.gguf": "how it was quantized",
         "Modelfile": "FROM ./mine-q4_k_m.gguf",
         "checks.json": "{}",
         "README.md": "# how to run",
@@ -113,7 +114,7 @@ def test_adapter_alone_stands_where_peft_looks_for_it(push, hub):
 def test_dry_run_says_what_would_go_and_asks_nobody(push, hub):
     done = push(REPO, "--dry-run", HF_TOKEN="")
     assert done.returncode == 0, done.stderr
-    assert f"would push to {REPO} (private)" in done.stdout
+    assert f"would push to {REPO} (private; licence apache-2.0)" in done.stdout
     assert "adapter/adapter_model.safetensors" in done.stdout
     assert "8 files" in done.stdout
     assert hub.asked == []

@@ -72,6 +72,19 @@ def test_override_that_names_nothing_ends_with_what_is_meant(override, message, 
     assert message in capsys.readouterr().err
 
 
+def test_override_adds_a_key_where_the_keys_are_the_users():
+    values, text = changed_params("audit:\n  gguf:\n    q8_0: {a: 1}\n", ["audit.gguf.q2_k={max_kl_divergence: 0.5}"])
+    assert values == {"audit": {"gguf": {"q8_0": {"a": 1}, "q2_k": {"max_kl_divergence": 0.5}}}}
+    assert text.startswith("audit:\n  gguf:\n    q8_0: {a: 1}\n    q2_k:")
+
+
+@pytest.mark.parametrize("override", ["audit.gguf.q8_0.b=1", "audit.b=1", "train.lora.x=1", "audit.gguf.q2_k.a=1"])
+def test_override_adds_no_key_elsewhere(override, capsys):
+    with pytest.raises(typer.Exit):
+        changed_params("audit:\n  gguf:\n    q8_0: {a: 1}\ntrain:\n  lora: {r: 1}\n", [override])
+    assert "no such param" in capsys.readouterr().err
+
+
 def test_set_value_does_not_add_keys():
     tree = {"a": {"b": 1}}
     with pytest.raises(typer.Exit):
