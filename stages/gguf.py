@@ -65,7 +65,7 @@ class GgufParams(Params):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The model's name: the files' stem, and `general.name` in them."""
-    license: str | None
+    license: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")] | None
     """Licence of what is exported, as the hub names it (apache-2.0, llama3.2): `general.license` in the files, and in README.md. Most bases
     bind what is made of them to their own. null: left out."""
     imatrix: Literal["none", "training_rows"]

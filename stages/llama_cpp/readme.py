@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -43,13 +44,17 @@ Licence: {{ origin.license or "not stated (`gguf.license` in params.yaml)" }}.
 | file | quantization | size | KL to the merged model (nats) | same first token | exact answers |
 |---|---|---|---|---|---|
 {% for file, found in files.items() %}
-| `{{ file }}` | {{ found.quantization }} | {{ found.bytes | megabytes }} | {{ found.quality.kl | small }} | {{ found.quality.top_1_agreement | percent }} | {{ found.quality.exact_match | percent }} |
+| `{{ file }}` | {{ found.quantization }} | {{ found.bytes | megabytes }} | {{ found.quality | divergence }} | {{ found.quality.top_1_agreement | percent }} | {{ found.quality.exact_match | percent }} |
 {% endfor %}
 {% if lora %}
-| `{{ lora.file }}` over {{ over }} | {{ lora.type }} over {{ lora.over.quantization }} | {{ lora.bytes | megabytes }} | {{ lora.quality.kl | small }} | {{ lora.quality.top_1_agreement | percent }} | {{ lora.quality.exact_match | percent }} |
+| `{{ lora.file }}` over {{ over }} | {{ lora.type }} over {{ lora.over.quantization }} | {{ lora.bytes | megabytes }} | {{ lora.quality | divergence }} | {{ lora.quality.top_1_agreement | percent }} | {{ lora.quality.exact_match | percent }} |
 {% endif %}
 
 Measured on {{ tokens }} labelled tokens of {{ rows | length }} {{ "held-out" if split == "heldout" else "training" }} rows against the merged model (run in {{ merged_dtype }}; its exact answers: {{ merged.exact_match | percent }}); all figures and each file's sha256 stand in checks.json.
+KL (0: equal) is how far the file's chances for the next token are from the merged model's, in the mean; behind it stand two standard errors over the rows, and what
+lies within them says nothing. The limits that the audit sets stand in `audit.gguf` of params.yaml.{% if imatrix %} The files were quantized with an importance matrix of training rows; it helps some and
+harms others, so compare with an export without (`gguf.imatrix: none`; `dvc metrics diff`).{% endif %}
+
 Every file's tensors, tokenization, chat template, BOS and end of turn were compared with the merged model's before it was written here.
 
 The commands are for this folder. Sampling is the recipe's: temperature {{ sampling.temperature }}, min_p {{ sampling.min_p }}, at most {{ sampling.max_new_tokens }} tokens, no other rule.{% if stops_by == "text" %} The vocabulary has no token that ends an answer, so each runner is told the text that does.{% endif %}
@@ -105,7 +110,7 @@ print(answer["choices"][0]["message"]["content"])
 ```
 
 ```python
-# pip install llama-cpp-python
+# pip install llama-cpp-python      (it compiles, for minutes; in an environment of its own: the project's has another package by the name llama_cpp)
 from llama_cpp import Llama
 
 model = Llama("{{ first }}", n_ctx={{ context }}, verbose=False)
@@ -167,7 +172,7 @@ and of added tokens it takes the merged model, as in the second.
 
 ## Where the files come from
 
-Each GGUF file says so in its metadata (`gguf-dump --no-tensors --json FILE`, of the Python package gguf): `general.license`, `general.base_model.*`, `general.dataset.*`, `{{ keys.base }}`, `{{ keys.dataset }}`, `{{ keys.adapter }}`, `{{ keys.command }}`, and `{{ keys.records }}`:
+`retune origin FILE` tells and, in the project that made it, proves it. Without Retune: each file of the model, and the adapter's, says it in its metadata (`gguf-dump --no-tensors --json FILE`, of the Python package gguf): `general.license`, `general.base_model.*`, `general.dataset.*`, `{{ keys.base }}`, `{{ keys.dataset }}`, `{{ keys.adapter }}`, `{{ keys.merged_into }}`, `{{ keys.version }}`, `{{ keys.command }}`, and `{{ keys.records }}`:
 
     {{ origin.records_sha256 }}
 
@@ -176,6 +181,9 @@ That is the hash of the records of all stages before the export (inputs, code, p
 ```sh
 LC_ALL=C sha256sum {{ records }} | sha256sum
 ```
+
+`{{ keys.adapter }}` is the sha256 of `data/adapter/adapter_model.safetensors`. `{{ keys.base }}` and `{{ keys.dataset }}` are those of the folders `data/base` and
+`data/raw`: `cd FOLDER && find . -type f | sed 's#^./##' | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum`.
 """
 
 
@@ -231,7 +239,7 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - Markdown
     )
-    pages.filters |= {"megabytes": megabytes, "small": small, "percent": percent}
+    pages.filters |= {"megabytes": megabytes, "divergence": divergence, "percent": percent}
     return pages
 
 
@@ -245,6 +253,12 @@ def trained_context(path: Path) -> int | None:
 def vllm_rank(rank: int) -> int:
     """The smallest that vLLM offers for an adapter of this rank."""
     return next((known for known in VLLM_RANKS if known >= rank), rank)
+
+
+def divergence(quality: Mapping[str, Any]) -> str:
+    """The KL divergence of a file, with two standard errors."""
+    error = quality["kl_error"]
+    return small(quality["kl"]) + ("" if error is None else f" ± {small(2 * error)}")
 
 
 def megabytes(count: int) -> str:

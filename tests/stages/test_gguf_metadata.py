@@ -120,6 +120,7 @@ def told(**change: Any) -> str:
         "stop": ["<end>"],
         "stops_by": "token",
         "modelfile_template": True,
+        "imatrix": None,
         **change,
     }
     return readme("Small", checks, {"temperature": 0.7, "min_p": 0.1, "max_new_tokens": 256}, 131_072)
@@ -140,6 +141,23 @@ def test_readme_of_a_model_that_stops_at_a_text_tells_it_to_every_runner() -> No
         if isinstance(node, ast.List) and all(isinstance(item, ast.Constant) for item in node.elts)
     ]
     assert lists == [stop, stop]
+
+
+def test_readme_tells_the_error_of_a_divergence_and_what_an_importance_matrix_may_do() -> None:
+    assert "importance matrix" not in told()
+    assert " ± " not in told()
+    quality = {
+        "kl": 0.001,
+        "kl_error": 0.0002,
+        "top_1_agreement": 0.99,
+        "perplexity": 2.0,
+        "exact_match": None,
+        "answers_equal": 0,
+    }
+    file = {"quantization": "q8_0", "bytes": 1_500_000, "quality": quality}
+    text = told(imatrix={"rows": 3}, files={"small-q8_0.gguf": file})
+    assert "| 0.001 ± 0.0004 |" in text
+    assert "quantized with an importance matrix" in text
 
 
 def test_readme_of_a_model_that_stops_at_a_token_tells_no_runner_to() -> None:
