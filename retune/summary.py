@@ -9,6 +9,8 @@ import typer
 from stages.files import read_json
 
 DATA = Path("data")
+MAKERS = ("train", "merge", "gguf")
+"""Stages that make the model's files. A run that fails takes those of its stage along, with the record."""
 
 
 def summary(
@@ -39,7 +41,7 @@ def read_summary(data: Path) -> dict[str, Any]:
     rows, tokens = read_json(data / "messages/summary.json"), read_json(data / "tokens/summary.json")
     metrics, verdict = read_json(data / "evaluation/metrics.json"), read_json(data / "audit/verdict.json")
     files = [
-        *sorted(data.glob("gguf/*.gguf")),
+        *(data / "gguf" / name for name in exported(data)),
         data / "adapter/adapter_model.safetensors",
         *sorted(data.glob("merged/*.safetensors")),
     ]
@@ -49,12 +51,22 @@ def read_summary(data: Path) -> dict[str, Any]:
         "trained_tokens": tokens["splits"]["train"]["labelled_tokens"],
         "loss": [metrics["base"]["loss"], metrics["tuned"]["loss"]],
         "answers_right": [metrics["base"]["exact_match"], metrics["tuned"]["exact_match"]],
-        "files": {file.as_posix(): file.stat().st_size for file in files},
+        "files": {file.as_posix(): file.stat().st_size if file.is_file() else None for file in files},
+        "gone": [stage for stage in MAKERS if not (data / f"records/{stage}.json").is_file()],
         "passed": verdict["passed"],
         "reasons": verdict["reasons"],
         "report": (data / "report/index.html").as_posix(),
         "changed_since": changed_since(data, Path("params.yaml")),
     }
+
+
+def exported(data: Path) -> list[str]:
+    """The GGUF files of the model and of the adapter; not the base's, which nobody trained, and no importance matrix."""
+    path = data / "gguf/checks.json"
+    if not path.is_file():
+        return []
+    checks = read_json(path)
+    return [*checks["files"], *([checks["lora"]["file"]] if checks["lora"] else [])]
 
 
 def changed_since(data: Path, parameters: Path) -> list[str]:
@@ -79,15 +91,18 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("answers right", arrow(found["answers_right"], "{:.1%}")),
     ]
     told += [
-        ("file" if number == 0 else "", f"{name}  {size / 1e6:,.1f} MB")
+        ("file" if number == 0 else "", f"{name}  {'gone' if size is None else f'{size / 1e6:,.1f} MB'}")
         for number, (name, size) in enumerate(found["files"].items())
     ]
     told.append(("verdict", "passed" if found["passed"] else "did not pass: " + "; ".join(found["reasons"])))
     told.append(("report", found["report"]))
-    if any(name.endswith(".gguf") for name in found["files"]):
-        told.append(
-            ("next", "`retune chat` talks to it, `retune serve` offers it to programs, `retune push` publishes it")
-        )
+    gone = found["gone"] or [name for name, size in found["files"].items() if size is None]
+    if gone:
+        said = f"a later run has failed or is under way, so files are gone ({', '.join(gone)})"
+        told.append(("note", f"{said}: `retune restore` brings them back, and the verdict is of the run before"))
+    elif any(name.endswith(".gguf") for name in found["files"]):
+        push = ", `retune push` publishes it" if found["passed"] else ""
+        told.append(("next", f"`retune chat` talks to it, `retune serve` offers it to programs{push}"))
     if found["changed_since"]:
         told.append(
             (

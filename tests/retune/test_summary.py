@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from retune.summary import changed_since, lines
+from retune.summary import changed_since, exported, lines
 from stages.files import write_json
 
 
@@ -17,6 +17,22 @@ def test_lines_say_what_to_do_next_where_there_is_something_to_talk_to() -> None
     found = {
         "rows": rows, "rejected_by_template": 0, "trained_tokens": 5, "loss": [2.0, 1.0], "answers_right": [None, None],
         "files": {"data/gguf/a.gguf": 5}, "passed": True, "reasons": [], "report": "r", "changed_since": [],
+        "gone": [],
     }  # fmt: skip
     assert "`retune chat`" in dict(lines(found))["next"]
+    assert "`retune push`" in dict(lines(found))["next"]
+    assert "`retune push`" not in dict(lines({**found, "passed": False}))["next"]
     assert "next" not in dict(lines({**found, "files": {"data/adapter/adapter_model.safetensors": 5}}))
+    for lost in ({"gone": ["merge"]}, {"files": {"data/adapter/adapter_model.safetensors": None}}):
+        told = dict(lines({**found, **lost}))
+        assert "`retune restore` brings them back" in told["note"]
+        assert "next" not in told
+
+
+def test_exported_files_are_those_of_the_model_and_the_adapter(tmp_path: Path) -> None:
+    assert exported(tmp_path) == []
+    checks = {"files": {"a-q8_0.gguf": {}}, "lora": {"file": "a-lora-f16.gguf", "over": {"file": "a-base-q8_0.gguf"}}}
+    write_json(tmp_path / "gguf/checks.json", checks)
+    assert exported(tmp_path) == ["a-q8_0.gguf", "a-lora-f16.gguf"]
+    write_json(tmp_path / "gguf/checks.json", {**checks, "lora": None})
+    assert exported(tmp_path) == ["a-q8_0.gguf"]
