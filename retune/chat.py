@@ -84,9 +84,9 @@ def opened(
     from retune.gguf_files import chosen
     from retune.gguf_speaker import open_gguf
 
-    path = chosen(root, file)
-    with open_gguf(path, context, len(os.sched_getaffinity(0))) as speaker:
-        yield speaker, path.name
+    path, lora = chosen(root, file)
+    with open_gguf(path, context, len(os.sched_getaffinity(0)), lora) as speaker:
+        yield speaker, f"{path.name} with {lora.name}" if lora else path.name
 
 
 def talk(speaker: "Speaker", name: str, system: str | None, sampling: "Sampling", draw: "np.random.Generator") -> None:

@@ -79,18 +79,21 @@ class GgufSpeaker:
 
 
 @contextmanager
-def open_gguf(path: Path, context: int, threads: int) -> Iterator[GgufSpeaker]:
+def open_gguf(path: Path, context: int, threads: int, lora: Path | None = None) -> Iterator[GgufSpeaker]:
     """Load a GGUF file.
 
     Args:
         path: the file; where a checks.json beside it speaks of it, the texts that end an answer are known from there.
         context: tokens of the longest dialogue.
         threads: of llama.cpp.
+        lora: a file of an adapter alone, to lay over it.
 
     Raises:
         StageError: llama.cpp cannot load it, or it holds no chat template.
     """
     with Model(path, context, threads) as model:
+        if lora:
+            model.apply_lora(lora)
         yield GgufSpeaker(model, context, stop_texts(path))
 
 
@@ -98,7 +101,9 @@ def stop_texts(path: Path) -> tuple[str, ...]:
     """The texts that end an answer of an exported file where no token does."""
     checks = path.parent / CHECKS
     found = read_json(checks) if checks.is_file() else {"files": {}}
-    return tuple(found["stop"]) if path.name in found["files"] and found["stops_by"] == "text" else ()
+    lora = found.get("lora")
+    names = {*found["files"], *([lora["over"]["file"]] if lora else [])}
+    return tuple(found["stop"]) if path.name in names and found["stops_by"] == "text" else ()
 
 
 def vocabulary(model: Model) -> list[tuple[str, int]]:

@@ -35,19 +35,19 @@ def serve(
     from stages.errors import StageError
 
     try:
-        path, sampling = chosen(root, gguf), sampling_of(root)
+        (path, lora), sampling = chosen(root, gguf), sampling_of(root)
     except StageError as error:
         give_up(str(error))
     refuse_unusable(host, port)
     # while the model loads, a signal ends the process at once
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    server = start(path, host, port, context, sampling)
+    server = start(path, lora, host, port, context, sampling)
     stop = threading.Event()
     # llama.cpp has put its own handlers there, which end the server and leave the process waiting
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    print(greeting(server.listening_address, path, host), flush=True)
+    print(greeting(server.listening_address, lora or path, host), flush=True)
     stop.wait()
     print("ending", flush=True)
     # llama.cpp waits for ever for answers that its own end has cut off; it is one process and has nothing to save
@@ -68,13 +68,15 @@ def refuse_unusable(host: str, port: int) -> None:
         )
 
 
-def start(path: Path, host: str, port: int, context: int, sampling: "Sampling") -> Any:  # noqa: ANN401 - xllamacpp has no types
+def start(path: Path, lora: Path | None, host: str, port: int, context: int, sampling: "Sampling") -> Any:  # noqa: ANN401 - xllamacpp has no types
     """A running server. Ends the program if llama.cpp cannot load the file; its own words are on stderr."""
     import xllamacpp
 
     threads = len(os.sched_getaffinity(0))
     params = xllamacpp.CommonParams()
-    params.model.path, params.model_alias = str(path), {path.stem}
+    params.model.path, params.model_alias = str(path), {(lora or path).stem}
+    if lora:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(lora))]
     params.hostnames, params.port = [host], port
     params.n_ctx = context
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
