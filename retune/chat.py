@@ -79,6 +79,7 @@ def opened(
         for library in ("torch.utils._pytree", "bitsandbytes", "transformers"):
             logging.getLogger(library).setLevel(logging.ERROR)
         name = "data/base with data/adapter" if adapter else "data/base"
+        note(f"loading {name} with PyTorch: some seconds, of a large base a minute or more")
         yield open_base(root, with_adapter=adapter, context=context, max_tokens=max_tokens), name
         return
     from retune.gguf_files import chosen
@@ -96,8 +97,8 @@ def talk(speaker: "Speaker", name: str, system: str | None, sampling: "Sampling"
 
     terminal = sys.stdin.isatty()
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    if terminal:
-        note(f"{name}: Ctrl-C stops an answer, Ctrl-D ends")
+    # in a pipe too: which file answers is not in the answers
+    note(f"{name}: Ctrl-C stops an answer, Ctrl-D ends" if terminal else name)
     for line in turns(terminal=terminal):
         asked: list[Message] = [*messages, {"role": "user", "content": line}]
         try:

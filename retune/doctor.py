@@ -71,6 +71,7 @@ def examine(root: Path) -> Iterable[Finding]:
         lambda: [memory(weights)],
         lambda: gpus(params, weights),
         llama_cpp,
+        lambda: quantizer(params),
         lambda: hub(params),
         lambda: dvc_repository(root),
         lambda: locks(root / ".dvc" / "tmp"),
@@ -316,6 +317,35 @@ def llama_cpp() -> Iterable[Finding]:
             f"xllamacpp does not load: {last}",
             "`make setup`; on an old Linux, a newer glibc is needed",
         )
+
+
+def quantizer(params: dict[str, Any]) -> Iterable[Finding]:
+    """llama-quantize, where a quantization of params.yaml is its: whether it is here, or what building it takes."""
+    from stages.errors import StageError
+    from stages.llama_cpp.names import OTHERS
+    from stages.llama_cpp.tool import existing, lacking, missing
+
+    theirs = [name for name in value(params, "gguf", "quantizations") or [] if name in OTHERS]
+    if not theirs:
+        return
+    subject, wanted = "llama-quantize", f"for {', '.join(theirs)}"
+    try:
+        found = existing("llama-quantize")
+    except StageError as error:
+        yield Finding(subject, "problem", str(error))
+        return
+    lacks = lacking()
+    if found is not None:
+        yield Finding(subject, "ok", f"{found} ({wanted})")
+    elif lacks:
+        yield Finding(
+            subject,
+            "problem",
+            f"not here ({wanted}), and to build it {missing(lacks)}",
+            "install that, or set LLAMA_CPP_DIR",
+        )
+    else:
+        yield Finding(subject, "ok", f"not here ({wanted}): the stage gguf builds it once, about four CPU minutes")
 
 
 def hub(params: dict[str, Any]) -> Iterable[Finding]:

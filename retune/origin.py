@@ -71,7 +71,7 @@ def look(file: Path, records: Path | None) -> Found:
         raise StageError(f"{file} is no whole GGUF file") from error
     digest = sha256_file(file)
     says = said(reader)
-    proof, why = proven(digest, says, records)
+    proof, why = proven(file, digest, says, records)
     return Found(str(file), digest, says, proof, why)
 
 
@@ -85,7 +85,7 @@ def said(reader: Any) -> dict[str, Any]:  # noqa: ANN401 - gguf ships no types
     }
 
 
-def proven(digest: str, says: dict[str, Any], records: Path | None) -> tuple[str, list[str]]:
+def proven(file: Path, digest: str, says: dict[str, Any], records: Path | None) -> tuple[str, list[str]]:
     """(proof, why) of a file by the records."""
     from stages.contracts.gguf import KEYS, RECORDS
     from stages.files import read_json
@@ -100,9 +100,13 @@ def proven(digest: str, says: dict[str, Any], records: Path | None) -> tuple[str
         )
         return "none", [*nothing, f"there are no records {where}"]
     written = read_json(export)["outputs"].values()
-    name = next(
-        (f"{out['path']}/{file}" for out in written for file, known in out["files"].items() if known == digest), None
-    )
+    known = {f"{out['path']}/{name}": sha256 for out in written for name, sha256 in out["files"].items()}
+    name = next((name for name, sha256 in known.items() if sha256 == digest), None)
+    # data/records lies two folders below the project
+    place = next((path for path in known if (records.resolve().parents[1] / path).resolve() == file.resolve()), None)
+    if name is None and place is not None:
+        # whatever it says of itself: a file of the base and an importance matrix say no hash of the records
+        return "contradicted", [*nothing, f"the record of gguf has another sha256 of {place}: {known[place]}"]
     why = [
         *nothing,
         f"the record of gguf has this sha256 as {name}" if name else "the record of gguf has no file with this sha256",

@@ -11,6 +11,7 @@ import typer
 from retune.bring import brought, data_override, model_overrides, replaced
 from retune.look import unrecognized
 from retune.project import dvc_status, give_up, print_json, project_root
+from retune.reminders import reminders
 
 
 def use(
@@ -77,7 +78,8 @@ def use(
             give_up("nothing was written:\n  " + "\n  ".join(found))
         write_params(parameters, text)
         keep()
-    answer(root, differences(plain(before), values), others, as_json)
+    changed = differences(plain(before), values)
+    answer(root, changed, others, reminders(changed, values), as_json)
 
 
 def list_presets(root: Path, as_json: bool) -> None:
@@ -239,8 +241,8 @@ def write_params(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def answer(root: Path, changed: dict[str, list[Any]], others: list[str], as_json: bool) -> None:
-    """Say what changed in params.yaml, what was replaced in data/custom, and what the next `dvc repro` will do."""
+def answer(root: Path, changed: dict[str, list[Any]], others: list[str], reminded: list[str], as_json: bool) -> None:
+    """Say what changed in params.yaml, what was replaced in data/custom, what to think of, and what the next `dvc repro` will do."""
     try:
         stages = dvc_status(root)
         note = None
@@ -248,7 +250,9 @@ def answer(root: Path, changed: dict[str, list[Any]], others: list[str], as_json
         stages, note = {}, f"what will run is unknown: {error}"
     runs, then = after(root, set(stages)) if stages else ([], [])
     if as_json:
-        print_json({"changed": changed, "replaced": others, "runs": runs, "then": then, "note": note})
+        print_json(
+            {"changed": changed, "replaced": others, "reminders": reminded, "runs": runs, "then": then, "note": note}
+        )
         return
     # a key that came or went with the rest of its mapping, and was null, tells nothing
     told = {name: values for name, values in changed.items() if values[0] != values[1]}
@@ -257,6 +261,8 @@ def answer(root: Path, changed: dict[str, list[Any]], others: list[str], as_json
         print(f"  {name}: {show(old)} -> {show(new)}")
     for name in others:
         print(f"{name} was replaced: it held something else")
+    for line in reminded:
+        print(f"note: {line}")
     if note:
         print(note)
     elif runs:

@@ -116,7 +116,7 @@ class GgufParams(Params):
     def check_lora(self) -> Self:
         """A base is written for an adapter."""
         if self.lora == "none" and self.lora_base is not None:
-            raise ValueError("lora_base must be null where lora is none")
+            raise ValueError("lora_base must be null where lora is none (`--set gguf.lora_base=null`)")
         return self
 
 

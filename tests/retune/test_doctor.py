@@ -21,6 +21,7 @@ from retune.doctor import (
     memory,
     packages,
     python_version,
+    quantizer,
     unreachable,
     weights_size,
     whole_model,
@@ -256,3 +257,23 @@ def test_memory_is_measured_against_the_model_that_the_export_runs_whole():
     assert whole_model(2_000_000_000, 4 << 30) == 4_000_000_000, "in float32"
     assert "a run needs about 8.0" in memory(three_b).found
     assert memory(1 << 50).state == "warning"
+
+
+def test_quantizer_is_spoken_of_only_where_a_quantization_is_its_and_its_build_is_announced(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("LLAMA_CPP_DIR", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert list(quantizer({"gguf": {"quantizations": ["q8_0"]}})) == []
+    wanted = {"gguf": {"quantizations": ["q8_0", "q2_k"]}}
+    found = one(quantizer(wanted))
+    assert found.state == "problem"
+    assert "for q2_k" in found.found
+    assert "cmake" in found.found
+    for name in ("cmake", "make", "cc", "c++"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    found = one(quantizer(wanted))
+    assert found.state == "ok"
+    assert "builds it once" in found.found

@@ -57,7 +57,19 @@ def test_changed_file_is_contradicted(made, retune):
     file.write_bytes(bytes(content))
     answer = retune("origin", str(file), cwd=made)
     assert answer.returncode == 1
+    assert "CONTRADICTED: the record of gguf has another sha256 of data/gguf/mine-q8_0.gguf" in answer.stdout
+    away = made / "x.gguf"
+    away.write_bytes(bytes(content))
+    answer = retune("origin", "x.gguf", cwd=made)
+    assert answer.returncode == 1
     assert "CONTRADICTED: the record of gguf has no file with this sha256" in answer.stdout
+
+
+def test_changed_file_without_a_hash_of_the_records_is_contradicted_in_its_place(made, retune):
+    make_file(made / "data/gguf/mine-q8_0.gguf", kind="base alone")
+    answer = retune("origin", "data/gguf/mine-q8_0.gguf", cwd=made)
+    assert answer.returncode == 1
+    assert "CONTRADICTED: the record of gguf has another sha256" in answer.stdout
 
 
 def test_changed_record_is_contradicted(made, retune):
