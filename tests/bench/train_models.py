@@ -53,17 +53,15 @@ def first_values(model: Any) -> None:
                 value.zero_()
 
 
-def random_8b(*, four: bool) -> Any:
-    """A Llama-3-8B-shaped model made on the GPU."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
+def shape_8b(layers: int = 32) -> Any:
+    """The configuration of the Llama-3-8B shape."""
+    from transformers import LlamaConfig
 
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=128256,
         hidden_size=4096,
         intermediate_size=14336,
-        num_hidden_layers=32,
+        num_hidden_layers=layers,
         num_attention_heads=32,
         num_key_value_heads=8,
         max_position_embeddings=8192,
@@ -71,6 +69,15 @@ def random_8b(*, four: bool) -> Any:
         rms_norm_eps=1e-5,
         tie_word_embeddings=False,
     )
+
+
+def random_8b(*, four: bool) -> Any:
+    """A Llama-3-8B-shaped model made on the GPU."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    config = shape_8b()
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
         model = LlamaForCausalLM(config)

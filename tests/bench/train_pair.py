@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,44 +94,54 @@ def one(model: str, count: str, steps: str, packs: str, folder: str, save: str) 
     source, started = Path(model).resolve(), time.perf_counter()
     os.chdir(folder)
     logging.basicConfig(level=logging.INFO, format="train: %(message)s")
-    tokens, base = Path("tokens"), Path("base")
-    if not base.exists():
+    if not Path("base").exists():
         make_tokens(source, text_ids(int(read_json(source / "config.json")["vocab_size"])), int(steps) * int(packs) * 6)
         make_base(source)
-    from stages import train as stage
-
-    marks: list[tuple[float, int]] = []
-    watch_steps(stage, marks)
-    Path("adapter").mkdir(exist_ok=True)
-    changed = {"tokens_per_step": int(packs) * 2048}
     how = {
         "processes": int(count),
         "micro_batch": MICRO_BATCH,
         "save_steps": None if save == "never" else max(1, int(steps) // 2),
     }
+    say_row(train_here(int(steps), {"tokens_per_step": int(packs) * 2048}, how, started))
+
+
+def train_here(steps: int, changed: Mapping[str, Any], how: Mapping[str, Any], started: float) -> dict[str, Any]:
+    """Train packed on `base` and `tokens` of this folder, and what came of it.
+
+    Args:
+        steps: optimizer steps.
+        changed: of `params`.
+        how: of `runtime`.
+        started: when the process began, by `time.perf_counter`.
+    """
+    from stages import train as stage
+
+    marks: list[tuple[float, int]] = []
+    watch_steps(stage, marks)
+    Path("adapter").mkdir(exist_ok=True)
     stage.train(
-        base,
-        tokens,
+        Path("base"),
+        Path("tokens"),
         Path("first"),
         Path("adapter"),
-        params(stage, "packed", int(steps)).model_copy(update=changed),
+        params(stage, "packed", steps).model_copy(update=changed),
         runtime("packed").model_copy(update=how),
     )()
     record = read_json(Path(".retune/execution/train.json"))
     lines = [json.loads(line) for line in Path("adapter/steps.jsonl").read_text().splitlines()]
     (start, before), (end, after) = marks[WARM_UP - 1], marks[-1]
-    row = {
+    return {
         "processes": record["processes"],
         "tokens_s": round((after - before) / (end - start)),
         "step_ms": round((end - start) / (len(marks) - WARM_UP) * 1000, 1),
         "first_step_s": round(marks[0][0] - started, 1),
         "peak_gpu_mib": record["peak_gpu_mib"],
+        "plan": record["plan"],
         "device": record["device"],
         "loss": [line["loss"] for line in lines],
         "grad_norm": [line["grad_norm"] for line in lines],
         "trained": trained(),
     }
-    say_row(row)
 
 
 def trained() -> dict[str, Any]:

@@ -9,7 +9,6 @@ computed again are those of the plan (`auto`). The base has random weights and t
 memory for each process while it loads. What else a host with torch 2.11 needs says `tests.bench.train`.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -20,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import StageError
-from stages.files import read_json, write_json
+from stages.files import write_json
 from tests.bench.apart import rows_or_complaint, say_row, start
-from tests.bench.train_pair import differs, trained
-from tests.bench.train_stage import WARM_UP, make_base, make_tokens, params, runtime, watch_steps
+from tests.bench.train_models import shape_8b
+from tests.bench.train_pair import differs, train_here
+from tests.bench.train_stage import make_base, make_tokens
 
 RUNS = "1:none:free,2:fsdp:free,2:fsdp:22,2:fsdp:13.5,1:none:13.5"
 VOCABULARY = 128000
@@ -59,20 +59,9 @@ def main() -> None:
 def make(tokenizer: str, folder: str) -> None:
     """Write a Llama-3-8B-shaped model with random weights."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=int(os.environ.get("RETUNE_BENCH_LAYERS", "32")),
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-        rope_theta=500000.0,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
-    )
+    config = shape_8b(int(os.environ.get("RETUNE_BENCH_LAYERS", "32")))
     torch.manual_seed(1)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
@@ -88,16 +77,9 @@ def one(model: str, run: str, steps: str, packs: str, folder: str) -> None:
     source, started = Path(model).resolve(), time.perf_counter()
     os.chdir(folder)
     logging.basicConfig(level=logging.INFO, format="train: %(message)s")
-    tokens, base = Path("tokens"), Path("base")
-    if not base.exists():  # it is there where a training that ran out of memory has begun again
+    if not Path("base").exists():  # it is there where a training that ran out of memory has begun again
         make_tokens(source, VOCABULARY, int(steps) * int(packs) * 6)
         make_base(source)
-    from stages import train as stage
-
-    marks: list[tuple[float, int]] = []
-    watch_steps(stage, marks)
-    Path("adapter").mkdir(exist_ok=True)
-    changed = {"load_in_4bit": False, "tokens_per_step": int(packs) * 2048, "logging_steps": 1}
     how = {
         "processes": int(count),
         "sharding": sharding,
@@ -106,32 +88,11 @@ def one(model: str, run: str, steps: str, packs: str, folder: str) -> None:
         "memory_limit_gb": None if limit == "free" else float(limit),
     }
     row: dict[str, Any] = {"run": run, "processes": int(count), "said": ""}
+    changed = {"load_in_4bit": False, "tokens_per_step": int(packs) * 2048}
     try:
-        stage.train(
-            base,
-            tokens,
-            Path("first"),
-            Path("adapter"),
-            params(stage, "packed", int(steps)).model_copy(update=changed),
-            runtime("packed").model_copy(update=how),
-        )()
+        row |= train_here(int(steps), changed, how, started)
     except StageError as error:
-        say_row({**row, "said": str(error)})
-        return
-    record = read_json(Path(".retune/execution/train.json"))
-    lines = [json.loads(line) for line in Path("adapter/steps.jsonl").read_text().splitlines()]
-    (start, before), (end, after) = marks[WARM_UP - 1], marks[-1]
-    row |= {
-        "tokens_s": round((after - before) / (end - start)),
-        "step_ms": round((end - start) / (len(marks) - WARM_UP) * 1000, 1),
-        "first_step_s": round(marks[0][0] - started, 1),
-        "peak_gpu_mib": record["peak_gpu_mib"],
-        "plan": record["plan"],
-        "device": record["device"],
-        "loss": [line["loss"] for line in lines],
-        "grad_norm": [line["grad_norm"] for line in lines],
-        "trained": trained(),
-    }
+        row["said"] = str(error)
     say_row(row)
 
 
