@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retune.project import give_up, print_json
+from retune.project import find_root, give_up, print_json
 
 PROVEN, CONTRADICTED, NOTHING = 0, 1, 3
 
@@ -52,8 +52,7 @@ def origin(
 
 def near_records() -> Path | None:
     """data/records of the project around here, if there is one."""
-    here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
+    root = find_root()
     return None if root is None else root / "data/records"
 
 

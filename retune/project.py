@@ -12,11 +12,16 @@ from flows.process import dvc_command, dvc_environment
 
 def project_root() -> Path:
     """The folder with dvc.yaml, from here upwards. Ends the program with a message if there is none."""
-    here = Path.cwd()
-    found = next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
+    found = find_root()
     if found is None:
         give_up("no dvc.yaml here or above: call retune in the project's folder")
     return found
+
+
+def find_root() -> Path | None:
+    """The folder with dvc.yaml, from here upwards; None if there is none."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
 
 
 def give_up(message: str) -> NoReturn:
