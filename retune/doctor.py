@@ -161,22 +161,25 @@ def packages(root: Path) -> Finding:
 
 
 def fast_tokenizer(root: Path, environment: Path) -> Finding:
-    """The faster release of `tokenizers`, which lives apart from the environment's own, against requirements-apart.lock."""
-    from stages.fast_tokenizer import APART
+    """The libraries that make tokens faster, which live apart from the environment's own, against requirements-apart.lock."""
+    from stages.fast_libraries import APART
 
     subject, todo = "fast tokenizer", "`make setup` installs it"
     lock = root / "requirements-apart.lock"
     if not lock.is_file():
         return Finding(subject, "warning", "no requirements-apart.lock here")
-    want = re.findall(r"^tokenizers==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
-    have = [
-        found.version for found in importlib.metadata.distributions(name="tokenizers", path=[str(environment / APART)])
-    ]
+    want = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
+    have = {
+        name: found.version
+        for name in want
+        for found in importlib.metadata.distributions(name=name, path=[str(environment / APART)])
+    }
     if not have:
         return Finding(subject, "warning", "not installed: making tokens takes many times longer", todo)
-    if have != want:
-        return Finding(subject, "warning", f"tokenizers is {', '.join(have)}, not {', '.join(want)}", todo)
-    return Finding(subject, "ok", f"tokenizers {have[0]}")
+    wrong = [f"{name} is {have.get(name, 'missing')}, not {pin}" for name, pin in want.items() if have.get(name) != pin]
+    if wrong:
+        return Finding(subject, "warning", "; ".join(wrong), todo)
+    return Finding(subject, "ok", ", ".join(f"{name} {version}" for name, version in have.items()))
 
 
 def installed(name: str) -> str | None:

@@ -9,6 +9,7 @@ from stages.errors import StageError
 from stages.json_text import dumps
 from stages.kinds import other_kind
 from stages.packed import wrong_ending
+from stages.read_ahead import read_ahead
 
 ROWS = 1_000
 """Rows that are Python objects at a time."""
@@ -26,7 +27,7 @@ def columnar_rows(path: Path, name: str, ending: str) -> Iterator[tuple[int, byt
         raise wrong_ending(name, found or f"no {kind} file")
     done = 0
     try:
-        for batch in batches(path):
+        for batch in read_ahead(batches(path)):
             if len(set(batch.schema.names)) < batch.num_columns:
                 raise StageError(f"{name}: two columns have the same name")
             for start in range(0, batch.num_rows, ROWS):

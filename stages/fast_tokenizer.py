@@ -1,43 +1,37 @@
 """Texts -> ids, by the fastest library that gives the ids of the reference.
 
-The reference is the `tokenizers` release that transformers pins, and what it gives is right by definition. A newer release is
-tens of times faster, and since transformers refuses it, it lives apart: `make setup` installs requirements-apart.lock into
-`apart/` beside the environment's own packages. It is used where it proves to give the same ids:
+The reference is the `tokenizers` release that transformers pins, and what it gives is right by definition. Others are tens of
+times faster (stages/fast_libraries.py). One is used where it proves to give the same ids:
 
 - when it is opened, over texts that tell tokenizers apart (stages/probe_texts.py), the vocabulary's added tokens among them;
-- characters of which the two know different Unicode tables (NEWER) are always left to the reference, with all of their text;
+- characters of which the libraries know different Unicode tables (NEWER) are always left to the reference, with all of their text;
 - `verify` compares rows of the data that is really tokenized.
 
-So the ids are the reference's with and without it, and it is in no cache key.
+So the ids are the reference's with and without them, and they are in no cache key.
 """
 
-import importlib.util
 import logging
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
-from pathlib import Path
 from threading import RLock
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from stages.fast_libraries import LIBRARIES, Encode, Library, Loaded
 from stages.probe_texts import probe_texts
 
 log = logging.getLogger("retune")
 
 Ids = npt.NDArray[np.int32]
 Lengths = npt.NDArray[np.int64]
-
-APART = "apart"
-"""The folder below sys.prefix that holds the fast library."""
-MODULE = "retune_tokenizers_apart"
-"""Its name in this process: `tokenizers` is the reference."""
+SlowEncode = Callable[[Sequence[str]], tuple[Ids, Lengths]]
 
 NEWER = """
 61D 7FD 88F 898-89F 8CA-8D3 8E0-8E1 9FD-9FE A76 AFD-AFF B55 C3C C5C C77 C84 CDC D3B-D3C EBA ECE 166D 1715 180F 1ABF-1AEB
@@ -50,6 +44,15 @@ stands between. tests/stages/test_fast_tokenizer_unicode.py looks at every code 
 
 class Differs(Exception):  # noqa: N818 - what was found, not an error
     """The fast library gave other ids than the reference for texts of the data. Start again with Reference(tokenizer)."""
+
+
+class Begun(NamedTuple):
+    """A library that is loading."""
+
+    library: Library
+    source: bytes
+    """The tokenizer.json."""
+    loaded: Future[Loaded]
 
 
 class Reference:
@@ -86,35 +89,27 @@ class Reference:
 
 
 class Fast:
-    """The library that lives apart, with the reference for what it is not trusted with.
+    """A fast library, with the reference for what it is not trusted with."""
 
-    One text at a time: that takes less CPU than its batches, and starts threads only for texts of 16 kB and more.
-    """
-
-    def __init__(self, tokenizer: Any, reference: Reference) -> None:  # noqa: ANN401 - a library without a name of its own
-        self.tokenizer = tokenizer
+    def __init__(self, library: Loaded, reference: Reference) -> None:
+        self.library = library
         self.reference = reference
         self.newer = newer_code_points()
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Lengths]:
         """As Reference.encode. Raises Differs if the library fails at a text."""
-        return self.encoded(texts, plain=False)
+        return self.encoded(texts, self.library.encode, self.reference.encode)
 
     def encode_plain(self, texts: Sequence[str]) -> tuple[Ids, Lengths]:
         """As Reference.encode_plain. Raises Differs if the library fails at a text."""
-        return self.encoded(texts, plain=True)
+        if self.library.encode_plain is None:
+            return self.reference.encode_plain(texts)
+        return self.encoded(texts, self.library.encode_plain, self.reference.encode_plain)
 
-    def encoded(self, texts: Sequence[str], *, plain: bool) -> tuple[Ids, Lengths]:
+    def encoded(self, texts: Sequence[str], fast: Encode, slow: SlowEncode) -> tuple[Ids, Lengths]:
         """Both of them."""
-        options = {"add_special_tokens": False, "encode_special_tokens": plain, "padding": None, "truncation": None}
-        encode = self.tokenizer.encode
-        parts: list[npt.NDArray[Any]] = []
         try:
-            for text in texts:
-                if text.isascii() or not self.has_newer(text):
-                    parts.append(encode(text, **options).ids_array)
-                else:
-                    parts.append((self.reference.encode_plain if plain else self.reference.encode)([text])[0])
+            parts = [fast(text) if text.isascii() or not self.has_newer(text) else slow([text])[0] for text in texts]
         except BaseException as error:
             if not failed(error):
                 raise
@@ -134,35 +129,55 @@ class Fast:
             raise Differs("the fast tokenizer gave other ids than the reference for rows of the data")
 
 
-def open_encoder(source: bytes, reference: Tokenizer) -> Reference | Fast:
-    """The fastest encoder that gives the ids of `reference`; the log says once why it is not the fast one, if so.
+def open_encoder(source: bytes, reference: Tokenizer, begun: Begun | None = None) -> Reference | Fast:
+    """The fastest encoder that gives the ids of `reference`; the log says once why it is not a fast one, if so.
 
     Args:
         source: tokenizer.json, which `reference` was made of.
         reference: without truncation and padding. It stays in use.
+        begun: what `opening` has begun. Its thread has ended afterwards, since processes may be forked then.
     """
     right = Reference(reference)
-    path = Path(sys.prefix) / APART / "tokenizers" / "__init__.py"
-    if not path.is_file():
+    reasons = []
+    if begun:
+        begun.loaded.exception()
+    for library in LIBRARIES:
+        if library.path().is_file():
+            load = begun.loaded.result if begun and begun[:2] == (library, source) else partial(library.load, source)
+            fast, reason = proven(load, right)
+            if fast:
+                return fast
+            reasons.append(f"{library.package}: {reason}")
+    if reasons:
+        log.info("no fast tokenizer can be used here (%s): the slower one does the work", "; ".join(reasons))
+    else:
         log.warning(
             "the fast tokenizer is not installed, tokens take many times longer to make: `make setup` installs it"
         )
-        return right
+    return right
+
+
+def opening(source: bytes) -> Callable[[bytes, Tokenizer], Reference | Fast]:
+    """`open_encoder` for what is most likely asked of it: it is loaded in a thread, half a second, while the reference is made."""
+    fastest = LIBRARIES[0]
+    if not fastest.path().is_file():
+        return open_encoder
+    thread = ThreadPoolExecutor(1)
+    begun = Begun(fastest, source, thread.submit(fastest.load, source))
+    thread.shutdown(wait=False)
+    return partial(open_encoder, begun=begun)
+
+
+def proven(load: Callable[[], Loaded], right: Reference) -> tuple[Fast | None, str]:
+    """What is loaded, if it gives the reference's ids; else why it does not."""
     try:
-        fast = Fast(load(path, source), right)
-        differing = differences(fast, right, probe_texts(token.content for token in added_tokens(reference)))
+        fast = Fast(load(), right)
+        differing = differences(fast, right, probe_texts(token.content for token in added_tokens(right.tokenizer)))
     except BaseException as error:
         if not failed(error):
             raise
-        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0][:200]
-        log.info(
-            "the fast tokenizer cannot be used with this tokenizer.json (%s): the slower one does the work", reason
-        )
-        return right
-    if differing:
-        log.info("the fast tokenizer gives other ids for %d probe texts: the slower one does the work", differing)
-        return right
-    return fast
+        return None, (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0][:200]
+    return (None, f"other ids for {differing} probe texts") if differing else (fast, "")
 
 
 def failed(error: BaseException) -> bool:
@@ -175,41 +190,16 @@ def added_tokens(tokenizer: Tokenizer) -> list[Any]:
     return [token for _, token in sorted(tokenizer.get_added_tokens_decoder().items())]
 
 
-def load(path: Path, source: bytes) -> Any:  # noqa: ANN401
-    """A tokenizer of the library at `path`. Raises what the library raises if it cannot be loaded, or cannot read `source`."""
-    library = sys.modules.get(MODULE)
-    if library is None or library.__file__ != str(path):
-        library = import_as(MODULE, path)
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:  # it reads files only
-        file.write(source)
-        file.flush()
-        return library.Tokenizer.from_file(file.name)
-
-
-def import_as(name: str, path: Path) -> ModuleType:
-    """Import a package from its `__init__.py` under another name than its own."""
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)])
-    if spec is None or spec.loader is None:
-        raise ImportError("it is no Python package")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
 def differences(fast: Fast, reference: Reference, texts: list[str]) -> int:
     """How many of the texts get other ids, with special tokens recognized or left as text."""
     found = 0
     for text in texts:
         # one at a time: a batch would start threads of the reference, and processes may be forked later
-        right = reference.tokenizer.encode(text, add_special_tokens=False).ids
-        with reference.special_tokens_as_text():
-            right_plain = reference.tokenizer.encode(text, add_special_tokens=False).ids
-        same = fast.encode([text])[0].tolist() == right and fast.encode_plain([text])[0].tolist() == right_plain
+        same = fast.encode([text])[0].tolist() == reference.tokenizer.encode(text, add_special_tokens=False).ids
+        if same and fast.library.encode_plain:
+            with reference.special_tokens_as_text():
+                right = reference.tokenizer.encode(text, add_special_tokens=False).ids
+            same = fast.encode_plain([text])[0].tolist() == right
         found += not same
     return found
 

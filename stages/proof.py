@@ -55,7 +55,8 @@ def spelled_cuts(
     blob, offsets = spelled_bytes(chat, ids)
     token_ends = np.concatenate([[0], row_ends])
     whole = b"".join(texts)
-    if offsets[-1] == len(whole) and (offsets[row_ends] == text_ends).all() and blob == memoryview(whole):
+    # Arrow compares memory; Python's memoryview compares byte by byte
+    if (offsets[row_ends] == text_ends).all() and pa.py_buffer(blob).equals(pa.py_buffer(whole)):
         spelled = [True] * len(texts)
     else:
         places = offsets[token_ends].tolist()

@@ -114,15 +114,18 @@ def written_gap(template: Template, roles: tuple[str, ...], index: int, literals
 
 def filled_spans(skeleton: Skeleton, dialogue: Sequence[Message], text: str) -> list[Span] | None:
     """The assistant's spans, if the skeleton filled with the contents is the text; else None."""
-    parts = [skeleton.literals[0]]
+    if not text.startswith(skeleton.literals[0]):
+        return None
     starts = []
-    at = len(parts[0])
+    at = len(skeleton.literals[0])
     for message, fill, literal in zip(dialogue, skeleton.fill, skeleton.literals[1:], strict=True):
         content = fill(message["content"])
-        starts.append((at, at + len(content)))
-        at += len(content) + len(literal)
-        parts += (content, literal)
-    if "".join(parts) != text:
+        end = at + len(content)
+        if not (text.startswith(content, at) and text.startswith(literal, end)):
+            return None
+        starts.append((at, end))
+        at = end + len(literal)
+    if at != len(text):
         return None
     return [
         Span(starts[answer.message][0] - answer.gap, (end := starts[answer.message][1]), end + len(answer.end_of_turn))

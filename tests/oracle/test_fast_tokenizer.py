@@ -59,6 +59,7 @@ def conversations() -> Iterator[list[str]]:
 def test_ids_of_20000_conversations_equal_the_references(opened: Any, method: str) -> None:
     fast, reference = opened
     assert isinstance(fast, Fast)
+    assert fast.library.encode_plain is None, "gigatoken is meant"
     rows = 0
     for batch in conversations():
         (ids, lengths), (right, right_lengths) = getattr(fast, method)(batch), getattr(reference, method)(batch)

@@ -156,22 +156,26 @@ def test_package_that_differs_from_the_lock_is_named(tmp_path):
     assert "rich" in found.found
 
 
-def test_fast_tokenizer_that_is_missing_or_of_another_release_is_named(tmp_path):
-    (tmp_path / "requirements-apart.lock").write_text("tokenizers==1.0 \\\n    --hash=sha256:00\n")
-    for version, state, word in (
-        (None, "warning", "not installed"),
-        ("0.9", "warning", "0.9, not 1.0"),
-        ("1.0", "ok", "1.0"),
-    ):
-        environment = tmp_path / str(version)
-        if version:
-            (environment / f"apart/tokenizers-{version}.dist-info").mkdir(parents=True)
-            metadata = f"Metadata-Version: 2.1\nName: tokenizers\nVersion: {version}\n"
-            (environment / f"apart/tokenizers-{version}.dist-info/METADATA").write_text(metadata)
-        found = fast_tokenizer(tmp_path, environment)
-        assert found.state == state
-        assert word in found.found
-        assert ("make setup" in found.todo) == (state == "warning")
+@pytest.mark.parametrize(
+    ("versions", "state", "words"),
+    [
+        ({}, "warning", ["not installed"]),
+        ({"tokenizers": "1.0"}, "warning", ["quick is missing, not 2.0"]),
+        ({"tokenizers": "0.9", "quick": "2.0"}, "warning", ["tokenizers is 0.9, not 1.0"]),
+        ({"tokenizers": "1.0", "quick": "2.0"}, "ok", ["tokenizers 1.0", "quick 2.0"]),
+    ],
+)
+def test_fast_tokenizer_that_is_missing_or_of_another_release_is_named(tmp_path, versions, state, words):
+    lock = "".join(f"{pin} \\\n    --hash=sha256:00\n" for pin in ("quick==2.0", "tokenizers==1.0"))
+    (tmp_path / "requirements-apart.lock").write_text(lock)
+    for name, version in versions.items():
+        info = tmp_path / f"apart/{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    found = fast_tokenizer(tmp_path, tmp_path)
+    assert found.state == state
+    assert all(word in found.found for word in words)
+    assert ("make setup" in found.todo) == (state == "warning")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
 """Every code point, through every kind of splitting and normalizing: the libraries agree on all that is not in NEWER."""
 
+import json
 import sys
-from pathlib import Path
+from itertools import product
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from stages.fast_tokenizer import APART, Fast, Reference, load
+from stages.fast_libraries import LIBRARIES
+from stages.fast_tokenizer import Fast, Reference
 from tests.oracle.llama3 import PATTERN as LLAMA3
-from tests.stages.llama_cpp.tokenizers_in_small import gpt_2, train
-from tests.stages.tokenizer_kinds import CASED, words
+from tests.stages.llama_cpp.tokenizers_in_small import gpt_2, split_by, train
+from tests.stages.tokenizer_kinds import CASED, gemma, llama_2, mistral, words
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +68,22 @@ def bert():
     return tokenizer
 
 
-CASES = {
+def pairs(pre_tokenizer, normalizer=None):
+    """Byte-level BPE that merges any two bytes, the later ones first: what it makes of a text tells where it was split."""
+    tokenizer = train(pre_tokenizer)
+    value = json.loads(tokenizer.to_str())
+    alphabet = sorted(token for token in value["model"]["vocab"] if len(token) == 1)
+    merges = [[left, right] for left, right in product(reversed(alphabet), alphabet)]
+    tokens = [*alphabet, *("".join(merge) for merge in merges)]
+    value["model"] |= {"vocab": {token: index for index, token in enumerate(tokens)}, "merges": merges}
+    value["added_tokens"] = []
+    found = Tokenizer.from_str(json.dumps(value))
+    if normalizer:
+        found.normalizer = normalizer
+    return found
+
+
+SPLITTING = {
     "llama-3": lambda: words(LLAMA3),
     "qwen": lambda: words(LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")),
     "gpt-4o": lambda: words(CASED),
@@ -83,13 +100,27 @@ CASES = {
     "accents": lambda: normalized(normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])),
     "bert": bert,
 }  # fmt: skip
+MERGING = {
+    "llama-3": lambda: pairs(split_by(LLAMA3)),
+    "qwen": lambda: pairs(split_by(LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")), normalizers.NFC()),
+    "gpt-4o": lambda: pairs(split_by(CASED)),
+    "gpt-2": lambda: pairs(gpt_2()),
+    "llama-2": llama_2,
+    "gemma": gemma,
+    "mistral": mistral,
+}
+"""Of gigatoken, which knows BPE alone."""
+GIGATOKEN, TOKENIZERS = LIBRARIES
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_code_points_that_differ_are_all_left_to_the_reference(case):
-    reference = Reference(CASES[case]())
-    path = Path(sys.prefix) / APART / "tokenizers" / "__init__.py"
-    fast = Fast(load(path, reference.tokenizer.to_str().encode()), reference)
+@pytest.mark.parametrize(
+    ("library", "make"),
+    [pytest.param(GIGATOKEN, make, id=f"gigatoken {case}") for case, make in MERGING.items()]
+    + [pytest.param(TOKENIZERS, make, id=f"tokenizers {case}") for case, make in SPLITTING.items()],
+)
+def test_code_points_that_differ_are_all_left_to_the_reference(library, make):
+    reference = Reference(make())
+    fast = Fast(library.load(reference.tokenizer.to_str().encode()), reference)
     known = fast.newer.copy()
     fast.newer[:] = False  # nothing is left to the reference, so that all differences show
     differing = set()

@@ -14,8 +14,9 @@ ADDED = (
     AddedToken("<think>", normalized=False),
     AddedToken("</think>", normalized=False),
     AddedToken("<tool_call>", normalized=False, lstrip=True, rstrip=True),
-    AddedToken("Word", normalized=False, single_word=True),
 )
+ONLY_WORD = AddedToken("Word", normalized=False, single_word=True)
+"""What gigatoken would find inside of words, too."""
 ENDING = r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"

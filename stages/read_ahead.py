@@ -1,0 +1,20 @@
+"""An iterator that works on its next item while the last one is used."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made in a thread while the caller uses the one before: for decoders, which leave Python to others.
+
+    What making an item raises is raised here, at its turn. Two items are in memory at a time.
+    """
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]
