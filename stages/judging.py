@@ -6,10 +6,13 @@ What depends on other rows (duplicates, near duplicates, what is held out near i
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from stages.contracts import messages as contract
 from stages.contracts.origin import ORIGIN
@@ -19,8 +22,9 @@ from stages.exclusions import Exclusions
 
 if TYPE_CHECKING:
     from stages.contamination import Index
-    from stages.near_duplicates import Sketches
+    from stages.near_samples import Plan, Signs
 
+SPLIT_HELDOUT = "heldout"
 ORIGIN_NAMES = [field.name for field in ORIGIN]
 
 
@@ -37,8 +41,10 @@ class Judge:
     languages: Sequence[str] | None
     evaluation: "Index | None"
     """What rows must not hold."""
-    sketch: bool
-    """Whether near duplicates are looked for afterwards."""
+    near: bool
+    """Whether rows that nearly repeat others are looked for afterwards."""
+    sampling: "Plan | None"
+    """How training rows are sampled for it; None: all rows are sketched."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,8 @@ class Judged:
     kept: pa.RecordBatch
     rejected: pa.RecordBatch
     excluded: pa.RecordBatch
-    sketches: "Sketches | None"
-    """Of the kept rows."""
+    signs: "Signs | None"
+    """What near ones among the kept rows are found by."""
     exclusions: frozenset[str]
     """The ids and hashes of data/exclusions.csv that rows were excluded by."""
     contaminated: Mapping[int, int]
@@ -84,17 +90,18 @@ def judged(batch: pa.RecordBatch, judge: Judge) -> Judged:
     if kept and (judge.languages is not None or judge.evaluation is not None):
         kept, more, contaminated = by_text(kept, judge)
         rejected = sorted(rejected + more)
-    sketches = None
-    if judge.sketch:
-        from stages.near_duplicates import sketches as sketched
-
-        sketches = sketched([whole_text(found) for _, found in kept])
     origin = batch.select(ORIGIN_NAMES)
+    messages = messages_batch(origin, kept, judge.heldout_fraction)
+    signs = None
+    if judge.near:
+        from stages.near_samples import signs as signs_of
+
+        signs = signs_of([whole_text(found) for _, found in kept], heldout_rows(messages), judge.sampling)
     return Judged(
-        messages_batch(origin, kept, judge.heldout_fraction),
+        messages,
         set_aside(origin, rejected, contract.REJECTED_SCHEMA),
         set_aside(origin, excluded, contract.EXCLUDED_SCHEMA),
-        sketches,
+        signs,
         frozenset(matched),
         contaminated,
     )
@@ -130,9 +137,20 @@ def whole_text(found: Conversation) -> str:
     return "\n".join([message[1] for message in found.messages])
 
 
+def whole_texts(messages: pa.ListArray) -> list[str]:
+    """The same of conversations as Arrow, (n,) lists of contract.MESSAGE."""
+    contents = messages.values.field("content").to_pylist()
+    return ["\n".join(contents[first:last]) for first, last in pairwise(messages.offsets.to_pylist())]
+
+
 def spoken_text(found: Conversation) -> str:
     """What user and assistant say."""
     return "\n".join([message[1] for message in found.messages if message[0] in ("user", "assistant")])
+
+
+def heldout_rows(messages: pa.RecordBatch) -> NDArray[np.bool_]:
+    """Which conversations of a batch are held out, (n,)."""
+    return np.asarray(messages["split"].to_numpy(zero_copy_only=False) == SPLIT_HELDOUT, np.bool_)
 
 
 def messages_batch(

@@ -5,17 +5,21 @@ The file is Arrow without compression beside the outputs: written and read at th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from stages.contracts import messages as contract
-from stages.judging import Judged
+from stages.judging import Judged, heldout_rows, whole_texts
 from stages.outcome import Mask, Outcome, with_rule
 
-SPLIT_HELDOUT = "heldout"
+if TYPE_CHECKING:
+    from stages.near_duplicates import Sketches
+    from stages.near_samples import Plan, Runs, Signs
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Near:
     duplicates: str
     heldout: str
     threshold: float
+    sampling: "Plan | None"
+    """How training rows are sampled; None: all rows are sketched."""
 
 
 @dataclass(frozen=True)
@@ -37,51 +43,122 @@ class Decision:
     """An earlier one."""
 
 
+class Collected:
+    """The signs of all rows, in their order. Memory: 256 bytes for each sketched row, 4 for each place of the others."""
+
+    def __init__(self, total: int, sampling: "Plan | None") -> None:
+        """For `total` rows at most."""
+        from stages.near_duplicates import PERMUTATIONS
+
+        self.hits = sampling.hits if sampling else 0
+        # of what is not filled no page is touched
+        self.sketches = np.empty((total, PERMUTATIONS), np.uint16)
+        self.samples = np.empty((total, sampling.places if sampling else 0), np.uint32)
+        self.runs: list[Runs] = []
+        self.sketched, self.heldout = np.zeros(total, np.bool_), np.zeros(total, np.bool_)
+        self.ends: list[int] = []
+        """By batch, which row follows it."""
+        self.rows = self.sketches_made = 0
+
+    def add(self, signs: "Signs", heldout: Mask) -> None:
+        """Add the signs of the next rows, and which are held out."""
+        part, sampled = slice(self.rows, self.rows + len(heldout)), self.rows - self.sketches_made
+        self.sketched[part], self.heldout[part] = signs.sketched, heldout
+        self.samples[sampled : sampled + len(signs.samples)] = signs.samples
+        self.add_sketches(signs.sketches)
+        self.runs.append(signs.runs)
+        self.ends.append(part.stop)
+        self.rows = part.stop
+
+    def add_sketches(self, sketches: "Sketches") -> None:
+        """Add the sketches of the next rows."""
+        self.sketches[self.sketches_made : self.sketches_made + len(sketches)] = sketches
+        self.sketches_made += len(sketches)
+
+    def candidates(self) -> NDArray[np.int64]:
+        """The rows without a sketch that may be near a held-out one."""
+        from stages.near_samples import may_repeat
+
+        sampled = np.flatnonzero(~self.sketched[: self.rows])
+        return sampled[may_repeat(self.samples[: len(sampled)], self.runs, self.hits)]
+
+
 def decided(
     rows: Iterator[Judged], total: int, waiting: Path, near: Near, outcome: Outcome
 ) -> Iterator[pa.RecordBatch]:
     """The conversations to keep, flagged where they nearly repeat an earlier one; those that are dropped are added to `outcome`.
 
     Args:
-        rows: all rows, with sketches.
+        rows: all rows, with signs.
         total: how many there are at most.
         waiting: a file to write them to meanwhile.
         near: what is done with them.
         outcome: what became of the rows.
     """
-    from stages.near_duplicates import PERMUTATIONS
-
-    sketches = np.empty((total, PERMUTATIONS), np.uint16)  # of what is not filled no page is touched
-    heldout = np.zeros(total, np.bool_)
     ids: list[bytes] = []
-    with pa.OSFile(str(waiting), "wb") as sink, pa.ipc.new_stream(sink, contract.SCHEMA) as writer:
+    collected = Collected(total, near.sampling)
+    with pa.OSFile(str(waiting), "wb") as sink, pa.ipc.new_file(sink, contract.SCHEMA) as writer:
         for judged in rows:
             batch, fresh = outcome.first_come(judged)
-            part = slice(len(ids), len(ids) + batch.num_rows)
-            sketches[part] = judged.sketches[fresh] if judged.sketches is not None else 0
-            heldout[part] = batch["split"].to_numpy(zero_copy_only=False) == SPLIT_HELDOUT
+            if judged.signs is not None:
+                collected.add(judged.signs.of(fresh), heldout_rows(batch))
             ids += map(bytes.fromhex, batch["row_id"].to_pylist())
             writer.write_batch(batch)
-    decision = decide(sketches[: len(ids)], heldout[: len(ids)], near)
-    del sketches
+    decision = decide(collected, waiting, near)
+    del collected
     start = 0
-    with pa.OSFile(str(waiting), "rb") as source, pa.ipc.open_stream(source) as reader:
-        for batch in reader:
+    with pa.OSFile(str(waiting), "rb") as source, pa.ipc.open_file(source) as reader:
+        for batch in map(reader.get_batch, range(reader.num_record_batches)):
             part = slice(start, start + batch.num_rows)
             yield carried_out(batch, Decision(decision.heldout[part], decision.earlier[part]), near, ids, outcome)
             start = part.stop
     waiting.unlink()
 
 
-def decide(sketches: NDArray[np.uint16], heldout: Mask, near: Near) -> Decision:
-    """Find what nearly repeats what. A training row that goes for a held-out one's sake makes no other a near duplicate."""
-    from stages.near_duplicates import near_duplicates, near_heldout
+def decide(collected: Collected, waiting: Path, near: Near) -> Decision:
+    """Find what nearly repeats what. A training row that goes for a held-out one's sake makes no other a near duplicate.
 
-    nothing = np.full(len(sketches), -1, np.int64)
-    of_heldout = near_heldout(sketches, heldout, near.threshold) if near.heldout == "drop" else nothing
+    Args:
+        collected: the signs of all rows; the sketches of candidates are added.
+        waiting: the file with the rows.
+        near: what is done with them.
+    """
+    from stages.near_duplicates import near_duplicates, near_heldout, sketches
+
+    candidates = collected.candidates()
+    for texts in texts_at(waiting, candidates, collected.ends):
+        collected.add_sketches(sketches(texts))
+    # candidates stand behind the others: each training row is compared with held-out ones alone, and these keep their order
+    rows = np.concatenate([np.flatnonzero(collected.sketched), candidates])
+    made = collected.sketches[: len(rows)]
+    nothing = np.full(len(rows), -1, np.int64)
+    of_heldout = near_heldout(made, collected.heldout[rows], near.threshold) if near.heldout == "drop" else nothing
     among = of_heldout < 0
-    of_earlier = near_duplicates(sketches, among, near.threshold) if near.duplicates != "off" else nothing
-    return Decision(of_heldout, of_earlier)
+    of_earlier = near_duplicates(made, among, near.threshold) if near.duplicates != "off" else nothing
+    return Decision(of_all(of_heldout, rows, collected.rows), of_all(of_earlier, rows, collected.rows))
+
+
+def of_all(found: NDArray[np.int64], rows: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """What was found among some rows, as indices among all: -1 for the others."""
+    of = np.full(total, -1, np.int64)
+    of[rows] = np.where(found >= 0, rows[found], -1)
+    return of
+
+
+def texts_at(waiting: Path, rows: NDArray[np.int64], ends: list[int]) -> Iterator[list[str]]:
+    """The whole texts of rows of the waiting file, ascending, a batch at a time; other batches are not read.
+
+    Args:
+        waiting: the file.
+        rows: the rows.
+        ends: for each batch, which row follows it.
+    """
+    with pa.OSFile(str(waiting), "rb") as source, pa.ipc.open_file(source) as reader:
+        for number, (start, end) in enumerate(pairwise([0, *ends])):
+            first, last = np.searchsorted(rows, [start, end])
+            if first < last:
+                taken = reader.get_batch(number)["messages"].take(pa.array(rows[first:last] - start))
+                yield whole_texts(taken)
 
 
 def carried_out(batch: pa.RecordBatch, of: Decision, near: Near, ids: list[bytes], outcome: Outcome) -> pa.RecordBatch:

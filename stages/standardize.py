@@ -107,6 +107,7 @@ def standardize(
             "the dataset is empty: no row in it. Look at fetch_data.sources (and the split, for a hub dataset)."
         )
     layouts = find_layouts(rows, sources)
+    near = near_of(params)
     judge = Judge(
         layouts=layouts,
         exclusions=read_exclusions(exclusions),
@@ -115,11 +116,11 @@ def standardize(
         heldout_fraction=params.heldout_fraction,
         languages=params.languages,
         evaluation=evaluation_sets(custom, params.contamination),
-        sketch=params.near_duplicates != "off" or (params.near_heldout == "drop" and params.heldout_fraction > 0),
+        near=near is not None,
+        sampling=near.sampling if near else None,
     )
     messages.mkdir(parents=True)
     outcome = Outcome([source["source"] for source in sources], layouts, params.contamination)
-    near = Near(params.near_duplicates, params.near_heldout, params.near_threshold) if judge.sketch else None
     kept = kept_batches(rows, judge, near, messages / ".waiting.arrow", outcome, runtime)
     write_parquet(messages / contract.MESSAGES, checked(kept, outcome), contract.SCHEMA)
     write_parquet(messages / contract.REJECTED, outcome.rejected_rows(), contract.REJECTED_SCHEMA)
@@ -165,6 +166,16 @@ def evaluation_sets(custom: Path, names: Sequence[str]) -> "Index | None":
     from stages.contamination import evaluation_files, evaluation_index
 
     return evaluation_index(evaluation_files(custom, names))
+
+
+def near_of(params: StandardizeParams) -> Near | None:
+    """What is done with near duplicates; None if nothing is."""
+    if params.near_duplicates == "off" and (params.near_heldout == "keep" or not params.heldout_fraction):
+        return None
+    from stages.near_samples import plan_for
+
+    plan = plan_for(params.near_duplicates, params.heldout_fraction, params.near_threshold)
+    return Near(params.near_duplicates, params.near_heldout, params.near_threshold, plan)
 
 
 def kept_batches(

@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from stages.contracts.messages_check import check_messages
 from stages.conversation import canonical_json
 from stages.errors import StageError
 from stages.files import write_json
+from stages.near_duplicates import Sketches, sketches
 from stages.params import Runtime, read_params, section_params
 from stages.roles import ALIASES
 from stages.rules import CALL, RULES
@@ -419,6 +420,53 @@ def test_training_row_near_a_heldout_one_goes_and_nothing_else_moves(tmp_path: P
     assert {row["row"]: row["split"] for row in result.kept} == {
         row: kept[row]["split"] for row in kept if row not in expected
     }
+
+
+def test_training_rows_are_sampled_and_all_near_ones_go_as_if_all_were_sketched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2,000 families, each of two long rows, some have a row that is held out; `near_duplicates: drop` sketches all rows."""
+    records = [like(number, changed) for number in range(2_000) for changed in (0, number % 7)]
+    records += [good(number) for number in range(200)]
+    wanted = {"heldout_fraction": 0.02, "near_heldout": "drop"}
+    result = run(tmp_path, records, name="sampled", **wanted)
+    whole = run(tmp_path, records, name="whole", near_duplicates="drop", **wanted)
+    of = {row["row"]: row["of"] for row in result.rejected if row["rule"] == "near_heldout"}
+    assert len(of) > 40
+    assert of == {row["row"]: row["of"] for row in whole.rejected if row["rule"] == "near_heldout"}
+    monkeypatch.setattr("stages.standardize.BATCH", 137)
+    two = RUNTIME.model_copy(update={"workers": 2})
+    run(tmp_path, records, name="two", runtime=two, **wanted)
+    for name in ("messages.parquet", "rejected.parquet", "summary.json"):
+        assert (tmp_path / "sampled" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_few_rows_are_sketched_where_few_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [like(number, 0) for number in range(1_000)]
+    sketched: list[int] = []
+    for place in ("stages.near_samples", "stages.near_duplicates"):
+        monkeypatch.setattr(f"{place}.sketches", counted(sketched))
+    for near_duplicates, least, most in (("off", 1, 100), ("flag", 1_000, 1_000)):
+        sketched.clear()
+        run(
+            tmp_path,
+            records,
+            name=near_duplicates,
+            near_duplicates=near_duplicates,
+            near_heldout="drop",
+            heldout_fraction=0.02,
+        )
+        assert least <= sum(sketched) <= most
+
+
+def counted(sketched: list[int]) -> Callable[[Sequence[str]], Sketches]:
+    """`sketches`, which notes how many it makes."""
+
+    def noting(texts: Sequence[str]) -> Sketches:
+        sketched.append(len(texts))
+        return sketches(texts)
+
+    return noting
 
 
 def test_row_with_a_text_of_an_evaluation_set_is_set_aside(tmp_path: Path) -> None:
