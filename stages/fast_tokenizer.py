@@ -13,12 +13,10 @@ So the ids are the reference's with and without them, and they are in no cache k
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from itertools import chain
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,15 +42,6 @@ stands between. tests/stages/test_fast_tokenizer_unicode.py looks at every code 
 
 class Differs(Exception):  # noqa: N818 - what was found, not an error
     """The fast library gave other ids than the reference for texts of the data. Start again with Reference(tokenizer)."""
-
-
-class Begun(NamedTuple):
-    """A library that is loading."""
-
-    library: Library
-    source: bytes
-    """The tokenizer.json."""
-    loaded: Future[Loaded]
 
 
 class Reference:
@@ -129,22 +118,18 @@ class Fast:
             raise Differs("the fast tokenizer gave other ids than the reference for rows of the data")
 
 
-def open_encoder(source: bytes, reference: Tokenizer, begun: Begun | None = None) -> Reference | Fast:
+def open_encoder(source: bytes, reference: Tokenizer) -> Reference | Fast:
     """The fastest encoder that gives the ids of `reference`; the log says once why it is not a fast one, if so.
 
     Args:
         source: tokenizer.json, which `reference` was made of.
         reference: without truncation and padding. It stays in use.
-        begun: what `opening` has begun. Its thread has ended afterwards, since processes may be forked then.
     """
     right = Reference(reference)
     reasons = []
-    if begun:
-        begun.loaded.exception()
     for library in LIBRARIES:
         if library.path().is_file():
-            load = begun.loaded.result if begun and begun[:2] == (library, source) else partial(library.load, source)
-            fast, reason = proven(load, right)
+            fast, reason = proven(library, source, right)
             if fast:
                 return fast
             reasons.append(f"{library.package}: {reason}")
@@ -157,21 +142,10 @@ def open_encoder(source: bytes, reference: Tokenizer, begun: Begun | None = None
     return right
 
 
-def opening(source: bytes) -> Callable[[bytes, Tokenizer], Reference | Fast]:
-    """`open_encoder` for what is most likely asked of it: it is loaded in a thread, half a second, while the reference is made."""
-    fastest = LIBRARIES[0]
-    if not fastest.path().is_file():
-        return open_encoder
-    thread = ThreadPoolExecutor(1)
-    begun = Begun(fastest, source, thread.submit(fastest.load, source))
-    thread.shutdown(wait=False)
-    return partial(open_encoder, begun=begun)
-
-
-def proven(load: Callable[[], Loaded], right: Reference) -> tuple[Fast | None, str]:
-    """What is loaded, if it gives the reference's ids; else why it does not."""
+def proven(library: Library, source: bytes, right: Reference) -> tuple[Fast | None, str]:
+    """A library's encoder, if it gives the reference's ids; else why it does not."""
     try:
-        fast = Fast(load(), right)
+        fast = Fast(library.load(source), right)
         differing = differences(fast, right, probe_texts(token.content for token in added_tokens(right.tokenizer)))
     except BaseException as error:
         if not failed(error):

@@ -2,19 +2,20 @@
 
 To sketch all rows takes as long as all else that is done to them, and where few rows are held out, hardly any is near one. So of a training
 row a few places are looked at, evenly spaced; of each the run of RUN words that stands there is hashed. A held-out row is sketched, and the
-hashes of all its runs are handed on. A training row with enough of its runs among those is sketched afterwards and compared as ever, so
+hashes of all its runs are handed on. A training row with enough of its runs in one of those rows is sketched afterwards and compared as ever, so
 rows are set aside by their sketches alone; the samples only say which rows need none.
 
 A row that is near by the threshold has that share of its shingles in the held-out row or more, and about as many of its runs: some less
 where words are replaced here and there (0.82 at 0.8), as many where a piece is added. Several hits are asked for, since one may be a phrase
-that everybody uses.
+that everybody uses; and a run of many held-out rows, such as a piece of a prompt that all begin with, tells nothing: the other places have to.
 """
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 from math import comb
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -44,8 +45,17 @@ LOSS = 0.002
 LARGEST_HELDOUT = 0.05
 """Share of held-out rows up to which training rows are sampled: the hashes of all held-out runs are held in memory, 4 bytes a word."""
 
+COMMON = 16
+"""Held-out rows from which a run that more of them have tells nothing. Bounds what is counted for a row."""
+
+UNTOLD = 1 / 3
+"""Part of a row's places that may tell nothing; where more do, the others are too few to lose none by, so the row is sketched."""
+
 MISSING = 0
-"""In place of a run where a window holds too few words; counts as a hit, so that such a row is rather sketched than lost."""
+"""In place of a run where a window holds too few words; it tells nothing."""
+
+ROWS_AT_A_TIME = 50_000
+"""Sampled rows that are looked up at a time: some 40 MB."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,25 @@ class Plan:
     places: int
     """In each row."""
     hits: int
-    """Places from which a row is sketched."""
+    """Places that must be in one held-out row for a row to be sketched; one less for each place that tells nothing but the first."""
+
+
+class HeldoutRuns(NamedTuple):
+    """The different runs of each of some held-out rows."""
+
+    hashes: Runs
+    """(n,)"""
+    rows: NDArray[np.int64]
+    """(n,), the row's number among the held-out ones."""
+
+    @classmethod
+    def joined(cls, parts: "Sequence[HeldoutRuns]") -> "HeldoutRuns":
+        """The runs of several batches of rows, ordered by hash."""
+        starts = np.cumsum([0, *(part.rows.max(initial=-1) + 1 for part in parts)]).tolist()
+        hashes = np.concatenate([np.zeros(0, np.uint32), *(part.hashes for part in parts)])
+        rows = [part.rows + start for part, start in zip(parts, starts, strict=False)]
+        order = np.argsort(hashes, kind="stable")
+        return cls(hashes[order], np.concatenate([np.zeros(0, np.int64), *rows])[order])
 
 
 @dataclass(frozen=True)
@@ -68,8 +96,8 @@ class Signs:
     """Of the sketched rows, (sketched, PERMUTATIONS)."""
     samples: Runs
     """Of the others, (sampled, places)."""
-    runs: Runs
-    """Those of the held-out rows, in no order; empty where no row is sampled."""
+    runs: HeldoutRuns
+    """Those of the held-out rows; empty where no row is sampled."""
 
     def of(self, rows: Mask) -> "Signs":
         """The signs of some of the rows; the runs stay."""
@@ -107,8 +135,7 @@ def signs(texts: Sequence[str], heldout: Mask, plan: Plan | None) -> Signs:
         plan: how the others are sampled.
     """
     if plan is None:
-        none = np.zeros(0, np.uint32)
-        return Signs(np.ones(len(texts), np.bool_), sketches(texts), none.reshape(0, 0), none)
+        return Signs(np.ones(len(texts), np.bool_), sketches(texts), np.zeros((0, 0), np.uint32), runs_in([]))
     found = samples(list(compress(texts, ~heldout)), plan.places)
     too_few = np.count_nonzero(found == MISSING, axis=1) >= plan.hits
     sketched = heldout.copy()
@@ -140,13 +167,15 @@ def runs_at(windows: Sequence[str]) -> Runs:
     return np.array(found, np.uint32)
 
 
-def runs_in(texts: Sequence[str]) -> Runs:
-    """All different runs of texts, hashed, in no order."""
-    found: set[int] = set()
+def runs_in(texts: Sequence[str]) -> HeldoutRuns:
+    """All different runs of each text."""
+    found: list[set[int]] = []
     for text in texts:
         said = words(text).split()
-        found.update(map(hash_of, zip(*(said[k:] for k in range(RUN)), strict=False)))
-    return np.fromiter(found, np.uint32, len(found))
+        found.append(set(map(hash_of, zip(*(said[k:] for k in range(RUN)), strict=False))))
+    sizes = [len(runs) for runs in found]
+    hashes = np.fromiter(chain.from_iterable(found), np.uint32, sum(sizes))
+    return HeldoutRuns(hashes, np.repeat(np.arange(len(texts)), sizes))
 
 
 def hash_of(run: Iterable[str]) -> int:
@@ -176,12 +205,35 @@ def cut(joined: str, texts: Sequence[str]) -> Iterator[str]:
         yield joined[start:end]
 
 
-def may_repeat(samples: Runs, runs: Sequence[Runs], hits: int) -> Mask:
-    """For each sampled row, (n, places), whether at least `hits` of its places are in one of the held-out rows' runs, or have none."""
-    known = np.concatenate([*runs, np.array([MISSING], np.uint32)])
-    known.sort()
-    found = np.zeros(len(samples), np.int64)
-    for place in samples.T:
-        at = np.minimum(np.searchsorted(known, place), len(known) - 1)
-        found += known[at] == place
-    return found >= hits
+def may_repeat(samples: Runs, runs: HeldoutRuns, hits: int) -> Mask:
+    """Which sampled rows may nearly repeat a held-out one, (n,).
+
+    Args:
+        samples: (n, places).
+        runs: as `HeldoutRuns.joined` gives them.
+        hits: of the plan.
+    """
+    parts = range(0, len(samples), ROWS_AT_A_TIME)
+    found = [repeats(samples[start : start + ROWS_AT_A_TIME], runs, hits) for start in parts]
+    return np.concatenate([np.zeros(0, np.bool_), *found])
+
+
+def repeats(samples: Runs, runs: HeldoutRuns, hits: int) -> Mask:
+    """The same of few rows."""
+    first, last = (np.searchsorted(runs.hashes, samples, side) for side in ("left", "right"))
+    holders = last - first
+    untold = (samples == MISSING) | (holders > COMMON)
+    holders[untold] = 0
+    # one that is missing loses few: at 0.8, of rows exactly at the threshold 7 in 1,000
+    need = np.maximum(hits - np.maximum(untold.sum(axis=1) - 1, 0), 1)
+    found = untold.sum(axis=1) > UNTOLD * samples.shape[1]
+    # each place with each held-out row that has its run, of the rows that have enough such places
+    asked = np.flatnonzero(~found & ((holders > 0).sum(axis=1) >= need))
+    counts = holders[asked].ravel()
+    ends = counts.cumsum()
+    places = np.arange(counts.sum()) + np.repeat(first[asked].ravel() - (ends - counts), counts)
+    row = np.repeat(np.repeat(asked, samples.shape[1]), counts)
+    size = runs.rows.max(initial=0) + 1
+    pairs, shared = np.unique(row * size + runs.rows[places], return_counts=True)
+    found[pairs[shared >= need[pairs // size]] // size] = True
+    return np.asarray(found, np.bool_)

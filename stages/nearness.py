@@ -19,7 +19,7 @@ from stages.outcome import Mask, Outcome, with_rule
 
 if TYPE_CHECKING:
     from stages.near_duplicates import Sketches
-    from stages.near_samples import Plan, Runs, Signs
+    from stages.near_samples import HeldoutRuns, Plan, Signs
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Collected:
         # of what is not filled no page is touched
         self.sketches = np.empty((total, PERMUTATIONS), np.uint16)
         self.samples = np.empty((total, sampling.places if sampling else 0), np.uint32)
-        self.runs: list[Runs] = []
+        self.runs: list[HeldoutRuns] = []
         self.sketched, self.heldout = np.zeros(total, np.bool_), np.zeros(total, np.bool_)
         self.ends: list[int] = []
         """By batch, which row follows it."""
@@ -77,10 +77,10 @@ class Collected:
 
     def candidates(self) -> NDArray[np.int64]:
         """The rows without a sketch that may be near a held-out one."""
-        from stages.near_samples import may_repeat
+        from stages.near_samples import HeldoutRuns, may_repeat
 
         sampled = np.flatnonzero(~self.sketched[: self.rows])
-        return sampled[may_repeat(self.samples[: len(sampled)], self.runs, self.hits)]
+        return sampled[may_repeat(self.samples[: len(sampled)], HeldoutRuns.joined(self.runs), self.hits)]
 
 
 def decided(

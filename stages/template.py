@@ -32,7 +32,7 @@ from stages.contracts import tokens as contract
 from stages.contracts.tokens import NOT_TRAINED
 from stages.entry import Input, Output, run
 from stages.errors import StageError
-from stages.fast_tokenizer import Differs, Reference, opening
+from stages.fast_tokenizer import Differs, Reference, open_encoder
 from stages.files import write_json
 from stages.fitting import COLUMNS, NO_LABELS_LEFT, TOO_LONG, Fit, Fitted, fitted
 from stages.params import Params, Runtime
@@ -101,7 +101,6 @@ def template(
         # each worker is one thread's work; the slower tokenizer would start as many threads as there are cores in each
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     came = read_tokenizer_folder(tokenizer)
-    open_encoder = opening(came.source)
     choices = (custom, params.chat_template, params.date_string, params.missing_control_tokens)
     tokens.mkdir(parents=True)
     path = messages / messages_contract.MESSAGES

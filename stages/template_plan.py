@@ -5,7 +5,7 @@ the date (and, where the template left it out, the BOS) written in.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 
 from stages.chat import Chat, Encoder, control_tokens, missing_control_tokens, open_chat, single_token
 from stages.errors import StageError
-from stages.fast_tokenizer import Reference
 from stages.rendering import compile_template, pin_template, without_header
 from stages.tokenizer_folder import (
     NEW_PAD,
@@ -96,9 +95,7 @@ def prepare(
     saved = pin_template(text, date_string, set_tokens=former, write_bos=adds)
     compiled = compile_template(saved, tokens, date_string)
     how: Literal["template", "added", "none"] = "template" if writes else "added" if adds else "none"
-    chat = open_chat(tokenizer, Reference(tokenizer), compiled, spelled)
-    # last, since it may be loading all the while
-    chat = replace(chat, encoder=open_encoder(source, tokenizer))
+    chat = open_chat(tokenizer, open_encoder(source, tokenizer), compiled, spelled)
     return Plan(came, source, tokens, saved, chat, spelled, added, how)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from stages.fast_libraries import LIBRARIES, Loaded
-from stages.fast_tokenizer import Differs, Fast, Reference, added_tokens, open_encoder, opening
+from stages.fast_tokenizer import Differs, Fast, Reference, added_tokens, open_encoder
 from stages.probe_texts import HARD, LONG, probe_texts
 from tests.project import ROOT
 from tests.stages.llama_cpp.tokenizers_in_small import gpt_2, split_by, train
@@ -50,20 +50,10 @@ def opened(kind: str) -> tuple[Tokenizer, Fast]:
 
 @pytest.mark.parametrize("kind", CARRIED)
 def test_fastest_library_that_gives_the_references_ids_is_chosen(kind):
-    tokenizer, encoder = opened(kind)
+    _, encoder = opened(kind)
     chosen = GIGATOKEN if encoder.library.encode_plain is None else TOKENIZERS
     assert chosen is CARRIED[kind]
     assert set(KINDS) <= set(CARRIED)
-    ahead = opening(tokenizer.to_str().encode())(tokenizer.to_str().encode(), tokenizer)
-    assert (ahead.library.encode_plain is None) == (chosen is GIGATOKEN)
-
-
-def test_what_was_begun_for_another_tokenizer_is_not_used():
-    tokenizer, _ = opened("llama-3")
-    encoder = opening(make("gpt-2").to_str().encode())(tokenizer.to_str().encode(), tokenizer)
-    assert encoder.library.encode("the attic has").tolist() == tokenizer.encode("the attic has").ids
-    unreadable = opening(b"{}")(tokenizer.to_str().encode(), tokenizer)
-    assert unreadable.library.encode("the attic has").tolist() == tokenizer.encode("the attic has").ids
 
 
 def rows(encoded):
@@ -192,7 +182,7 @@ def test_library_that_is_missing_leaves_the_work_to_the_next(caplog, monkeypatch
     (tmp_path / "apart/tokenizers").symlink_to(Path(sys.prefix) / "apart/tokenizers")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     tokenizer = make("llama-3")
-    encoder = opening(tokenizer.to_str().encode())(tokenizer.to_str().encode(), tokenizer)
+    encoder = open_encoder(tokenizer.to_str().encode(), tokenizer)
     assert isinstance(encoder, Fast)
     assert encoder.library.encode_plain
     assert not caplog.records
