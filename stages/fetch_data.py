@@ -24,11 +24,12 @@ from stages.files import sha256_file, write_json
 from stages.hub import Revision, check_revision
 from stages.kinds import ending_of
 from stages.mixture import Mask, hashes_of, shares, smallest
+from stages.no_pandas import leave_pandas_out
 from stages.params import Params
 from stages.records import records
 from stages.show.progress import Advance, progress
 from stages.source_files import CUSTOM, DEMO, is_local, source_files
-from stages.tables import leave_pandas_out, write_parquet
+from stages.tables import write_parquet
 
 log = logging.getLogger("retune")
 

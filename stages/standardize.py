@@ -37,11 +37,12 @@ from stages.files import read_json, write_json
 from stages.judging import Judge, Judged, judged
 from stages.language import LANGUAGES
 from stages.nearness import Near, decided
+from stages.no_pandas import leave_pandas_out
 from stages.outcome import Outcome
 from stages.params import Params, Runtime
 from stages.recognition import layout_of
 from stages.show.progress import progress
-from stages.tables import count_rows, leave_pandas_out, parquet_batches, regrouped, write_parquet
+from stages.tables import count_rows, parquet_batches, regrouped, write_parquet
 from stages.workers import ordered_map
 
 if TYPE_CHECKING:

@@ -1,36 +1,14 @@
 """Arrow tables on disk: written whole or not at all, the same bytes for the same rows, read memory-mapped where the format allows."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.row_groups import ROWS_PER_GROUP, RowGroups
-
-
-def leave_pandas_out() -> None:
-    """Let pyarrow believe that there is no pandas: it imports it, 0.25 s, at the first array made of a list or of numbers.
-
-    For commands that never turn a table into a data frame. Others may import pandas all the same.
-    """
-    if "pandas" not in sys.modules:
-        sys.meta_path.insert(0, NoPandas())
-        pa.array([0])
-        del sys.meta_path[0]
-
-
-class NoPandas(MetaPathFinder):
-    """Finds that there is no pandas."""
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:  # noqa: ARG002 - the protocol's
-        """Raise for pandas, leave all else to the others."""
-        if name == "pandas":
-            raise ModuleNotFoundError(name)
 
 
 def write_parquet(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> None:

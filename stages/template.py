@@ -35,9 +35,10 @@ from stages.errors import StageError
 from stages.fast_tokenizer import Differs, Reference, open_encoder
 from stages.files import write_json
 from stages.fitting import COLUMNS, NO_LABELS_LEFT, TOO_LONG, Fit, Fitted, fitted
+from stages.no_pandas import leave_pandas_out
 from stages.params import Params, Runtime
 from stages.show.progress import progress
-from stages.tables import arrow_writer, count_rows, leave_pandas_out, parquet_batches, write_parquet
+from stages.tables import arrow_writer, count_rows, parquet_batches, write_parquet
 from stages.template_plan import Plan, our_templates, prepare
 from stages.tokenizer_folder import read_tokenizer_folder, write_tokenizer_folder
 from stages.workers import available, ordered_map
@@ -220,7 +221,9 @@ def summary(plan: Plan, outcome: Outcome, params: TemplateParams) -> dict[str, o
 def split_summary(tally: Tally, rejected: int) -> dict[str, object]:
     """Counts of one split. `lengths`: rows by length, up to each power of two; `length`: its percentiles and extremes."""
     lengths: list[int] = np.sort(tally.lengths).tolist()
-    steps = Counter(1 << max(length - 1, 1).bit_length() for length in lengths)
+    steps: Counter[int] = Counter()
+    for length, rows in zip(*np.unique(tally.lengths, return_counts=True), strict=True):
+        steps[1 << max(int(length) - 1, 1).bit_length()] += int(rows)
     ranks = {f"p{share}": lengths[(len(lengths) - 1) * share // 100] for share in PERCENTILES} if lengths else {}
     return {
         "rows": len(lengths),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from stages.contracts.messages import ID_LENGTH, ROLES, SPLITS
+from stages.no_pandas import no_pandas
 
 if TYPE_CHECKING:
     import pandera.polars as pandera
@@ -16,21 +17,23 @@ def check_messages(batch: pa.RecordBatch) -> None:
 
     Raises RuntimeError with row ids and names of checks, never a text: such a row is a fault of the stage that made it.
     """
-    import pandera.errors
-    import polars as pl
+    with no_pandas():  # which polars and pandera would import, and can do without
+        import pandera.errors
+        import polars as pl
 
-    frame = pl.from_arrow(batch)
-    if not isinstance(frame, pl.DataFrame):
-        raise TypeError("check_messages needs a batch with columns")
-    try:
-        schema().validate(frame, lazy=True)
-    except pandera.errors.SchemaErrors as error:
-        # the error's own text and failure cases hold whole conversations
-        cases = error.failure_cases.select("check", "index").head(20).iter_rows()
-        found = ", ".join(
-            f"{check} at {frame['row_id'][index] if index is not None else 'the whole table'}" for check, index in cases
-        )
-        raise RuntimeError(f"conversations that break the contract of data/messages: {found}") from None
+        frame = pl.from_arrow(batch)
+        if not isinstance(frame, pl.DataFrame):
+            raise TypeError("check_messages needs a batch with columns")
+        try:
+            schema().validate(frame, lazy=True)
+        except pandera.errors.SchemaErrors as error:
+            # the error's own text and failure cases hold whole conversations
+            cases = error.failure_cases.select("check", "index").head(20).iter_rows()
+            found = ", ".join(
+                f"{check} at {frame['row_id'][index] if index is not None else 'the whole table'}"
+                for check, index in cases
+            )
+            raise RuntimeError(f"conversations that break the contract of data/messages: {found}") from None
 
 
 @cache

@@ -671,6 +671,27 @@ def test_contract_names_row_and_check_and_no_text(tmp_path: Path) -> None:
             check_messages(pa.RecordBatch.from_pylist([batch.slice(0, 1).to_pylist()[0] | {name: value}], SCHEMA))
 
 
+WITHOUT_PANDAS = """
+import sys
+import pyarrow.parquet as pq
+from stages.no_pandas import leave_pandas_out
+leave_pandas_out()
+from stages.contracts.messages_check import check_messages
+(batch,) = pq.read_table(sys.argv[1]).to_batches()
+check_messages(batch)
+print("pandas" in sys.modules)
+check_messages(batch.set_column(1, "row", batch["row"].cast("int32")))
+"""
+
+
+def test_contract_is_checked_without_pandas(tmp_path: Path) -> None:
+    run(tmp_path, [good(1), good(2)], heldout_fraction=0)
+    command = [sys.executable, "-c", WITHOUT_PANDAS, str(tmp_path / "messages/messages.parquet")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["False"]
+    assert "conversations that break the contract of data/messages: dtype" in done.stderr
+
+
 values = st.recursive(
     st.none()
     | st.booleans()
