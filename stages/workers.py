@@ -6,7 +6,6 @@ never pickled. A fork copies no threads, so it happens before the first item is 
 """
 
 import ctypes
-import gc
 import mmap
 import os
 import pickle
@@ -48,7 +47,6 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
     if count == 1:
         yield from map(function, items)
         return
-    gc.freeze()  # the collector, here and in the workers, leaves what there is by now alone: a tenth of their time
     shared = slots(AHEAD * count)
     pool = ProcessPoolExecutor(count, get_context("fork"), begin, (function, shared, os.getpid()))
     try:

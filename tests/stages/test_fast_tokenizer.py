@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import random
 import re
+import subprocess
 import sys
 from functools import cache
 from itertools import pairwise
@@ -145,6 +146,45 @@ def test_forked_process_gives_the_same_ids_after_the_parent_has_used_threads():
     finally:
         process.kill()
         process.join()
+
+
+RANDOM_WORDS = """
+import sys
+import numpy as np
+from stages.fast_libraries import LIBRARIES, ROOM, resident
+from tests.stages.tokenizer_kinds import make
+tokenizer = make("llama-3")
+encode = LIBRARIES[0].load(tokenizer.to_str().encode()).encode
+chance, before, largest = np.random.default_rng(0), resident(), 0
+for _ in range(60):
+    letters = chance.integers(97, 123, (250_000, 8), dtype=np.uint8)
+    letters[:, 7] = 32
+    text = letters.tobytes().decode()
+    for start in range(0, len(text), 20_000):
+        encode(text[start : start + 20_000])
+    largest = max(largest, resident() - before)
+assert encode(text[:1000]).tolist() == tokenizer.encode(text[:1000]).ids
+print(largest / ROOM)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_where_all_words_are_different():
+    done = subprocess.run([sys.executable, "-c", RANDOM_WORDS], cwd=ROOT, capture_output=True, text=True, check=True)
+    # 120 MB: without a bound it is 4 times ROOM
+    assert 0.5 < float(done.stdout) < 2.5
+
+
+def test_tokenizer_that_is_made_anew_gives_the_same_ids(monkeypatch):
+    tokenizer = make("llama-3")
+    monkeypatch.setattr("stages.fast_libraries.LOOK_EVERY", 50)
+    monkeypatch.setattr("stages.fast_libraries.ROOM", -(2**40))
+    encode = GIGATOKEN.load(tokenizer.to_str().encode()).encode
+    first = encode.encode
+    text = "the kitchen has a red lamp <|im_end|> 中文"
+    for _ in range(5):
+        assert encode(text).tolist() == tokenizer.encode(text).ids
+    assert encode.encode is not first
 
 
 # --- where the reference does the work ------------------------------------------------------------------------------
