@@ -80,6 +80,7 @@ def run(stage: Callable[..., Finish | None], uses: Uses | None = None) -> None:
                 file=sys.stderr,
             )
         sys.exit(status)
+    gc.freeze()  # Python's end would look for cycles in all that is left, a tenth of a second; the system frees it at once
 
 
 def carry_out(stage: Callable[..., Finish | None], started: float, uses: Uses | None = None) -> None:
