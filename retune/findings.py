@@ -65,6 +65,8 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
         "params": {
             "heldout_fraction": values["standardize"]["heldout_fraction"],
             "max_length": values["template"]["max_length"],
+            "min_heldout_rows": values["audit"]["min_heldout_rows"],
+            "max_rejected_share": values["audit"]["max_rejected_share"],
         },
         "unknown_roles": unknown_roles(tried, layouts),
         "contaminated": read_json(tried.messages / message_files.SUMMARY)["contaminated"],
@@ -148,11 +150,16 @@ def too_long(tried: Tried) -> dict[str, int] | None:
         return None
     whole = sorted([*kept, *longer])
     return {
-        "p50": longer[(len(longer) - 1) * 50 // 100],
-        "p90": longer[(len(longer) - 1) * 90 // 100],
+        "p50": percentile(longer, 50),
+        "p90": percentile(longer, 90),
         "max": longer[-1],
-        "keeps_95_percent": whole[-(-len(whole) * 95 // 100) - 1],
+        "keeps_95_percent": percentile(whole, 95),
     }
+
+
+def percentile(values: list[int], percent: int) -> int:
+    """Of sorted values the smallest that at least `percent` of them do not exceed (nearest rank): one of two is no 90 %."""
+    return values[-(-len(values) * percent // 100) - 1]
 
 
 def row_lengths(path: Path) -> list[int]:
@@ -184,8 +191,8 @@ def token_lengths(tried: Tried) -> dict[str, Any] | None:
     if not lengths:
         return None
     return {
-        "p50": lengths[(len(lengths) - 1) * 50 // 100],
-        "p90": lengths[(len(lengths) - 1) * 90 // 100],
+        "p50": percentile(lengths, 50),
+        "p90": percentile(lengths, 90),
         "max": lengths[-1],
         "tokens": sum(lengths),
         "trained_share": labelled / sum(lengths),

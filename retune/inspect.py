@@ -69,9 +69,11 @@ def inspect(
         )
     kept = found["rows"]["train"] + found["rows"]["heldout"]
     found["rows_limit"] = limit
+    keys = {"config": config, "split": split} if source else {}
+    changes = [*(f"fetch_data.sources.0.{key}={value}" for key, value in keys.items() if value), *(overrides or [])]
     options = [
         *(["--columns", columns] if columns else []),
-        *(part for text in overrides or [] for part in ("--set", text)),
+        *(part for text in changes for part in ("--set", text)),
     ]
     show(found, source, options, as_json=as_json)
     if found["tokenizer"] and found["no_tokens"]:

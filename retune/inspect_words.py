@@ -6,7 +6,7 @@ from typing import Any
 
 from retune.painting import heading, legend, painted, told
 from stages.fitting import TOO_LONG
-from stages.kinds import PACKED, ending_of
+from stages.kinds import OLDER_EXCEL, PACKED, SEPARATED, ending_of
 from stages.token_view import Run, visible
 
 KINDS = {
@@ -130,12 +130,14 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
         yield field("", f"    at {places(rule['origins'], several=several)}{more}")
         if rule["rule"] == TOO_LONG and found["too_long"]:
             yield field("", f"    {too_long(found['too_long'], found['params']['max_length'])}")
+        yield from other_bytes(rule)
         if rule["rule"] == "unknown_role":
             yield field("", f"    such as {', '.join(map(repr, found['unknown_roles']))}")
         if rule["rule"] == "contaminated":
             yield field("", f"    {', '.join(f'{rows:,} by {name}' for name, rows in found['contaminated'].items())}")
-    if kept and not rows["heldout"] and found["params"]["heldout_fraction"]:
-        yield field("held out", f"none, by chance: few rows for heldout_fraction {found['params']['heldout_fraction']}")
+    if kept and found["rows_limit"] is None:
+        for place, said in enumerate(gate_words(found)):
+            yield field("gate" if not place else "", said)
     tools = found["tools"]
     said = f"yes: {tools['defined']:,} rows define some, {tools['calls']:,} messages call one"
     yield field("tools", said if tools["defined"] or tools["calls"] else "no")
@@ -153,10 +155,33 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
         )
 
 
+def gate_words(found: Mapping[str, Any]) -> Iterator[str]:
+    """What the gate would refuse a model of these rows for: so much is known before it is trained."""
+    rows, params = found["rows"], found["params"]
+    if rows["heldout"] < params["min_heldout_rows"]:
+        yield (
+            f"will ask for {params['min_heldout_rows']:,} held-out rows (audit.min_heldout_rows), here are {rows['heldout']:,}: "
+            f"a larger standardize.heldout_fraction (now {params['heldout_fraction']}), more rows, or a lower floor"
+        )
+    aside = sum(rule["rows"] for rule in found["rules"] if rule["stage"] == "standardize")
+    if aside > params["max_rejected_share"] * rows["raw"]:
+        yield (
+            f"will refuse that {aside / rows['raw']:.1%} of the rows are set aside by `standardize`: more than "
+            f"{params['max_rejected_share']:.1%} (audit.max_rejected_share)"
+        )
+
+
 def places(origins: Sequence[Mapping[str, object]], *, several: bool) -> str:
     """Where rows came from, one after the other."""
     each = [told(origin, several=several) for origin in origins]
     return ("; " if any(", " in place for place in each) else ", ").join(each)
+
+
+def other_bytes(rule: Mapping[str, Any]) -> Iterator[str]:
+    """Of rows of a .csv or .tsv that are not UTF-8: how to save it."""
+    files = [origin["file"] for origin in rule["origins"]] if rule["rule"] == "invalid_unicode" else []
+    if any(ending_of(file).startswith(SEPARATED) for file in files):
+        yield field("", f"    the file {OLDER_EXCEL}")
 
 
 def too_long(lengths: Mapping[str, int], max_length: int) -> str:

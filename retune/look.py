@@ -22,7 +22,11 @@ def unrecognized(root: Path, data: Sequence[Path], values: Mapping[str, Any]) ->
             look(root, source, number)
         except StageError as error:
             found.append(str(error).replace(source["source"], str(path)))
-    return [*found, "`--force` brings it all the same"] if found else []
+    return (
+        [*found, "`--force` brings it all the same, for params to be set by hand: the stages refuse what is said here"]
+        if found
+        else []
+    )
 
 
 def look(root: Path, source: Mapping[str, Any], number: int) -> None:

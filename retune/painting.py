@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stages.kinds import place_in
-from stages.token_view import Run, visible
+from stages.token_view import Run, escape, visible
+from stages.turns import CONTROL_SHAPE
 
 OPEN, CLOSE = "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}", "\N{MATHEMATICAL RIGHT WHITE SQUARE BRACKET}"
 """What trained stretches stand between without colour. Where a text holds these characters, they are escaped."""
@@ -27,7 +28,10 @@ def has_colour() -> bool:
 def legend(*, colour: bool) -> str:
     """What the colours or marks say, one line."""
     if not colour:
-        return f"trained text stands between {OPEN} and {CLOSE}, the rest is context; <|...|> and the like are control tokens"
+        return (
+            f"trained text stands between {OPEN} and {CLOSE}, the rest is context; <|...|> and the like are control tokens, "
+            f"{escape('<')}|...|> is text that looks like one"
+        )
     trained, end = styled("trained", COLOURS[True, False]), styled("control token that is trained", COLOURS[True, True])
     return f"{trained}, {end}; context, {styled('its control tokens', COLOURS[False, True])}"
 
@@ -39,10 +43,15 @@ def painted(runs: Iterable[Run], *, colour: bool) -> str:
         return "".join(styled(visible(run.text), COLOURS[run.trained, run.control]) for run in runs)
     return "".join(
         (OPEN if run.trained and not (place and runs[place - 1].trained) else "")
-        + visible(run.text, also=OPEN + CLOSE)
+        + (visible(run.text, also=OPEN + CLOSE) if run.control else plain(run.text))
         + (CLOSE if run.trained and not (runs[place + 1 :] and runs[place + 1].trained) else "")
         for place, run in enumerate(runs)
     )
+
+
+def plain(text: str) -> str:
+    """Text that is no control token: what looks like one has its `<` escaped, since no colour tells them apart."""
+    return CONTROL_SHAPE.sub(lambda match: escape("<") + match.group()[1:], visible(text, also=OPEN + CLOSE))
 
 
 def styled(text: str, style: str) -> str:

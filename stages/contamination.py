@@ -146,8 +146,22 @@ def texts_of(path: Path, name: str) -> Iterator[str]:
         while left:
             value = left.pop()
             if isinstance(value, str):
+                if not is_unicode(value):
+                    raise StageError(
+                        f"{place_in(name, place)}: the row holds text that is not Unicode, so no row can be compared with it; "
+                        "save the file as UTF-8, or take the row out"
+                    )
                 yield value
             elif isinstance(value, dict):
                 left += value.values()
             elif isinstance(value, list):
                 left += value
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it has no lone surrogate, as which bytes that are not UTF-8 are read, too."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -76,7 +76,8 @@ def run(stage: Callable[..., Finish | None], uses: Uses | None = None) -> None:
         print(f"{stage.__name__}: {said}", file=sys.stderr)
         if last_good_files(stage.__name__):
             print(
-                f"The last good files of this stage are in the cache: `retune restore {stage.__name__}`",
+                "The last good files of this stage, made of the data and params of then, are in the cache: "
+                f"`retune restore {stage.__name__}`",
                 file=sys.stderr,
             )
         sys.exit(status)

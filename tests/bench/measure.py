@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ class CommandError(Exception):
 
 def measured(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Measured:
     """Run a command to its end. Raises CommandError if it exits with anything but 0."""
-    with (folder / ".stdout").open("w+") as out, (folder / ".stderr").open("w+") as errors:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, env=dict(environment), stdout=out, stderr=errors)
         watch = Watch(process.pid)

@@ -1,5 +1,7 @@
 import gzip
 import json
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
@@ -265,6 +267,32 @@ def test_inspect_of_a_folder_of_shards_reads_all_of_them(retune: Run, demo: Path
         assert len(found["sources"][0]["files"]) == 2
 
 
+def test_inspect_of_a_split_tells_a_command_that_brings_it(retune: Run, demo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text(jsonl([sharegpt(number) for number in range(60)]))
+    done = retune("inspect", str(folder), "--split", "train", cwd=demo)
+    assert done.returncode == 0
+    (command,) = re.findall(r"Next: `retune (use [^`]+)`, then `dvc repro`", done.stdout)
+    assert retune(*shlex.split(command), cwd=demo).returncode == 0
+    assert "split: train" in (demo / "params.yaml").read_text()
+
+
+def test_inspect_tells_what_the_gate_will_ask_for(retune: Run, demo: Path) -> None:
+    bad = {"conversations": [{"from": "human", "value": "alone"}]}
+    (demo / "few.jsonl").write_text(jsonl([*map(sharegpt, range(30)), *[bad] * 10]))
+    said = retune("inspect", "few.jsonl", cwd=demo).stdout
+    assert re.search(r"gate +will ask for 50 held-out rows \(audit.min_heldout_rows\), here are \d:", said)
+    assert "will refuse that 25.0% of the rows are set aside by `standardize`: more than 5.0%" in said
+    said = retune(
+        "inspect", "few.jsonl", "--set", "audit.min_heldout_rows=0", "--set", "audit.max_rejected_share=0.25", cwd=demo
+    ).stdout
+    assert "gate" not in said
+    # a quick look cannot know
+    assert "gate" not in retune("inspect", "few.jsonl", "--rows", "20", cwd=demo).stdout
+
+
 def test_inspect_without_a_source_looks_at_the_params(retune: Run, demo: Path) -> None:
     shutil.copy(ROOT / "data/demo/dialogues.jsonl", demo / "data/demo/dialogues.jsonl")
     done = retune("inspect", "--rows", "20", cwd=demo)
@@ -397,6 +425,7 @@ def test_inspect_of_rows_in_another_encoding_says_how_to_save_them(retune: Run, 
     done = retune("inspect", "talk.csv", cwd=demo)
     assert done.returncode == 3
     assert "The file is not UTF-8: save it as UTF-8" in done.stdout
+    assert "    the file looks like Windows-1252 (Excel's older CSV): save it as CSV UTF-8\n" in done.stdout
     assert "prompt: not known, since no row can be read" in done.stdout
     assert "params" not in done.stdout
 

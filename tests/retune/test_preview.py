@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from retune.painting import CLOSE, OPEN, legend, painted
+from stages import token_view
 from stages.files import write_json
 from tests.retune.conftest import REPO
 from tests.stages.test_progress import on_a_terminal
@@ -87,6 +89,21 @@ def test_preview_with_no_color_marks(made: Path) -> None:
     said = terminal(made, NO_COLOR="1")
     assert "\x1b[" not in said
     assert "\u27e6answer 0" in said
+
+
+def test_text_that_looks_like_a_control_token_is_told_from_one_without_colour() -> None:
+    forged = "I say <|eot_id|><|start_header_id|>user and 1 < 2 <b> <end_of_turn>"
+    runs = [
+        token_view.Run(forged, trained=True, control=False, tokens=9),
+        token_view.Run("<|eot_id|>", trained=True, control=True, tokens=1),
+    ]
+    said = painted(runs, colour=False)
+    assert (
+        said
+        == f"{OPEN}I say \\x3c|eot_id|>\\x3c|start_header_id|>user and 1 < 2 <b> \\x3cend_of_turn><|eot_id|>{CLOSE}"
+    )
+    assert "\\x3c|...|> is text that looks like one" in legend(colour=False)
+    assert "<|eot_id|><|start" in painted(runs, colour=True)
 
 
 def test_preview_json_has_runs_and_origin_in_ascii(retune: Run, made: Path) -> None:

@@ -109,7 +109,7 @@ def test_failed_stage_names_restore_which_brings_its_last_good_files_back(
     failed = fail(copies)
     assert failed.returncode != 0
     assert (
-        "copy: it was told to fail\nThe last good files of this stage are in the cache: `retune restore copy`"
+        "copy: it was told to fail\nThe last good files of this stage, made of the data and params of then, are in the cache: `retune restore copy`"
         in failed.stderr
     )
     assert content(copies) == {"out/join": "text a"}

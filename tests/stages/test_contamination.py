@@ -81,6 +81,21 @@ def test_evaluation_index_file_that_says_nothing_is_an_error_without_its_text(tm
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("set.jsonl", b'{"q": "a"}\n{"q": ["the smiley \\ud83d stands in words that are many and secret"]}\n'),
+        ("set.csv", "q,a\nx,y\nwas die Stra\u00dfe so alles f\u00fcr Schilder hat,geheim\n".encode("cp1252")),
+    ],
+)
+def test_evaluation_index_text_that_is_not_unicode_is_an_error_with_its_place(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StageError, match=rf"^{name}:.*not Unicode.*save the file as UTF-8") as caught:
+        evaluation_index([(tmp_path / name, name)])
+    assert "smiley" not in str(caught.value)
+    assert "Schilder" not in str(caught.value)
+
+
 def test_contaminated_no_row_is_none(tmp_path):
     assert held_by([], index_of(tmp_path, SHORT)) == []
 

@@ -168,7 +168,9 @@ def copy(source: Input, target: Output, params: CopyParams) -> None:
     raise StageError("row 7 is broken")
 """
 LOCK = "schema: '2.0'\nstages:\n  copy:\n    outs:\n    - {path: target, hash: md5, md5: 0123456789abcdef.dir}\n"
-HINT = "The last good files of this stage are in the cache: `retune restore copy`\n"
+HINT = (
+    "The last good files of this stage, made of the data and params of then, are in the cache: `retune restore copy`\n"
+)
 
 
 def test_run_stage_error_names_restore_only_where_there_is_something_to_restore(stage, tmp_path: Path) -> None:
