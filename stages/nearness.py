@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stages.contracts import messages as contract
 from stages.judging import Judged, heldout_rows, whole_texts
 from stages.outcome import Mask, Outcome, with_rule
+from stages.show.progress import progress
 
 if TYPE_CHECKING:
     from stages.near_duplicates import Sketches
@@ -107,11 +108,16 @@ def decided(
     decision = decide(collected, waiting, near)
     del collected
     start = 0
-    with pa.OSFile(str(waiting), "rb") as source, pa.ipc.open_file(source) as reader:
+    with (
+        progress("writing", len(ids)) as advance,
+        pa.OSFile(str(waiting), "rb") as source,
+        pa.ipc.open_file(source) as reader,
+    ):
         for batch in map(reader.get_batch, range(reader.num_record_batches)):
             part = slice(start, start + batch.num_rows)
             yield carried_out(batch, Decision(decision.heldout[part], decision.earlier[part]), near, ids, outcome)
             start = part.stop
+            advance(batch.num_rows)
     waiting.unlink()
 
 
