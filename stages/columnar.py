@@ -1,5 +1,6 @@
 """The rows of a Parquet or Arrow file (IPC, as a file or as a stream) as JSON, columns in the file's order. Memory is bounded by a batch of the file."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from stages.read_ahead import read_ahead
 
 ROWS = 1_000
 """Rows that are Python objects at a time."""
+ENDS = {"Parquet": b"PAR1", "an Arrow file": b"ARROW1"}
+"""How whole files end."""
 READ_AHEAD = 2**20
 """Bytes of a column that are read at a time: a row group may be as large as the file."""
 
@@ -22,6 +25,8 @@ def columnar_rows(path: Path, name: str, ending: str) -> Iterator[tuple[int, byt
     kind, batches = ("Parquet", parquet_batches) if ending == ".parquet" else ("Arrow", arrow_batches)
     with path.open("rb") as file:
         beginning = file.read(32)
+    if not beginning:
+        raise StageError(f"{name} is empty: 0 bytes, so no {kind} file")
     found = other_kind(beginning)
     if found != "Parquet" if kind == "Parquet" else found not in ("an Arrow file", "an Arrow stream"):
         raise wrong_ending(name, found or f"no {kind} file")
@@ -36,9 +41,21 @@ def columnar_rows(path: Path, name: str, ending: str) -> Iterator[tuple[int, byt
                     yield done, dumps(row)
     except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:
         # Arrow's own text may quote values
-        raise StageError(
-            f"{name} cannot be read as {kind} after row {done} ({type(error).__name__}): cut off, damaged, or of another kind"
-        ) from error
+        after = f" after row {done}" if done else ""
+        why = f"cut off, damaged, or of another kind ({type(error).__name__})"
+        if not done and has_no_end(path, found):
+            why = "its end is missing (cut off, or not yet written whole); bring the whole file"
+        raise StageError(f"{name} cannot be read as {kind}{after}: {why}") from error
+
+
+def has_no_end(path: Path, kind: str | None) -> bool:
+    """Whether a file lacks the mark that whole ones of its kind end in; an Arrow stream needs none."""
+    mark = ENDS.get(kind or "")
+    if mark is None or path.stat().st_size < len(mark):
+        return mark is not None
+    with path.open("rb") as file:
+        file.seek(-len(mark), os.SEEK_END)
+        return file.read() != mark
 
 
 def parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:

@@ -4,15 +4,18 @@ import csv
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages.contracts.messages import ID_LENGTH
 from stages.errors import StageError
+from stages.kinds import OLDER_EXCEL
 
 COLUMNS = ["row_id_or_hash", "reason", "requested_by", "date"]
 CONTENT_HASH_LENGTH = 64
+HEX = "0123456789abcdef"
+SEPARATORS = {",": "commas", ";": "semicolons"}
 
 
 @dataclass(frozen=True)
@@ -49,29 +52,26 @@ def read_exclusions(path: Path) -> Exclusions:
     """
     reasons: dict[str, str] = {}
     lines: dict[str, int] = {}
+    number = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            if next(reader, None) != COLUMNS:
-                raise StageError(f"{path.name}: the first line must be {','.join(COLUMNS)}")
+            separator = separator_of(file.readline(), path.name)
+            reader = csv.reader(file, delimiter=separator, strict=True)
             for fields in reader:
+                number = reader.line_num + 1
                 if not fields:
                     continue
+                if problems := wrong_fields(fields, separator):
+                    raise StageError(f"{path.name}, line {number}: {'; '.join(problems)}")
                 key = fields[0].strip().lower()
-                if (
-                    len(fields) != len(COLUMNS)
-                    or not is_hash(key)
-                    or not fields[1].strip()
-                    or not is_day(fields[3].strip())
-                ):
-                    raise StageError(
-                        f"{path.name}, line {reader.line_num}: must be a row id ({ID_LENGTH} hex characters) or the sha256 of a "
-                        f"message's content ({CONTENT_HASH_LENGTH} hex characters), a reason, who asked, and the date as YYYY-MM-DD"
-                    )
                 reasons.setdefault(key, fields[1].strip())
-                lines.setdefault(key, reader.line_num)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise StageError(f"{path.name} is not a UTF-8 .csv file ({type(error).__name__})") from error
+                lines.setdefault(key, number)
+    except UnicodeDecodeError as error:
+        raise StageError(f"{path.name} is not UTF-8; it {OLDER_EXCEL}") from error
+    except csv.Error as error:
+        raise StageError(
+            f"{path.name}, line {number + 1} or below: a quote is not closed, or text stands behind a closing one"
+        ) from error
     return Exclusions(
         {key: reason for key, reason in reasons.items() if len(key) == ID_LENGTH},
         {key: reason for key, reason in reasons.items() if len(key) == CONTENT_HASH_LENGTH},
@@ -79,9 +79,42 @@ def read_exclusions(path: Path) -> Exclusions:
     )
 
 
+def separator_of(header: str, name: str) -> str:
+    """What stands between the fields: commas, or the semicolons that Excel writes where a comma is in numbers. Raises StageError."""
+    for separator in SEPARATORS:
+        if header.rstrip("\r\n").replace('"', "") == separator.join(COLUMNS):
+            return separator
+    raise StageError(
+        f"{name}: the first line must be {','.join(COLUMNS)}: these four names in this order, with commas (or semicolons, as Excel may "
+        "write them) between"
+    )
+
+
+def wrong_fields(fields: Sequence[str], separator: str) -> list[str]:
+    """What is wrong with a line, field by field, in words that quote nothing of it; empty: nothing."""
+    if len(fields) != len(COLUMNS):
+        count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+        names = ", ".join(COLUMNS)
+        between = f"{SEPARATORS[separator]}, as in the first line (a text that holds one stands in quotes)"
+        return [f"{count} instead of {len(COLUMNS)} ({names}); they are separated by {between}"]
+    key, reason, _, day = (field.strip() for field in fields)
+    problems = []
+    if not is_hash(key.lower()):
+        is_hex = all(character in HEX for character in key.lower())
+        problems.append(
+            f"row_id_or_hash must be a row id ({ID_LENGTH} hex characters) or the sha256 of a message's content "
+            f"({CONTENT_HASH_LENGTH} hex characters); here are {len(key)} characters{'' if is_hex else ', not all of them hex'}"
+        )
+    if not reason:
+        problems.append("reason is empty")
+    if not is_day(day):
+        problems.append("date must be a day of the calendar as YYYY-MM-DD, such as 2026-01-31")
+    return problems
+
+
 def is_hash(key: str) -> bool:
     """Whether `key` has the form of a row id or of a sha256."""
-    return len(key) in (ID_LENGTH, CONTENT_HASH_LENGTH) and all(character in "0123456789abcdef" for character in key)
+    return len(key) in (ID_LENGTH, CONTENT_HASH_LENGTH) and all(character in HEX for character in key)
 
 
 def is_day(text: str) -> bool:

@@ -124,7 +124,9 @@ def fetch_data(demo: Input, custom: Input, raw: Output, params: FetchDataParams)
     for rows in opened:
         files = list(rows.digests)
         named = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if files[3:] else "")
-        log.info("%d of %d rows from %s (%s)", rows.taken, rows.seen, rows.source.source, named)
+        of = f"the first {rows.seen} rows (fetch_data.limit)" if rows.seen == params.limit else f"{rows.seen} rows"
+        count = "" if rows.seen == params.limit == rows.taken else f"{rows.taken} of "
+        log.info("%s%s from %s (%s)", count, of, rows.source.source, named)
 
 
 class SourceRows:

@@ -4,10 +4,13 @@ TEXT = (".jsonl", ".json", ".csv", ".tsv")
 COLUMNAR = (".parquet", ".arrow", ".feather")
 PACKED = (".gz", ".zst")
 
-BY_LINE = (".jsonl", ".csv", ".tsv")
+SEPARATED = (".csv", ".tsv")
+BY_LINE = (".jsonl", *SEPARATED)
 """Packed or not: the place of a row is a line. Of the others it is the row's number."""
 
 ENDINGS = (*TEXT, *COLUMNAR, *(text + packed for text in TEXT for packed in PACKED))
+OLDER_EXCEL = "looks like Windows-1252 (Excel's older CSV): save it as CSV UTF-8"
+"""Of a .csv or .tsv with bytes that are not UTF-8."""
 KNOWN = f"{', '.join(TEXT)} (each also {' or '.join(PACKED)}), {', '.join(COLUMNAR)}"
 """The endings as messages list them."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stages.contracts import messages as contract
 from stages.dialects import Layout
 from stages.judging import Judged
-from stages.kinds import place_in
+from stages.kinds import OLDER_EXCEL, SEPARATED, ending_of, place_in
 from stages.rules import RULES
 
 Mask = NDArray[np.bool_]
@@ -120,14 +120,26 @@ class Outcome:
             name: self.contaminated[number] for number, name in enumerate(self.evaluation) if self.contaminated[number]
         }
 
+    def file_of_other_bytes(self) -> str:
+        """The first .csv or .tsv of whose rows some are not UTF-8; empty if there is none."""
+        if not self.rules["invalid_unicode"]:
+            return ""
+        rows = self.rejected_rows().select(["file", "rule"]).to_pylist()
+        files = (row["file"] for row in rows if row["rule"] == "invalid_unicode")
+        return next((file for file in files if ending_of(file).startswith(SEPARATED)), "")
+
     def told(self) -> str:
         """One line for the log: `10 rows (messages: role/content): 8 train, 1 heldout, 1 rejected (1 duplicate: the same ...), 0 excluded`."""
         names = dict.fromkeys(layout.name for layout in self.layouts if layout)
         most = sorted((rule for rule in RULES if self.rules[rule]), key=lambda rule: -self.rules[rule])
-        rules = ", ".join(f"{self.rules[rule]} {rule}: {RULES[rule]}" for rule in most[:TOLD])
-        if most[TOLD:]:
+        # one more takes no more room than to say that there is one more
+        named = most if len(most) == TOLD + 1 else most[:TOLD]
+        rules = ", ".join(f"{self.rules[rule]} {rule}: {RULES[rule]}" for rule in named)
+        if len(named) < len(most):
             left = sum(self.rules[rule] for rule in most[TOLD:])
             rules += f", {left} by {len(most) - TOLD} other rules: data/messages/summary.json"
+        if file := self.file_of_other_bytes():
+            rules += f"; {file} {OLDER_EXCEL}"
         counts = {fate: int(counts.sum()) for fate, counts in self.counts.items()}
         flagged = f"; {self.near_duplicates} flagged as near duplicates" if self.near_duplicates else ""
         by = ", ".join(f"{count} by {name}" for name, count in self.contaminated_by().items())

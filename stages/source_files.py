@@ -51,9 +51,8 @@ def custom_files(custom: Path, source: str, config: str | None, split: str | Non
     card = (path / CARD).read_text(encoding="utf-8", errors="replace") if CARD in others else None
     found = files_of(source, listing, card, config, split)
     if left := sorted({*listing, *others} - {*found, CARD}):
-        log.info(
-            "%s: %d files were not read: %s", source, len(left), ", ".join(left[:5]) + (" ..." if left[5:] else "")
-        )
+        were = "1 file was" if len(left) == 1 else f"{len(left)} files were"
+        log.info("%s: %s not read: %s", source, were, ", ".join(left[:5]) + (" ..." if left[5:] else ""))
     return [(f"{name}/{file}", path / file) for file in found]
 
 

@@ -56,7 +56,8 @@ def files_of(where: str, paths: Sequence[str], card: str | None, config: str | N
         raise StageError(f"{where}: files to be read end in {', '.join(unknown)}; known are {KNOWN}")
     if len(endings) > 1:
         raise StageError(
-            f"{where}: its files are of several kinds ({', '.join(endings)}): which of them are its rows is not clear"
+            f"{where}: its files are of several kinds ({', '.join(endings)}): which of them are its rows is not clear. Keep those of "
+            "one kind, or name one file or folder of data/custom in fetch_data.sources (several may be sources of their own)."
         )
     return files
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from retune.column_uses import column_uses
+from retune.findings import percentile
 from retune.rules import TEMPLATE_RULES
 from stages.conversation import canonical_form
 from stages.files import write_json
@@ -417,6 +418,14 @@ def test_inspect_with_set_looks_with_other_params_and_changes_none(retune: Run, 
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "did you mean template.max_length" in wrong.stderr
     assert files_of(demo) == before
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "found"),
+    [([7], 90, 7), ([3, 7], 50, 3), ([3, 7], 90, 7), (list(range(1, 11)), 90, 9), (list(range(1, 12)), 90, 10)],
+)
+def test_percentile_is_the_nearest_rank(values: list[int], percent: int, found: int) -> None:
+    assert percentile(values, percent) == found
 
 
 def test_inspect_of_rows_in_another_encoding_says_how_to_save_them(retune: Run, demo: Path) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from stages.errors import StageError
 from stages.fetch_data import fetch_data
-from stages.records import records
+from stages.records import records, separator_seen
 from tests.stages.data_files import REVISION, fetch, params, parquet
 
 
@@ -118,8 +118,66 @@ def test_csv_line_with_other_field_count_and_bad_bytes_stay_as_rows(tmp_path: Pa
     assert rows == [["1"], ["1", "2", "3"], {"a": "\udce9", "b": "2"}]
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "bom"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["lf", "crlf", "cr"])
+@pytest.mark.parametrize("separator", [b";", b",", b"\t", b"|", b"^", b"\xc2\xa7"])
+@pytest.mark.parametrize("name", ["mine.csv", "mine.tsv"])
+def test_csv_line_that_says_what_separates_is_no_header(
+    tmp_path: Path, name: str, separator: bytes, end: bytes, mark: bytes
+) -> None:
+    lines = [b"a:1", b"2:3", b'"x', b'y":4', b"", b"5:6"]
+    content = mark + end.join([b"sep=:", *lines]).replace(b":", separator)
+    rows = located(tmp_path, name, content)
+    text = f"x{end.decode()}y"
+    assert [(row["line"], json.loads(bytes(row["record"]))) for row in rows] == [  # type: ignore[arg-type]
+        (3, {"a": "2", "1": "3"}),
+        (4, {"a": text, "1": "4"}),
+        (7, {"a": "5", "1": "6"}),
+    ]
+    assert [
+        row["record"] for row in located(tmp_path, name, content.replace(b"sep=" + separator, b'"SEP=%s"' % separator))
+    ] == [row["record"] for row in rows]
+
+
+@pytest.mark.parametrize("header", ["sep=", "sep=a", "sep=ab", "sep", 'sep=""'])
+def test_csv_column_whose_name_begins_alike_is_a_header(tmp_path: Path, header: str) -> None:
+    [row] = fetched(tmp_path, "mine.csv", f"{header}\n1\n".encode())
+    assert list(json.loads(row).values()) == ["1"]
+
+
+def test_separators_are_told_as_they_are(tmp_path: Path) -> None:
+    for line, said in (
+        ("sep=;", "semicolons"),
+        ("sep=|", "'|'"),
+        ("a;b", "semicolons"),
+        ("a,b", "commas"),
+        ("a", "commas"),
+    ):
+        (tmp_path / "a.csv").write_text(f"\ufeff{line}\r\n1,2\r\n")
+        assert separator_seen(tmp_path / "a.csv", "a.csv") == said
+
+
 def test_csv_field_of_a_megabyte_is_read(tmp_path: Path) -> None:
     assert len(fetched(tmp_path, "mine.csv", b"a,b\n" + b"x" * 2**20 + b",1\n")) == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "max_rows", "said"),
+    [
+        (None, None, "401 of 401 rows from data/custom/mine.jsonl"),
+        (None, 20, "20 of 401 rows from data/custom/mine.jsonl"),
+        (50, None, "the first 50 rows (fetch_data.limit) from data/custom/mine.jsonl"),
+        (50, 20, "20 of the first 50 rows (fetch_data.limit) from data/custom/mine.jsonl"),
+        (500, None, "401 of 401 rows from data/custom/mine.jsonl"),
+    ],
+)
+def test_log_says_whether_the_limit_ended_a_source(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, limit: int | None, max_rows: int | None, said: str
+) -> None:
+    content = b"".join(b'{"n": %d}\n' % n for n in range(401))
+    caplog.set_level("INFO", "retune")
+    fetched(tmp_path, "mine.jsonl", content, limit=limit, max_rows=max_rows)
+    assert caplog.messages == [f"{said} (mine.jsonl)"]
 
 
 def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
@@ -136,7 +194,7 @@ def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
         ("mine.csv", b"a,b\n", "no rows"),
         ("mine.json", b"", "no rows"),
         ("mine.json", b" \n", "no rows"),
-        ("mine.parquet", b"", "Parquet"),
+        ("mine.parquet", b"", "mine.parquet is empty"),
         ("mine.parquet", b"\x1f\x8bsecret", "it is gzip"),
         ("mine.json", parquet([{"a": "secret"}]), "it is Parquet"),
         ("mine.jsonl", b"PAR1secret", "Parquet"),
@@ -144,12 +202,25 @@ def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
         ("mine.csv", b"\xff\xfes\0e\0c\0r\0e\0t\0", "UTF-16"),
         ("mine.jsonl", b'[\n{"a": "secret"}\n]', ".json"),
         ("mine.jsonl", b'[{"a": "secret"}, {"a": 2}]\n', "one list on one line"),
-        ("mine.json", b'[\n{"a": "secret"},\n{"a": "secret"', "line 3, after 1 rows: the text ends"),
-        ("mine.json", b'[\n{"a": "secret"},\n{"a": "secret', "line 3, after 1 rows: the text ends"),
-        ("mine.json", b'[{"a": "secret"},\n,{"a": 1}]', "line 2, after 1 rows: nothing stands"),
-        ("mine.json", b'[{"a": "secret"},\n]', "line 2, after 1 rows: nothing stands"),
+        ("mine.json", b'[\n{"a": "secret"},\n{"a": "secret"', "line 3, after 1 row: the text ends"),
+        ("mine.json", b'[\n{"a": "secret"},\n{"a": "secret', "line 3, after 1 row: the text ends"),
+        ("mine.json", b'[{"a": "secret"},\n,{"a": 1}]', "line 2, after 1 row: nothing stands between two commas"),
+        ("mine.json", b'[{"a": 1}, 2,\n]', "line 1, after 2 rows: a comma stands before the end of the list"),
+        ("mine.json", b'{"a": "secret",\n}', "line 1, after 1 key: a comma stands before the end of the object"),
+        ("mine.json", b'[\n,{"a": "secret"}]', "line 2, after 0 rows: nothing stands before the first comma"),
+        (
+            "mine.json",
+            b'[{"a": 1},\n{"a": 2}\n{"a": "secret"}]',
+            "line 3, between row 2 and row 3: the comma is missing",
+        ),
+        ("mine.json", b"[[1] [2]]", "line 1, between row 1 and row 2: the comma is missing"),
+        ("mine.json", b'{"v": 1,\n"data": [\n{"a": 1},\n {"a": "secret"} {}]}', "line 4, between row 2 and row 3"),
+        ("mine.json", b'{"data": [1]\n"more": [2]}', "line 2, between key 1 and key 2: the comma is missing"),
+        ("mine.json", b'{"a": "secret"} {"a": 2}', "line 1: another object stands behind the first; put [ ] around"),
+        ("mine.json", b'{\n"a": "secret"}\n\n{\n"a": 2}\n', "line 4: another object stands behind the first"),
+        ("mine.json", b'{"a": "secret"},\n{"a": 2}\n', "line 1: another object stands behind the first"),
         ("mine.json", b'[{"a": "secret"}\n}', "line 2"),
-        ("mine.json", b'[{"a": "secret"}]\n [1]', "behind its end"),
+        ("mine.json", b'[{"a": "secret"}]\n [1]', "line 2, after 1 row: something stands behind its end"),
         ("mine.json", b"[" * 200_000, "the text ends"),
         ("mine.json", b'[\0{\0"\0s\0e\0c\0', "UTF-16"),
         ("mine.json", b'"secret"', "list of rows"),
@@ -169,7 +240,16 @@ def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
         ("mine.csv", b"a|b\nsecret|2\n", "not separated by commas, semicolons or tabs"),
         ("mine.tsv", b"a,b\nsecret,2\n", "tabs"),
         ("mine.csv", b"a,a\nsecret,2\n", "same name"),
-        ("mine.csv", b"\xe9,a\nsecret,2\n", "UTF-8"),
+        (
+            "mine.csv",
+            b"\xe9,a\nsecret,2\n",
+            "its header is not UTF-8; the file looks like Windows-1252 (Excel's older CSV)",
+        ),
+        ("mine.csv", b"sep=,\na;b\nsecret;2\n", "not separated by commas, as its first line says"),
+        ("mine.csv", b"sep=|\na;b\nsecret;2\n", "not separated by '|', as its first line says"),
+        ("mine.csv", b'sep=;\na;b\n1;"2\n3;"secret\n', "line 4: text stands behind a closing quote"),
+        ("mine.csv", b'sep=;\na;b\n1;2\n3;"secret\n', "line 4: a quote opens there and is not closed"),
+        ("mine.csv", b"sep=;\n", "no rows"),
         ("mine.xlsx", b"secret", ".jsonl"),
         ("mine", b"secret", ".jsonl"),
     ],

@@ -52,6 +52,31 @@ def test_pieces_of_cut_off_text_are_an_error(
         list(Pieces(io.BytesIO(text[: max(0, len(text) - cut)] or b"["), "x.json", None))
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=5), VALUES, max_size=3), min_size=2, max_size=5),
+    where=st.integers(0, 3),
+    between=st.sampled_from(["", " ", "\n", "\n\n  "]),
+    wrapped=st.booleans(),
+    chunk=st.integers(1, 40),
+)
+def test_comma_that_is_missing_is_an_error_with_its_rows_and_line(
+    rows: list[object], where: int, between: str, wrapped: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_text, "CHUNK", chunk)
+    texts = [json.dumps(row) for row in rows]
+    where = min(where, len(rows) - 2)
+    before = "[\n" + ",\n".join(texts[: where + 1]) + between
+    text = before + ",\n".join(texts[where + 1 :]) + "]"
+    if wrapped:
+        before, text = '{"version": 1,\n\n "data":\n' + before, '{"version": 1,\n\n "data":\n' + text + "}"
+    with pytest.raises(StageError) as caught:
+        list(rows_of_object(text.encode(), "x.json") if wrapped else Pieces(io.BytesIO(text.encode()), "x.json", None))
+    line = before.count("\n") + 1
+    place = f"line {line}, between row {where + 1} and row {where + 2}: the comma is missing"
+    assert str(caught.value) == f"x.json is not JSON: {place}"
+
+
 @given(st.binary(max_size=60).map(lambda rest: b"[" + rest))
 def test_pieces_of_any_bytes_lose_nothing_or_are_an_error(text: bytes) -> None:
     try:

@@ -50,9 +50,13 @@ def test_cut_off_packed_file_names_file_and_place(tmp_path: Path, ending: str) -
     rng = random.Random(0)
     lines = b"".join(b'{"secret": "%s"}\n' % rng.randbytes(40).hex().encode() for _ in range(60_000))
     said = refused(tmp_path, f"mine.jsonl{ending}", packed(lines, ending)[:-4000])
-    assert "cut off or damaged after the row at" in said
-    assert int(said.split("row at ")[1].split(";")[0]) > 10_000
-    assert "cut off" in refused(tmp_path, f"b.jsonl{ending}", packed(lines, ending)[:8])
+    assert "cut off or damaged after the row in line" in said
+    assert int(said.split("in line ")[1].split(";")[0]) > 10_000
+    assert "cut off or damaged before the end of its first row" in refused(
+        tmp_path, f"b.jsonl{ending}", packed(lines, ending)[:8]
+    )
+    listed = packed(b"[" + lines.strip().replace(b"\n", b",") + b"]", ending)
+    assert "cut off or damaged after row " in refused(tmp_path, f"c.json{ending}", listed[:-4000])
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
@@ -149,7 +153,26 @@ def test_arrow_file_and_stream_give_what_parquet_gives(
 @pytest.mark.parametrize("new", [pa.ipc.new_file, pa.ipc.new_stream])
 def test_cut_off_arrow_says_after_which_row(tmp_path: Path, new: Callable[..., Any]) -> None:
     content = ipc(pa.Table.from_pylist([{"a": f"secret{number}"} for number in range(3000)]), new, 1000)
-    assert "cannot be read as Arrow after row" in refused(tmp_path, "mine.arrow", content[: len(content) // 2])
+    said = refused(tmp_path, "mine.arrow", content[: len(content) // 2])
+    if new is pa.ipc.new_file:
+        assert "cannot be read as Arrow: its end is missing" in said
+    else:
+        assert "cannot be read as Arrow after row 1000: cut off" in said
+
+
+def test_parquet_without_its_end_is_cut_off_and_with_one_damaged(tmp_path: Path) -> None:
+    content = parquet([{"a": f"secret{number}"} for number in range(3000)])
+    for number, end in enumerate((len(content) - 20, len(content) // 2, 5, 4)):
+        said = refused(tmp_path, f"mine{number}.parquet", content[:end])
+        assert "cannot be read as Parquet: " in said
+        assert ("its end is missing" in said) == (end != 4)
+    said = refused(tmp_path, "mine.parquet", content[:-8] + b"\xff\xff\xff\x7fPAR1")
+    assert "cannot be read as Parquet: cut off, damaged" in said
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "feather"])
+def test_empty_file_of_columns_is_said_to_be_empty(tmp_path: Path, ending: str) -> None:
+    assert "is empty: 0 bytes" in refused(tmp_path, f"mine.{ending}", b"")
 
 
 def test_arrow_offsets_that_point_outside_are_an_error_and_no_crash(tmp_path: Path) -> None:

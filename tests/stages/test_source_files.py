@@ -71,6 +71,22 @@ def test_card_of_a_folder_declares_its_files(tmp_path: Path) -> None:
         names(custom)
 
 
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (["x.txt"], "1 file was not read: x.txt"),
+        (["x.txt", "y.txt"], "2 files were not read: x.txt, y.txt"),
+        ([f"{n}.txt" for n in range(7)], "7 files were not read: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt ..."),
+    ],
+)
+def test_files_that_are_no_data_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, others: list[str], said: str
+) -> None:
+    caplog.set_level("INFO", "retune")
+    assert names(folder(tmp_path, "f/a.jsonl", *(f"f/{name}" for name in others))) == ["f/a.jsonl"]
+    assert caplog.messages == [f"data/custom/f: {said}"]
+
+
 def test_folder_with_one_split_by_name_gives_all_its_files(tmp_path: Path) -> None:
     assert names(folder(tmp_path, "f/test.jsonl", "f/other.jsonl")) == ["f/other.jsonl", "f/test.jsonl"]
 
@@ -80,7 +96,7 @@ def test_folder_with_one_split_by_name_gives_all_its_files(tmp_path: Path) -> No
     [
         (["f/train.jsonl", "f/test.jsonl"], None, "splits test, train: set `split`"),
         (["f/train.jsonl"], "test", "no split 'test'; `split` may be train"),
-        (["f/a.jsonl", "f/b.csv"], None, "several kinds"),
+        (["f/a.jsonl", "f/b.csv"], None, r"several kinds \(.csv, .jsonl\).* Keep those of one kind, or name one file"),
         (["f/a.jsonl", "f/a.jsonl.gz"], None, "several kinds"),
         (["f/a.txt"], None, "no file that ends in"),
         (["g/a.jsonl"], None, "retune use --data"),

@@ -575,7 +575,7 @@ def test_exclusion_removes_every_copy_by_row_id_or_content(tmp_path: Path, caplo
         HEADER + "a" * 32 + ",r,w,2026-13-01\n",
         HEADER + "a" * 32 + ",r,w,20260101\n",
         HEADER + '"secret',
-        HEADER.replace(",", ";"),
+        HEADER.replace(",", "|"),
     ],
 )
 def test_exclusion_list_that_cannot_be_understood_stops_the_run(tmp_path: Path, text: str) -> None:
@@ -589,6 +589,38 @@ def test_exclusion_list_that_cannot_be_understood_stops_the_run(tmp_path: Path, 
 def test_empty_dataset_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="empty"):
         run(tmp_path, [])
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz", "jsonl"])
+def test_rows_of_a_csv_that_are_not_utf_8_say_how_to_save_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    caplog.set_level(logging.INFO, "retune")
+    run(tmp_path, [*map(good, range(20)), chat(("user", "\udce9"), ("assistant", "a"))], file=f"mine.{ending}")
+    said = f"; mine.{ending} looks like Windows-1252 (Excel's older CSV): save it as CSV UTF-8)"
+    assert "1 invalid_unicode: bytes that are not UTF-8" in caplog.text
+    assert (said in caplog.text) == (ending != "jsonl")
+    run(tmp_path, [*map(good, range(20)), b"{broken"], file=f"mine.{ending}", name="again")
+    assert caplog.text.count("Windows-1252") == (ending != "jsonl")
+
+
+@pytest.mark.parametrize(("count", "said"), [(3, ""), (4, ""), (5, "2 by 2 other rules: data/messages/summary.json")])
+def test_log_names_the_rules_but_not_many(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, said: str
+) -> None:
+    caplog.set_level(logging.INFO, "retune")
+    bad = {
+        "invalid_json": b"{",
+        "not_an_object": b"[]",
+        "no_messages": b'{"messages": []}',
+        "empty_content": chat(("user", ""), ("assistant", "a")),
+        "nul_character": chat(("user", "\0"), ("assistant", "a")),
+    }
+    run(tmp_path, [*map(good, range(20)), *list(bad.values())[:count]])
+    named = [rule for rule in bad if f"1 {rule}: " in caplog.text]
+    assert named == list(bad)[: 3 if said else count]
+    assert ("other rules" in caplog.text) == bool(said)
+    assert said in caplog.text
 
 
 def test_all_bad_dataset_is_an_error_with_counts_by_rule(tmp_path: Path) -> None:
