@@ -174,7 +174,12 @@ def test_deployment_is_carried_out_by_a_server_and_a_worker(checkout, server):
     assert {task["name"]: task["state"]["name"] for task in tasks} == dict.fromkeys(
         ["zeta", "alpha", "mid", "last", "apart"], "Ran"
     )
-    logs = [line["message"] for line in server.ask("logs/filter", {"limit": 200})]
+    # the lines of a run may reach the server some seconds behind its end
+    for _ in range(60):
+        logs = [line["message"] for line in server.ask("logs/filter", {"limit": 200})]
+        if "mid: at work" in logs:
+            break
+        time.sleep(0.5)
     assert "mid: at work" in logs
 
     deployment = server.ask("deployments/name/retune/nightly")
