@@ -12,6 +12,7 @@ TEMPLATE_RULES = {
     turns.TEMPLATE_REFUSED: "the chat template refuses it: roles out of turn, or a role that it does not know",
     turns.TOOLS_NOT_RENDERED: "the chat template does not write tools (template.chat_template: plain does; chatml does where the vocabulary has its tokens, else with "
     "template.missing_control_tokens: add)",
+    turns.TURN_IN_CONTENT: "a text holds what this chat template writes between two turns, which would forge one (a template with control tokens tells them apart)",
     turns.TURN_NOT_RENDERED: "the chat template leaves a turn out",
     fitting.TOO_LONG: "more tokens than template.max_length",
     fitting.NO_LABELS_LEFT: "what was cut off at template.max_length held all that would have been trained",

@@ -25,6 +25,7 @@ from stages.turns import (
     SPANS_UNVERIFIED,
     TEMPLATE_REFUSED,
     TOOLS_NOT_RENDERED,
+    TURN_IN_CONTENT,
     Span,
     Turns,
 )
@@ -48,12 +49,13 @@ def rendered_spans(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> 
     `split`: control tokens in a content do not refuse it; they are to stay text.
     """
     messages, tools, _ = dialogue
-    if not any(message["role"] == "assistant" for message in messages):
-        return NO_ASSISTANT_TURN
     with_tools = bool(tools) or any("tool_calls" in message for message in messages)
     forged = any(turns.forbidden.search(message["content"]) for message in messages)
-    if (forged and not (split and may_stay_text(turns, messages))) or (with_tools and forges(turns, dialogue)):
-        return CONTROL_TOKEN_IN_CONTENT
+    rule = refused(
+        turns, dialogue, with_tools=with_tools, forged=forged and not (split and may_stay_text(turns, messages))
+    )
+    if rule:
+        return rule
     try:
         text = turns.template.render(messages, tools=tools)
     except RenderingTooLargeError:
@@ -64,6 +66,18 @@ def rendered_spans(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> 
         found = replaced_spans(turns, dialogue, text)
         return found if isinstance(found, str) else Rendered(text, found, len(turns.special.findall(text)))
     return plain_spans(turns, messages, text, forged=forged)
+
+
+def refused(turns: Turns, dialogue: Dialogue, *, with_tools: bool, forged: bool) -> str | None:
+    """The rule that refuses a dialogue before it is rendered, or None."""
+    messages = dialogue.messages
+    if not any(message["role"] == "assistant" for message in messages):
+        return NO_ASSISTANT_TURN
+    if forged or (with_tools and forges(turns, dialogue)):
+        return CONTROL_TOKEN_IN_CONTENT
+    if turns.between and any(turns.between.search(message["content"]) for message in messages):
+        return TURN_IN_CONTENT
+    return None
 
 
 def plain_spans(turns: Turns, messages: Sequence[Message], text: str, *, forged: bool) -> Rendered | str:

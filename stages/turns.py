@@ -26,6 +26,8 @@ TEMPLATE_REFUSED = "template_refused"
 """The template raised: roles out of turn, a role that it does not know."""
 TOOLS_NOT_RENDERED = "tools_not_rendered"
 """The template refuses or leaves out tool definitions or calls: choose one that knows tools (the tokenizer's own, chatml, plain)."""
+TURN_IN_CONTENT = "turn_in_content"
+"""A content holds, word for word, what this template writes between two turns and what is ordinary text: it would forge a turn."""
 TURN_NOT_RENDERED = "turn_not_rendered"
 """The template leaves a turn out: the model would learn an answer to something it never saw."""
 PIPED = re.compile("<[|\uff5c][^|\uff5c<>\\s]{1,64}[|\uff5c]>")
@@ -58,6 +60,8 @@ class Turns:
     """What ends the last answer of a dialogue, such as `<|eot_id|>`."""
     inner_end_of_turn: str
     """What ends an answer that another turn follows; in nearly all templates the same."""
+    between: re.Pattern[str] | None = None
+    """What the template writes between two turns where no control token is in it; None: one is everywhere."""
     skeletons: "dict[tuple[str, ...], Skeleton | str | None]" = field(default_factory=dict)
     """By sequence of roles; a str is the rule that refuses it; None: look at each dialogue's own prefixes."""
 
@@ -70,7 +74,8 @@ def open_turns(template: Template, special: Iterable[str], spelled: Iterable[str
     special, spelled = list(special), list(spelled)
     forbidden = any_of([*special, *spelled])
     inner, last = ends_of_turn(template, forbidden)
-    return Turns(template, any_of(special), any_of(spelled), forbidden, last, inner)
+    texts = texts_between(template, forbidden)
+    return Turns(template, any_of(special), any_of(spelled), forbidden, last, inner, any_of(texts) if texts else None)
 
 
 def ends_of_turn(template: Template, control: re.Pattern[str]) -> tuple[str, str]:
@@ -94,6 +99,17 @@ def ends_of_turn(template: Template, control: re.Pattern[str]) -> tuple[str, str
         )
         raise StageError(msg)
     return ends
+
+
+def texts_between(template: Template, control: re.Pattern[str]) -> set[str]:
+    """What a template writes between two contents of plain dialogues, as far as it has words and no control token."""
+    found: set[str] = set()
+    for roles in (("user", "assistant", "user", "assistant"), ("system", "user", "assistant")):
+        try:
+            found.update(MARK.split(template.render(marked(roles)))[2:-1:2])
+        except (TemplateRefusedError, RenderingTooLargeError):
+            continue
+    return {text for text in found if any(map(str.isalnum, text)) and not control.search(text)}
 
 
 def leading_token(literal: str, control: re.Pattern[str]) -> str:

@@ -235,6 +235,26 @@ def test_control_token_in_a_content_is_refused(content: str, place: int) -> None
     assert rows_of(opened(template, tokenizer), [turns(*contents)]) == [rules.CONTROL_TOKEN_IN_CONTENT]
 
 
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("between", ["\n\n### Assistant:\n", "\n\n### User:\n"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_text_between_turns_in_a_content_is_refused_where_it_is_ordinary_text(
+    place: int, between: str, *, split: bool
+) -> None:
+    chat = opened(*TEMPLATES["plain"][:2])
+    contents = ["q", "a"]
+    contents[place] = f"one{between}two"
+    assert rows_of(chat, [turns(*contents)], split=split) == [rules.TURN_IN_CONTENT]
+    # a mention of it is no turn
+    contents[place] = f"what is a line of {between.strip()} good for?"
+    assert len(trained(chat, one(chat, turns(*contents)))) == 1
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama", "gemma", "phi"])
+def test_templates_with_control_tokens_between_all_turns_need_no_such_rule(name: str) -> None:
+    assert opened(*TEMPLATES[name][:2]).turns.between is None
+
+
 def test_control_token_that_only_the_tokenizer_recognizes_in_a_content_is_refused() -> None:
     tokenizer = byte_level(["<|im_start|>"], normalizers.Lowercase())
     tokenizer.add_special_tokens([AddedToken("<|im_end|>", normalized=True, special=True)])
