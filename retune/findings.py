@@ -65,6 +65,7 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
         "params": {
             "heldout_fraction": values["standardize"]["heldout_fraction"],
             "max_length": values["template"]["max_length"],
+            "heldout": read_json(tried.messages / message_files.SUMMARY)["heldout"],
             "min_heldout_rows": values["audit"]["min_heldout_rows"],
             "max_rejected_share": values["audit"]["max_rejected_share"],
         },

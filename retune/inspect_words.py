@@ -158,9 +158,9 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
 def gate_words(found: Mapping[str, Any]) -> Iterator[str]:
     """What the gate would refuse a model of these rows for: so much is known before it is trained."""
     rows, params = found["rows"], found["params"]
-    if rows["heldout"] < params["min_heldout_rows"]:
+    if params["heldout"] < params["min_heldout_rows"]:
         yield (
-            f"will ask for {params['min_heldout_rows']:,} held-out rows (audit.min_heldout_rows), here are {rows['heldout']:,}: "
+            f"will ask for {params['min_heldout_rows']:,} held-out rows (audit.min_heldout_rows), here are {params['heldout']:,}: "
             f"a larger standardize.heldout_fraction (now {params['heldout_fraction']}), more rows, or a lower floor"
         )
     aside = sum(rule["rows"] for rule in found["rules"] if rule["stage"] == "standardize")

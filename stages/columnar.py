@@ -1,4 +1,4 @@
-"""The rows of a Parquet or Arrow file (IPC, as a file or as a stream) as JSON, columns in the file's order. Memory is bounded by a batch of the file."""
+"""The rows of a Parquet or Arrow file (IPC, as a file or as a stream) as JSON, columns in the file's order. Memory is bounded by two batches of the file."""
 
 import os
 from collections.abc import Iterator

@@ -43,7 +43,7 @@ LOSS = 0.002
 """Part of the rows exactly at the threshold that are not found: a tenth of what the search among sketches loses (RECALL)."""
 
 LARGEST_HELDOUT = 0.05
-"""Share of held-out rows up to which training rows are sampled: the hashes of all held-out runs are held in memory, 4 bytes a word."""
+"""Share of held-out rows up to which training rows are sampled: the hashes of all held-out runs are held in memory, 12 bytes a word, and four times that while they are ordered."""
 
 COMMON = 16
 """Held-out rows from which a run that more of them have tells nothing. Bounds what is counted for a row."""
@@ -54,8 +54,8 @@ UNTOLD = 1 / 3
 MISSING = 0
 """In place of a run where a window holds too few words; it tells nothing."""
 
-ROWS_AT_A_TIME = 50_000
-"""Sampled rows that are looked up at a time: some 40 MB."""
+ROWS_AT_A_TIME = 10_000
+"""Sampled rows that are looked up at a time: 10 MB, 100 MB where all their places are in many held-out rows."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Decision:
 
 
 class Collected:
-    """The signs of all rows, in their order. Memory: 256 bytes for each sketched row, 4 for each place of the others."""
+    """The signs of all rows, in their order. Memory: 256 bytes for each sketched row, 4 for each place of the others, 12 for each held-out word."""
 
     def __init__(self, total: int, sampling: "Plan | None") -> None:
         """For `total` rows at most."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stages.contracts import messages as contract
@@ -124,8 +125,8 @@ class Outcome:
         """The first .csv or .tsv of whose rows some are not UTF-8; empty if there is none."""
         if not self.rules["invalid_unicode"]:
             return ""
-        rows = self.rejected_rows().select(["file", "rule"]).to_pylist()
-        files = (row["file"] for row in rows if row["rule"] == "invalid_unicode")
+        rows = self.rejected_rows()
+        files = rows.filter(pc.equal(rows["rule"], "invalid_unicode"))["file"].unique().to_pylist()
         return next((file for file in files if ending_of(file).startswith(SEPARATED)), "")
 
     def told(self) -> str:

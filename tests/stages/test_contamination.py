@@ -81,6 +81,13 @@ def test_evaluation_index_file_that_says_nothing_is_an_error_without_its_text(tm
     assert "secret" not in str(error.value)
 
 
+def test_evaluation_index_row_that_is_not_json_is_an_error_with_its_place(tmp_path):
+    (tmp_path / "set.jsonl").write_text(f'{{"q": "{SHORT}"}}\nnull\n{{"q": "secret words, and the end is missing"\n')
+    with pytest.raises(StageError, match=r"^set.jsonl:3: the row is not JSON") as caught:
+        evaluation_index([(tmp_path / "set.jsonl", "set.jsonl")])
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
