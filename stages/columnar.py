@@ -1,7 +1,7 @@
 """The rows of a Parquet or Arrow file (IPC, as a file or as a stream) as JSON, columns in the file's order. Memory is bounded by two batches of the file."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -58,7 +58,7 @@ def has_no_end(path: Path, kind: str | None) -> bool:
         return file.read() != mark
 
 
-def parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
+def parquet_batches(path: Path) -> Generator[pa.RecordBatch, None, None]:
     """The batches of a Parquet file."""
     import pyarrow.parquet as pq
 
@@ -67,7 +67,7 @@ def parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(batch_size=ROWS)
 
 
-def arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
+def arrow_batches(path: Path) -> Generator[pa.RecordBatch, None, None]:
     """The batches of an IPC file or stream, proven: what a damaged one points to may lie outside of it. Not memory-mapped: pages that were read would stay."""
     with pa.OSFile(str(path)) as file:
         whole = file.read(6) == b"ARROW1"

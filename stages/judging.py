@@ -22,7 +22,8 @@ from stages.exclusions import Exclusions
 
 if TYPE_CHECKING:
     from stages.contamination import Index
-    from stages.near_samples import Plan, Signs
+    from stages.near_samples import Signs
+    from stages.nearness import Near
 
 SPLIT_HELDOUT = "heldout"
 ORIGIN_NAMES = [field.name for field in ORIGIN]
@@ -41,10 +42,8 @@ class Judge:
     languages: Sequence[str] | None
     evaluation: "Index | None"
     """What rows must not hold."""
-    near: bool
-    """Whether rows that nearly repeat others are looked for afterwards."""
-    sampling: "Plan | None"
-    """How training rows are sampled for it; None: all rows are sketched."""
+    near: "Near | None"
+    """What is done with near duplicates afterwards; None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def judged(batch: pa.RecordBatch, judge: Judge) -> Judged:
     if judge.near:
         from stages.near_samples import signs as signs_of
 
-        signs = signs_of([whole_text(found) for _, found in kept], heldout_rows(messages), judge.sampling)
+        signs = signs_of([whole_text(found) for _, found in kept], heldout_rows(messages), judge.near.sampling)
     return Judged(
         messages,
         set_aside(origin, rejected, contract.REJECTED_SCHEMA),

@@ -108,7 +108,6 @@ def standardize(
             "the dataset is empty: no row in it. Look at fetch_data.sources (and the split, for a hub dataset)."
         )
     layouts = find_layouts(rows, sources)
-    near = near_of(params)
     judge = Judge(
         layouts=layouts,
         exclusions=read_exclusions(exclusions),
@@ -117,12 +116,11 @@ def standardize(
         heldout_fraction=params.heldout_fraction,
         languages=params.languages,
         evaluation=evaluation_sets(custom, params.contamination),
-        near=near is not None,
-        sampling=near.sampling if near else None,
+        near=near_of(params),
     )
     messages.mkdir(parents=True)
     outcome = Outcome([source["source"] for source in sources], layouts, params.contamination)
-    kept = kept_batches(rows, judge, near, messages / ".waiting.arrow", outcome, runtime)
+    kept = kept_batches(rows, judge, messages / ".waiting.arrow", outcome, runtime)
     write_parquet(messages / contract.MESSAGES, checked(kept, outcome), contract.SCHEMA)
     write_parquet(messages / contract.REJECTED, outcome.rejected_rows(), contract.REJECTED_SCHEMA)
     write_parquet(messages / contract.EXCLUDED, outcome.excluded, contract.EXCLUDED_SCHEMA)
@@ -180,14 +178,14 @@ def near_of(params: StandardizeParams) -> Near | None:
 
 
 def kept_batches(
-    rows: Path, judge: Judge, near: Near | None, waiting: Path, outcome: Outcome, runtime: Runtime
+    rows: Path, judge: Judge, waiting: Path, outcome: Outcome, runtime: Runtime
 ) -> Iterator[pa.RecordBatch]:
     """The conversations to keep, in the order of their rows; what is set aside is added to `outcome`."""
     total = count_rows(rows)
     workers = runtime.workers if total >= ROWS_FOR_WORKERS else 1
     found = shown(ordered_map(partial(judged, judge=judge), parquet_batches(rows, rows=BATCH), workers), total)
-    if near:
-        yield from decided(found, total, waiting, near, outcome)
+    if judge.near:
+        yield from decided(found, total, waiting, judge.near, outcome)
     else:
         for batch in found:
             yield outcome.first_come(batch)[0]

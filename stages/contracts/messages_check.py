@@ -12,28 +12,27 @@ if TYPE_CHECKING:
     import pandera.polars as pandera
 
 
+@no_pandas()  # which polars and pandera would import, and can do without
 def check_messages(batch: pa.RecordBatch) -> None:
     """Validate conversations, all rules at once.
 
     Raises RuntimeError with row ids and names of checks, never a text: such a row is a fault of the stage that made it.
     """
-    with no_pandas():  # which polars and pandera would import, and can do without
-        import pandera.errors
-        import polars as pl
+    import pandera.errors
+    import polars as pl
 
-        frame = pl.from_arrow(batch)
-        if not isinstance(frame, pl.DataFrame):
-            raise TypeError("check_messages needs a batch with columns")
-        try:
-            schema().validate(frame, lazy=True)
-        except pandera.errors.SchemaErrors as error:
-            # the error's own text and failure cases hold whole conversations
-            cases = error.failure_cases.select("check", "index").head(20).iter_rows()
-            found = ", ".join(
-                f"{check} at {frame['row_id'][index] if index is not None else 'the whole table'}"
-                for check, index in cases
-            )
-            raise RuntimeError(f"conversations that break the contract of data/messages: {found}") from None
+    frame = pl.from_arrow(batch)
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError("check_messages needs a batch with columns")
+    try:
+        schema().validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        # the error's own text and failure cases hold whole conversations
+        cases = error.failure_cases.select("check", "index").head(20).iter_rows()
+        found = ", ".join(
+            f"{check} at {frame['row_id'][index] if index is not None else 'the whole table'}" for check, index in cases
+        )
+        raise RuntimeError(f"conversations that break the contract of data/messages: {found}") from None
 
 
 @cache

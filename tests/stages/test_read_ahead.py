@@ -7,9 +7,9 @@ from stages.read_ahead import read_ahead
 
 
 def test_items_come_in_order_and_none_is_lost():
-    assert list(read_ahead(iter(range(50)))) == list(range(50))
-    assert list(read_ahead(iter([]))) == []
-    assert list(read_ahead(iter([None, False, 0]))) == [None, False, 0]
+    assert list(read_ahead(number for number in range(50))) == list(range(50))
+    assert list(read_ahead(item for item in [])) == []
+    assert list(read_ahead(item for item in [None, False, 0])) == [None, False, 0]
 
 
 def test_next_item_is_made_while_the_last_one_is_used():
@@ -52,6 +52,5 @@ def test_iterator_that_is_left_is_closed_and_its_thread_ends():
         if number == 3:
             break
     found.close()
-    source.close()
     assert closed.is_set()
     assert threading.active_count() == before
