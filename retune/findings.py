@@ -44,6 +44,7 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
         values: params.yaml.
     """
     sources = read_json(tried.raw / raw_files.SOURCE)["sources"]
+    summary = read_json(tried.messages / message_files.SUMMARY)
     names = [source["source"] for source in sources]
     layouts = find_layouts(tried.raw / raw_files.ROWS, sources)
     uses = uses_by_source(tried, layouts)
@@ -65,12 +66,15 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
         "params": {
             "heldout_fraction": values["standardize"]["heldout_fraction"],
             "max_length": values["template"]["max_length"],
-            "heldout": read_json(tried.messages / message_files.SUMMARY)["heldout"],
+        },
+        "gate": {
+            "heldout": summary["heldout"],
+            "rejected_share": summary["rejected"] / summary["raw"],
             "min_heldout_rows": values["audit"]["min_heldout_rows"],
             "max_rejected_share": values["audit"]["max_rejected_share"],
         },
         "unknown_roles": unknown_roles(tried, layouts),
-        "contaminated": read_json(tried.messages / message_files.SUMMARY)["contaminated"],
+        "contaminated": summary["contaminated"],
         "too_long": too_long(tried),
         "tools": tool_rows(tried),
         "tokens": token_lengths(tried),

@@ -157,17 +157,16 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
 
 def gate_words(found: Mapping[str, Any]) -> Iterator[str]:
     """What the gate would refuse a model of these rows for: so much is known before it is trained."""
-    rows, params = found["rows"], found["params"]
-    if params["heldout"] < params["min_heldout_rows"]:
+    gate = found["gate"]
+    if gate["heldout"] < gate["min_heldout_rows"]:
         yield (
-            f"will ask for {params['min_heldout_rows']:,} held-out rows (audit.min_heldout_rows), here are {params['heldout']:,}: "
-            f"a larger standardize.heldout_fraction (now {params['heldout_fraction']}), more rows, or a lower floor"
+            f"will ask for {gate['min_heldout_rows']:,} held-out rows (audit.min_heldout_rows), here are {gate['heldout']:,}: "
+            f"a larger standardize.heldout_fraction (now {found['params']['heldout_fraction']}), more rows, or a lower floor"
         )
-    aside = sum(rule["rows"] for rule in found["rules"] if rule["stage"] == "standardize")
-    if aside > params["max_rejected_share"] * rows["raw"]:
+    if gate["rejected_share"] > gate["max_rejected_share"]:
         yield (
-            f"will refuse that {aside / rows['raw']:.1%} of the rows are set aside by `standardize`: more than "
-            f"{params['max_rejected_share']:.1%} (audit.max_rejected_share)"
+            f"will refuse that {gate['rejected_share']:.1%} of the rows are set aside by `standardize`: more than "
+            f"{gate['max_rejected_share']:.1%} (audit.max_rejected_share)"
         )
 
 
