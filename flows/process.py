@@ -97,7 +97,7 @@ def was_cached(stage: str, said: list[str]) -> bool:
 def failure_message(stage: str, errors: list[str], code: int) -> str:
     """The reason out of what was written to stderr.
 
-    That is the text of the StageError (`stages.entry.run` writes it as `STAGE: text`, which may have several lines), else the last
+    That is the text of the StageError (`stages.core.runner.run` writes it as `STAGE: text`, which may have several lines), else the last
     line of a traceback, else what DVC said.
     """
     ends = [number for number, line in enumerate(errors) if line.startswith("ERROR: ")]

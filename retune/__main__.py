@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from retune.accept import accept
-from retune.chat import chat
+from retune.accept.command import accept
+from retune.chat.command import chat
 from retune.doctor import doctor
-from retune.inspect import inspect
+from retune.inspect.command import inspect
 from retune.origin import origin
-from retune.plan import plan
+from retune.plan.command import plan
 from retune.preview import preview
-from retune.push import push
-from retune.restore import restore
+from retune.push.command import push
+from retune.restore.command import restore
 from retune.serve import serve
 from retune.summary import summary
-from retune.use import use
+from retune.use.command import use
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(use)

@@ -98,8 +98,8 @@ def print_findings(found: list[Finding]) -> None:
 
 def read_params(root: Path) -> dict[str, Any]:
     """params.yaml's values; empty if it cannot be read (`parameters` says so)."""
-    from stages.errors import StageError
-    from stages.params import read_params as read
+    from stages.core.errors import StageError
+    from stages.core.params import read_params as read
 
     try:
         return read(root / "params.yaml")
@@ -162,7 +162,7 @@ def packages(root: Path) -> Finding:
 
 def fast_tokenizer(root: Path, environment: Path) -> Finding:
     """The libraries that make tokens faster, which live apart from the environment's own, against requirements-apart.lock."""
-    from stages.fast_libraries import APART
+    from stages.tokenization.loading.fast_libraries import APART
 
     subject, todo = "fast tokenizer", "`make setup` installs it"
     lock = root / "requirements-apart.lock"
@@ -193,8 +193,8 @@ def installed(name: str) -> str | None:
 def parameters(root: Path) -> Finding:
     """params.yaml, checked as the stage `check` does."""
     from stages.check import problems
-    from stages.errors import StageError
-    from stages.params import read_params as read
+    from stages.core.errors import StageError
+    from stages.core.params import read_params as read
 
     try:
         found = problems(read(root / "params.yaml"), root)
@@ -220,7 +220,7 @@ def memory(weights: int) -> Finding:
     """Available memory against the largest step: `gguf` runs the merged model whole, a small one in float32. The merge takes less: it goes
     tensor by tensor and layer by layer, with twice the largest shard at most.
     """
-    from stages.llama_cpp.reference import FLOAT32_BYTES
+    from stages.gguf_export.reference import FLOAT32_BYTES
 
     file = Path("/proc/meminfo")
     if not file.is_file():
@@ -324,9 +324,9 @@ def llama_cpp() -> Iterable[Finding]:
 
 def quantizer(params: dict[str, Any]) -> Iterable[Finding]:
     """llama-quantize, where a quantization of params.yaml is its: whether it is here, or what building it takes."""
-    from stages.errors import StageError
-    from stages.llama_cpp.names import OTHERS
-    from stages.llama_cpp.tool import existing, lacking, missing
+    from stages.core.errors import StageError
+    from stages.llama_cpp.programs import existing, lacking, missing
+    from stages.llama_cpp.quantization_names import OTHERS
 
     theirs = [name for name in value(params, "gguf", "quantizations") or [] if name in OTHERS]
     if not theirs:
@@ -386,7 +386,7 @@ def hub(params: dict[str, Any]) -> Iterable[Finding]:
 
 def hub_sources(params: dict[str, Any]) -> list[str]:
     """The hub's models and datasets that params name."""
-    from stages.source_files import is_local
+    from stages.fetching.source_files import is_local
 
     listed = value(params, "fetch_data", "sources")
     data = [source.get("source") for source in listed if isinstance(source, dict)] if isinstance(listed, list) else []

@@ -35,7 +35,7 @@ def origin(
 
     Exit code 0: proven; 1: the records say otherwise (for any of the files); 3: no records to prove it by, or another project's file.
     """
-    from stages.errors import StageError
+    from stages.core.errors import StageError
 
     folder = records or near_records()
     try:
@@ -58,9 +58,9 @@ def near_records() -> Path | None:
 
 def look(file: Path, records: Path | None) -> Found:
     """What a file says and what the records say of it. Raises StageError if it is no GGUF file."""
-    from stages.errors import StageError
-    from stages.files import sha256_file
-    from stages.llama_cpp.reading import open_gguf
+    from stages.core.errors import StageError
+    from stages.core.files import sha256_file
+    from stages.llama_cpp.gguf_reader import open_gguf
 
     if not file.is_file():
         raise StageError(f"{file} is not there")
@@ -87,8 +87,8 @@ def said(reader: Any) -> dict[str, Any]:  # noqa: ANN401 - gguf ships no types
 def proven(file: Path, digest: str, says: dict[str, Any], records: Path | None) -> tuple[str, list[str]]:
     """(proof, why) of a file by the records."""
     from stages.contracts.gguf import KEYS, RECORDS
-    from stages.files import read_json
-    from stages.llama_cpp.origin import records_digest
+    from stages.core.files import read_json
+    from stages.gguf_export.provenance_keys import records_digest
 
     mine = says.get(KEYS["records"])
     nothing = [] if any(name.startswith("retune.") for name in says) else ["the file says nothing of Retune"]

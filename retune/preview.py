@@ -55,11 +55,11 @@ def preview(
 
 def show(data: Path, row: str | None, count: int, split: Split | None, *, as_json: bool) -> None:
     """Print the rows that were asked for. Raises FileNotFoundError and ValueError where data/tokens is not what it should be."""
-    from retune.painting import has_colour, heading, json_runs, legend, painted, say, say_json, told
+    from retune.terminal import has_colour, heading, json_runs, legend, painted, say, say_json, told
     from stages.contracts import tokens as contract
     from stages.contracts.messages import MESSAGES
     from stages.contracts.tokens import NOT_TRAINED
-    from stages.token_view import control_ids, spread, token_runs
+    from stages.reporting.token_view import control_ids, spread, token_runs
 
     tables = {name: contract.read_tokens(existing(data / "tokens" / file)) for name, file in contract.SPLITS.items()}
     if row is None:
@@ -155,9 +155,9 @@ def begins(table: "pa.Table", prefix: str) -> "pa.Array":
 
 def set_aside(data: Path, prefix: str) -> dict[str, dict[str, Any]]:
     """{row id: row of rejected or excluded, with the stage that did it} of the rows whose id begins so, as far as the lists are there."""
+    from stages.arrow.tables import read_parquet
     from stages.contracts import messages as message_files
     from stages.contracts import tokens as token_files
-    from stages.tables import read_parquet
 
     lists = {
         data / "messages" / message_files.REJECTED: "standardize",
@@ -175,8 +175,8 @@ def set_aside(data: Path, prefix: str) -> dict[str, dict[str, Any]]:
 
 def say_aside(data: Path, item: dict[str, Any], *, as_json: bool) -> NoReturn:
     """Say why a row is not in data/tokens, and where it came from; end with exit code 1."""
-    from retune.painting import origin_of, say_json, told
     from retune.rules import MEANINGS
+    from retune.terminal import origin_of, say_json, told
 
     names = source_names(data)
     origin = origin_of(item, names)
@@ -197,7 +197,7 @@ def origins_of(messages: Path, names: list[str], row_ids: list[str]) -> dict[str
     """{row id: {source, file, line, near_duplicate_of (where it is flagged)}} of kept rows; empty where the file is not there."""
     import pyarrow.parquet as pq
 
-    from retune.painting import origin_of
+    from retune.terminal import origin_of
 
     if not row_ids or not messages.is_file():
         return {}
@@ -212,9 +212,9 @@ def origins_of(messages: Path, names: list[str], row_ids: list[str]) -> dict[str
 
 def warn_if_stale(data: Path) -> None:
     """Say on stderr that the params are not those that data/tokens was made with, as far as that is known."""
-    from stages.errors import StageError
-    from stages.files import read_json
-    from stages.params import read_params
+    from stages.core.errors import StageError
+    from stages.core.files import read_json
+    from stages.core.params import read_params
 
     try:
         values = read_params(data.parent / "params.yaml")
@@ -233,7 +233,7 @@ def warn_if_stale(data: Path) -> None:
 def source_names(data: Path) -> list[str]:
     """What the sources are called, by their number; empty where data/raw is not there."""
     from stages.contracts.raw import SOURCE
-    from stages.files import read_json
+    from stages.core.files import read_json
 
     path = data / "raw" / SOURCE
     return [source["source"] for source in read_json(path)["sources"]] if path.is_file() else []

@@ -1,7 +1,8 @@
 """What each rule that sets a row aside means: those of `standardize` and those of `template`."""
 
-from stages import fitting, turns
-from stages.rules import RULES
+from stages.chat import batches as fitting
+from stages.chat import turns
+from stages.conversations.row_rules import RULES
 
 TEMPLATE_RULES = {
     turns.CONTROL_TOKEN_IN_CONTENT: "a text holds a control token, which would forge a turn (template.control_tokens_in_content: split keeps it as text)",

@@ -13,7 +13,7 @@ import typer
 from retune.project import give_up, project_root
 
 if TYPE_CHECKING:
-    from retune.dialogue import Sampling
+    from retune.chat.dialogue import Sampling
 
 
 def serve(
@@ -30,9 +30,9 @@ def serve(
     as such: do not pass on what strangers type (`retune chat` keeps it text).
     """
     root = project_root()
-    from retune.dialogue import sampling_of
-    from retune.gguf_files import chosen
-    from stages.errors import StageError
+    from retune.chat.dialogue import sampling_of
+    from retune.chat.gguf_files import chosen
+    from stages.core.errors import StageError
 
     try:
         (path, lora), sampling = chosen(root, gguf), sampling_of(root)

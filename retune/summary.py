@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stages.files import read_json
+from stages.core.files import read_json
 
 DATA = Path("data")
 MAKERS = ("train", "merge", "gguf")
@@ -71,7 +71,7 @@ def exported(data: Path) -> list[str]:
 
 def changed_since(data: Path, parameters: Path) -> list[str]:
     """Sections of params.yaml that are not those of the run whose figures these are."""
-    from stages.params import read_params
+    from stages.core.params import read_params
 
     records = {file.stem: read_json(file)["params"] for file in sorted(data.glob("records/*.json"))}
     now = read_params(parameters)

@@ -19,18 +19,18 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field
 
+from stages.arrow.tables import read_arrow, read_parquet
 from stages.contracts import adapter as adapter_files
 from stages.contracts import gguf as gguf_files
 from stages.contracts import merged as merged_files
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
 from stages.contracts.audit import PROVENANCE, VERDICT, check
-from stages.entry import Input, Output, run
-from stages.errors import Refusal, StageError
-from stages.files import read_json, write_json
-from stages.params import Params
-from stages.provenance import bytes_check, chain_checks, model_files
-from stages.tables import read_arrow, read_parquet
+from stages.core.errors import Refusal, StageError
+from stages.core.files import read_json, write_json
+from stages.core.params import Params
+from stages.core.runner import Input, Output, run
+from stages.reporting.provenance import bytes_check, chain_checks, model_files
 
 log = logging.getLogger("retune")
 

@@ -14,21 +14,21 @@ from typing import Any
 
 import stages.environment.active  # noqa: F401 - before what needs packages
 from stages.audit import AuditParams
-from stages.contamination import evaluation_files
-from stages.entry import Input, Output, run
-from stages.errors import StageError
+from stages.core.errors import StageError
+from stages.core.files import write_json
+from stages.core.params import Params, Runtime, read_params, section_problems
+from stages.core.runner import Input, Output, run
+from stages.dedup.contamination import evaluation_files
 from stages.evaluate import EvaluateParams
 from stages.fetch_data import FetchDataParams
 from stages.fetch_model import FetchModelParams
-from stages.files import write_json
+from stages.fetching.source_files import CUSTOM, custom_files
 from stages.gate import GateParams
 from stages.gguf import GgufParams
-from stages.llama_cpp.names import OURS, QUANTIZATIONS, unknown
-from stages.llama_cpp.tool import existing, lacking, missing
+from stages.llama_cpp.programs import existing, lacking, missing
+from stages.llama_cpp.quantization_names import OURS, QUANTIZATIONS, unknown
 from stages.merge import MergeParams
-from stages.params import Params, Runtime, read_params, section_problems
 from stages.report import ReportParams
-from stages.source_files import CUSTOM, custom_files
 from stages.standardize import StandardizeParams
 from stages.template import TemplateParams
 from stages.train import TrainParams

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Annotated
 import pyarrow as pa
 from pydantic import Field
 
-from stages.answering import Question, Stop, agreed, check_head, forward, generate, head
+from stages.arrow.tables import write_parquet
 from stages.contracts import adapter as adapter_files
 from stages.contracts import evaluation as contract
 from stages.contracts import tokens as token_files
-from stages.entry import Input, Output, run
-from stages.errors import StageError
-from stages.files import execution_record, read_json, sha256_file, write_json
-from stages.model import base_digests, batches, check_not_merged, device, load_base, prepare_process
-from stages.params import Params, Runtime
-from stages.tables import write_parquet
+from stages.core.errors import StageError
+from stages.core.files import execution_record, read_json, sha256_file, write_json
+from stages.core.params import Params, Runtime
+from stages.core.runner import Input, Output, run
+from stages.evaluation.greedy import Question, Stop, agreed, check_head, forward, generate, head
+from stages.models.base_model import base_digests, batches, check_not_merged, device, load_base, prepare_process
 
 if TYPE_CHECKING:
     import torch

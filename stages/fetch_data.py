@@ -16,20 +16,20 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from stages.columns import Columns
+from stages.arrow.tables import write_parquet
 from stages.contracts import raw as contract
-from stages.entry import Input, Output, run
-from stages.errors import StageError
-from stages.files import sha256_file, write_json
-from stages.hub import Revision, check_revision
-from stages.kinds import ending_of
-from stages.mixture import Mask, hashes_of, shares, smallest
-from stages.no_pandas import leave_pandas_out
-from stages.params import Params
-from stages.records import records
+from stages.core.errors import StageError
+from stages.core.files import sha256_file, write_json
+from stages.core.params import Params
+from stages.core.runner import Input, Output, run
+from stages.dataset_files.column_names import Columns
+from stages.dataset_files.file_kinds import ending_of
+from stages.dataset_files.reader import records
+from stages.fetching.hub import Revision, check_revision
+from stages.fetching.mixture import Mask, hashes_of, shares, smallest
+from stages.fetching.source_files import CUSTOM, DEMO, is_local, source_files
 from stages.show.progress import Advance, progress
-from stages.source_files import CUSTOM, DEMO, is_local, source_files
-from stages.tables import write_parquet
+from stages.workers.without_pandas import leave_pandas_out
 
 log = logging.getLogger("retune")
 

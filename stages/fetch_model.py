@@ -16,12 +16,12 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from stages.contracts import base as contract
-from stages.entry import Input, Output, run
-from stages.errors import StageError
-from stages.files import sha256_file, write_json
-from stages.hub import Revision, check_revision, download, list_files
-from stages.params import Params
-from stages.weights import check_shards, check_weights
+from stages.core.errors import StageError
+from stages.core.files import sha256_file, write_json
+from stages.core.params import Params
+from stages.core.runner import Input, Output, run
+from stages.fetching.hub import Revision, check_revision, download, list_files
+from stages.weights.safetensors_check import check_shards, check_weights
 
 log = logging.getLogger("retune")
 

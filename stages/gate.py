@@ -9,10 +9,10 @@ Writes data/gate.json: whether the model passed and why not; what promotion look
 from typing import Literal
 
 from stages.contracts.audit import VERDICT
-from stages.entry import Input, Output, run
-from stages.errors import Refusal
-from stages.files import read_json, write_json
-from stages.params import Params
+from stages.core.errors import Refusal
+from stages.core.files import read_json, write_json
+from stages.core.params import Params
+from stages.core.runner import Input, Output, run
 
 
 class GateParams(Params):

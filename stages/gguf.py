@@ -21,28 +21,28 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from stages.contracts.adapter import WEIGHTS
 from stages.contracts.gguf import CHECKS, MODELFILE, README, Checks, FileChecks, FileQuality, ImatrixChecks, LoraChecks
-from stages.entry import Input, Output, run
-from stages.errors import StageError
-from stages.files import write_json, write_text
-from stages.llama_cpp import tokenization
-from stages.llama_cpp.convert import finish_conversion, outtype, start_conversion
-from stages.llama_cpp.file_checks import check_file, summary
-from stages.llama_cpp.imatrix import IMATRIX, imatrix
-from stages.llama_cpp.lora import read_adapter
-from stages.llama_cpp.lora_export import export_lora, start_base
-from stages.llama_cpp.modelfile import modelfile
-from stages.llama_cpp.names import OURS, problems
-from stages.llama_cpp.origin import read_origin, tuned_metadata
-from stages.llama_cpp.plan import Plan, make_plan, tokenizer_metadata
+from stages.core.errors import StageError
+from stages.core.files import write_json, write_text
+from stages.core.params import Params, Runtime
+from stages.core.runner import Input, Output, run
+from stages.gguf_export import tokenization_check as tokenization
+from stages.gguf_export.adapter_export import export_lora, start_base
+from stages.gguf_export.adapter_file import read_adapter
+from stages.gguf_export.check_plan import Plan, make_plan, tokenizer_metadata
+from stages.gguf_export.convert import finish_conversion, outtype, start_conversion
+from stages.gguf_export.file_checks import check_file, summary
+from stages.gguf_export.folder_tensors import weights
+from stages.gguf_export.imatrix import IMATRIX, imatrix
+from stages.gguf_export.modelfile import modelfile
+from stages.gguf_export.provenance_keys import read_origin, tuned_metadata
+from stages.gguf_export.readme import readme, trained_context
+from stages.gguf_export.reference import reference
+from stages.gguf_export.tensor_check import verify_conversion
+from stages.llama_cpp.gguf_reader import open_gguf
+from stages.llama_cpp.programs import find
+from stages.llama_cpp.quantization_names import OURS, problems
 from stages.llama_cpp.quantize import quantize
-from stages.llama_cpp.reading import open_gguf
-from stages.llama_cpp.readme import readme, trained_context
-from stages.llama_cpp.reference import reference
-from stages.llama_cpp.tensors import verify_conversion
-from stages.llama_cpp.tool import find
-from stages.llama_cpp.weights import weights
-from stages.model import device
-from stages.params import Params, Runtime
+from stages.models.base_model import device
 
 log = logging.getLogger("retune")
 

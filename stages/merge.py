@@ -19,17 +19,25 @@ from stages.contracts import adapter as adapter_files
 from stages.contracts import base as base_files
 from stages.contracts import merged as contract
 from stages.contracts import tokens as token_files
-from stages.entry import Input, Output, run
-from stages.errors import StageError
-from stages.files import read_json, sha256_file, write_json
-from stages.folding import Update, check_shapes, folded, merged_shape, read_update, tie
-from stages.merge_check import compare, training_nf4
-from stages.merge_settings import resized_index, write_settings
-from stages.model import base_digests, base_rows, check_not_merged, device, prepare_process, read_config, weight_files
-from stages.nf4 import Nf4
-from stages.params import Params, Runtime
-from stages.shards import Tensor, raw_blocks, read, tensors_below, tensors_of, torch_dtype, write
-from stages.skeleton import Unfit
+from stages.core.errors import StageError
+from stages.core.files import read_json, sha256_file, write_json
+from stages.core.params import Params, Runtime
+from stages.core.runner import Input, Output, run
+from stages.merging.agreement import compare, training_nf4
+from stages.merging.config_files import resized_index, write_settings
+from stages.models.base_model import (
+    base_digests,
+    base_rows,
+    check_not_merged,
+    device,
+    prepare_process,
+    read_config,
+    weight_files,
+)
+from stages.weights.folding import Update, check_shapes, folded, merged_shape, read_update, tie
+from stages.weights.meta_model import Unfit
+from stages.weights.nf4 import Nf4
+from stages.weights.shards import Tensor, raw_blocks, read, tensors_below, tensors_of, torch_dtype, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

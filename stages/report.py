@@ -17,19 +17,19 @@ import jinja2
 from pydantic import Field
 from tokenizers import Tokenizer
 
+from stages.arrow.tables import read_parquet
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
 from stages.contracts.audit import PROVENANCE, VERDICT
 from stages.contracts.gguf import Checks as GgufChecks
 from stages.contracts.merged import Checks
-from stages.entry import Input, Output, run
-from stages.figures import NOTHING, percent, small
-from stages.files import read_json, write_json, write_text
-from stages.params import Params
-from stages.tables import read_parquet
-from stages.token_view import control_ids, spread, token_runs, visible
+from stages.core.files import read_json, write_json, write_text
+from stages.core.params import Params
+from stages.core.runner import Input, Output, run
+from stages.reporting.numbers import NOTHING, percent, small
+from stages.reporting.token_view import control_ids, spread, token_runs, visible
 
-PAGES = Path(__file__).parent / "report_pages"
+PAGES = Path(__file__).parent / "reporting" / "pages"
 WIDTH, HEIGHT = 640, 200
 """Of the loss curve, in CSS pixels."""
 CONVERSATIONS = 4

@@ -4,7 +4,7 @@ Reads   data/raw (rows.parquet, source.json), data/exclusions.csv, data/custom (
 Writes  data/messages (messages.parquet, rejected.parquet, excluded.parquet, summary.json)
 Command python -m stages.standardize --raw data/raw --exclusions data/exclusions.csv --custom data/custom --messages data/messages
 
-A row id is the sha256 of the conversation's canonical JSON (stages/conversation.py), cut to 32 hex characters, so it survives
+A row id is the sha256 of the conversation's canonical JSON (stages/conversations/canonical.py), cut to 32 hex characters, so it survives
 re-ordering and a growing dataset. The same hash chooses the split: a conversation never moves between train and heldout when
 others come or go. That is why there is no cap on the number of held-out rows here (a cap would move rows); stages that
 need fewer take the first ones by id.
@@ -25,28 +25,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, field_validator
 
-from stages.columns import Columns
+from stages.arrow.tables import count_rows, parquet_batches, regrouped, write_parquet
 from stages.contracts import messages as contract
 from stages.contracts import raw as raw_contract
-from stages.contracts.messages_check import check_messages
-from stages.dialects import Layout
-from stages.entry import Input, Output, run
-from stages.errors import StageError
-from stages.exclusions import read_exclusions
-from stages.files import read_json, write_json
-from stages.judging import Judge, Judged, judged
-from stages.language import LANGUAGES
-from stages.nearness import Near, decided
-from stages.no_pandas import leave_pandas_out
-from stages.outcome import Outcome
-from stages.params import Params, Runtime
-from stages.recognition import layout_of
+from stages.conversations.dialect_detection import layout_of
+from stages.conversations.dialects import Layout
+from stages.conversations.exclusions import read_exclusions
+from stages.conversations.judging import Judge, Judged, judged
+from stages.conversations.language import LANGUAGES
+from stages.conversations.near_rows import Near, decided
+from stages.conversations.row_accounting import Outcome
+from stages.conversations.schema_check import check_messages
+from stages.core.errors import StageError
+from stages.core.files import read_json, write_json
+from stages.core.params import Params, Runtime
+from stages.core.runner import Input, Output, run
+from stages.dataset_files.column_names import Columns
 from stages.show.progress import progress
-from stages.tables import count_rows, parquet_batches, regrouped, write_parquet
-from stages.workers import ordered_map
+from stages.workers.ordered_map import ordered_map
+from stages.workers.without_pandas import leave_pandas_out
 
 if TYPE_CHECKING:
-    from stages.contamination import Index
+    from stages.dedup.contamination import Index
 
 log = logging.getLogger("retune")
 
@@ -162,7 +162,7 @@ def evaluation_sets(custom: Path, names: Sequence[str]) -> "Index | None":
     """What the evaluation sets in data/custom are known by; None if there are none. Raises StageError if one is missing or unreadable."""
     if not names:
         return None
-    from stages.contamination import evaluation_files, evaluation_index
+    from stages.dedup.contamination import evaluation_files, evaluation_index
 
     return evaluation_index(evaluation_files(custom, names))
 
@@ -171,7 +171,7 @@ def near_of(params: StandardizeParams) -> Near | None:
     """What is done with near duplicates; None if nothing is."""
     if params.near_duplicates == "off" and (params.near_heldout == "keep" or not params.heldout_fraction):
         return None
-    from stages.near_samples import plan_for
+    from stages.dedup.prefilter import plan_for
 
     plan = plan_for(params.near_duplicates, params.heldout_fraction, params.near_threshold)
     return Near(params.near_duplicates, params.near_heldout, params.near_threshold, plan)

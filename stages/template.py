@@ -25,23 +25,23 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from stages import rendering
-from stages.chat import Chat, single_token
+from stages.arrow.tables import arrow_writer, count_rows, parquet_batches, write_parquet
+from stages.chat import rendering
+from stages.chat.batches import COLUMNS, NO_LABELS_LEFT, TOO_LONG, Fit, Fitted, fitted
+from stages.chat.chat import Chat, single_token
+from stages.chat.template_choice import Plan, our_templates, prepare
 from stages.contracts import messages as messages_contract
 from stages.contracts import tokens as contract
 from stages.contracts.tokens import NOT_TRAINED
-from stages.entry import Input, Output, run
-from stages.errors import StageError
-from stages.fast_tokenizer import Differs, Reference, open_encoder
-from stages.files import write_json
-from stages.fitting import COLUMNS, NO_LABELS_LEFT, TOO_LONG, Fit, Fitted, fitted
-from stages.no_pandas import leave_pandas_out
-from stages.params import Params, Runtime
+from stages.core.errors import StageError
+from stages.core.files import write_json
+from stages.core.params import Params, Runtime
+from stages.core.runner import Input, Output, run
 from stages.show.progress import progress
-from stages.tables import arrow_writer, count_rows, parquet_batches, write_parquet
-from stages.template_plan import Plan, our_templates, prepare
-from stages.tokenizer_folder import read_tokenizer_folder, write_tokenizer_folder
-from stages.workers import available, ordered_map
+from stages.tokenization.loading.fast import Differs, Reference, open_encoder
+from stages.tokenization.loading.tokenizer_folder import read_tokenizer_folder, write_tokenizer_folder
+from stages.workers.ordered_map import available, ordered_map
+from stages.workers.without_pandas import leave_pandas_out
 
 log = logging.getLogger("retune")
 

@@ -21,33 +21,33 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.checkpoints import Checkpoints, brought, one_trainer, stop_noted
 from stages.contracts import adapter as contract
 from stages.contracts import tokens as token_files
-from stages.entry import Finish, Input, Output, die_with_parent, project_code, run
-from stages.errors import StageError
-from stages.execution_plan import FittedRuntime, fit_of, next_smaller
-from stages.files import scratch, sha256_files
-from stages.first_adapter import check_first, put_first
-from stages.fit_training import Task, asked_for, fit_training
-from stages.group import Group
-from stages.launch import ASKED, check_same, launch_here, launched
-from stages.layout import Layout, Plan, make_plan
-from stages.lora import LoraParams, compute_dtype, load_model
-from stages.model import Dtype, base_digests, device, embedding_plan, prepare_process, read_config
-from stages.out_of_memory import forget, go_on_smaller, is_out_of_memory
-from stages.params import Params, Runtime
-from stages.processes import own_gpu, processes, take_part_launched
+from stages.core.errors import StageError
+from stages.core.files import scratch, sha256_files
+from stages.core.params import Params, Runtime
+from stages.core.runner import Finish, Input, Output, die_with_parent, project_code, run
+from stages.models.base_model import Dtype, base_digests, device, embedding_plan, prepare_process, read_config
 from stages.show.progress import progress
-from stages.token_rows import TokenRows, check_rows
-from stages.trainer_setup import make_trainer, make_work
-from stages.training_outcome import note_execution, versions, write_adapter
+from stages.training.checkpoints import Checkpoints, brought, one_trainer, stop_noted
+from stages.training.distributed.process_group import Group
+from stages.training.distributed.processes import own_gpu, processes, take_part_launched
+from stages.training.distributed.torchrun import ASKED, check_same, launch_here, launched
+from stages.training.initial_adapter import check_first, put_first
+from stages.training.lora import LoraParams, compute_dtype, load_model
+from stages.training.memory.fit import Task, asked_for, fit_training
+from stages.training.memory.out_of_memory import forget, go_on_smaller, is_out_of_memory
+from stages.training.memory.plan import FittedRuntime, fit_of, next_smaller
+from stages.training.outputs import note_execution, versions, write_adapter
+from stages.training.step_plan import Layout, Plan, make_plan
+from stages.training.token_rows import TokenRows, check_rows
+from stages.training.trainer_setup import make_trainer, make_work
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from trl import SFTTrainer
 
-    from stages.watched_trainer import Work
+    from stages.training.planned_trainer import Work
 
 log = logging.getLogger("retune")
 
@@ -294,7 +294,7 @@ def uses(params: TrainParams, _inputs: Mapping[str, Path]) -> dict[str, list[str
 
 
 def main() -> None:
-    """The stage's command, or another process's part in it (`stages.launch`)."""
+    """The stage's command, or another process's part in it (`stages.training.distributed.torchrun`)."""
     try:
         launch = launched()
     except StageError as error:

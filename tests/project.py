@@ -9,7 +9,7 @@ PACKAGES = ("stages", "flows", "retune")
 
 
 def module_file(name: str) -> Path | None:
-    """The file of one of our modules, or None: `stages.chat` -> stages/chat.py, `stages` -> stages/__init__.py."""
+    """The file of one of our modules, or None: `stages.chat.chat` -> stages/chat/chat.py, `stages` -> stages/__init__.py."""
     path = ROOT.joinpath(*name.split("."))
     for file in (path.with_suffix(".py"), path / "__init__.py"):
         if file.is_file():

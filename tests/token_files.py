@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from stages.arrow.tables import write_arrow, write_parquet
 from stages.contracts import messages as message_files
 from stages.contracts import raw as raw_files
 from stages.contracts import tokens as token_files
-from stages.files import write_json
-from stages.tables import write_arrow, write_parquet
+from stages.core.files import write_json
 from tests.project import ROOT
 
 TOKENIZER = ROOT / "data" / "demo" / "base"

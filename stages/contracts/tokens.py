@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from stages.arrow.tables import read_arrow
 from stages.contracts.origin import ORIGIN
-from stages.tables import read_arrow
 
 TRAIN = "train.arrow"
 HELDOUT = "heldout.arrow"

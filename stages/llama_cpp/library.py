@@ -17,7 +17,7 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
-from stages.errors import StageError
+from stages.core.errors import StageError
 
 OPAQUE_BYTES = 2048
 """More than `llama_model_params` and `llama_context_params` take (about 100 and 200 bytes)."""

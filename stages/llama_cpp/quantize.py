@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.errors import StageError
-from stages.llama_cpp.importance import Importance, read_importance
+from stages.core.errors import StageError
+from stages.llama_cpp.gguf_reader import open_gguf
+from stages.llama_cpp.imatrix_file import Importance, read_importance
 from stages.llama_cpp.library import library
-from stages.llama_cpp.mix import Choice, Shape, choose_types, covers
-from stages.llama_cpp.names import QUANTIZATIONS, WITHOUT_IMATRIX
-from stages.llama_cpp.reading import open_gguf
-from stages.llama_cpp.requantize import llama_quantize
-from stages.llama_cpp.tool import build_of, find
+from stages.llama_cpp.programs import build_of, find
+from stages.llama_cpp.quantization_names import QUANTIZATIONS, WITHOUT_IMATRIX
+from stages.llama_cpp.quantize_by_program import llama_quantize
+from stages.llama_cpp.tensor_types import Choice, Shape, choose_types, covers
 
 log = logging.getLogger("retune")
 

@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages.llama_cpp.tool import find
+from stages.llama_cpp.programs import find
 from tests.bench.measure import Measured, measured
 from tests.oracle import llama3
 from tests.project import ROOT
@@ -78,7 +78,7 @@ def read_flags() -> argparse.Namespace:
 
 def make(root: Path, shape: dict[str, int]) -> int:
     """Base, adapter and tokens below `root`, with Llama 3's real tokenizer; bytes of the base."""
-    from tests.stages.random_model import make_base, make_random_adapter
+    from tests.stages.weights.support.random_model import make_base, make_random_adapter
 
     shutil.copytree(llama3.folder() / llama3.TOKENIZER, root / "tokens/tokenizer")
     make_rows(root / "tokens")
@@ -94,8 +94,8 @@ def make_rows(folder: Path) -> None:
     import pyarrow as pa
     from tokenizers import Tokenizer
 
+    from stages.arrow.tables import write_arrow
     from stages.contracts.tokens import SCHEMA
-    from stages.tables import write_arrow
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer/tokenizer.json"))
     draw = random.Random(0)
@@ -177,7 +177,7 @@ def ours(root: Path) -> list[Step]:
 
 def bare(root: Path, quantizer: str) -> list[Step]:
     """The tools themselves."""
-    from stages.llama_cpp.converter import sources
+    from stages.gguf_export.converter import sources
 
     full = root / "bare/full.gguf"
     converter = [sys.executable, str(sources() / "convert_hf_to_gguf.py"), str(root / "ours/merged")]

@@ -41,7 +41,7 @@ def merge(root: Path) -> None:
 def whole_merge(root: Path, target: Path) -> None:
     """The stage `merge`."""
     from stages import merge as stage
-    from tests.stages.tiny import RUNTIME
+    from tests.stages.training.support.tiny import RUNTIME
 
     params = stage.MergeParams(into="base16", check_rows=4, max_logit_difference=1e6)
     runtime = stage.Runtime.model_validate({**RUNTIME, "device": "cpu"})
@@ -55,7 +55,7 @@ def checked_merge(root: Path) -> None:
 
 def convert(root: Path) -> None:
     """What the stage `gguf` does to convert."""
-    from stages.llama_cpp.convert import finish_conversion, start_conversion
+    from stages.gguf_export.convert import finish_conversion, start_conversion
 
     finish_conversion(
         start_conversion(root / "ours/merged", root / "ours/full.gguf", TYPE, NAME), root / "ours/full.gguf"
@@ -71,7 +71,7 @@ def quantize(root: Path, quantization: str) -> None:
 
 def checked_gguf(root: Path, *quantizations: str) -> None:
     """The stage `gguf` as it is: structure proven, files run on four rows and asked for four answers."""
-    from tests.stages.llama_cpp.records_in_small import export, params
+    from tests.stages.gguf_export.support.records_in_small import export, params
 
     folder = root / "checked/export"
     folder.mkdir()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from stages.fast_tokenizer import open_encoder
+from stages.tokenization.loading.fast import open_encoder
 
 SAMPLE_ROWS = 4_000
 BATCH = 2_000

@@ -21,8 +21,8 @@ MERGE = """
 import json, resource, sys, time
 from pathlib import Path
 from stages import merge as stage
-from stages.params import Runtime
-from tests.stages.tiny import RUNTIME
+from stages.core.params import Runtime
+from tests.stages.training.support.tiny import RUNTIME
 root, into, device, rows = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 real, seconds = stage.compare, {}
 started, used = time.perf_counter(), time.process_time()
@@ -49,10 +49,10 @@ def make(root: Path, layers: int, rows: int, tokens: int) -> None:
 
     import pyarrow as pa
 
+    from stages.arrow.tables import write_arrow
     from stages.contracts.tokens import SCHEMA
-    from stages.tables import write_arrow
-    from tests.stages.random_model import LLAMA_3B, make_base, make_random_adapter
-    from tests.stages.tiny import make_tokenizer, make_tokens
+    from tests.stages.training.support.tiny import make_tokenizer, make_tokens
+    from tests.stages.weights.support.random_model import LLAMA_3B, make_base, make_random_adapter
 
     make_tokenizer(root / "tokens" / "tokenizer", [])
     make_tokens(root / "tokens", [])

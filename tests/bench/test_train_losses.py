@@ -12,7 +12,7 @@ import pytest
 from tests.bench.train_data import ROWS, WORDS, conversations, micro_batches
 from tests.bench.train_losses import ENOUGH, judge
 from tests.project import ROOT
-from tests.stages.tiny import make_tokenizer
+from tests.stages.training.support.tiny import make_tokenizer
 
 FALLING = [12.4, 12.2, 11.8, 11.2, 10.5, 9.8, 9.0, 8.3, 7.7]
 FLAT = [12.4, 12.41, 12.39, 12.4, 12.42, 12.38, 12.4, 12.4, 12.39]

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from stages.base_shape import Shape
-from stages.memory_plan import GIB, Fit, Setup, memory
-from stages.params import read_params
+from stages.core.params import read_params
 from stages.train import TrainParams
+from stages.training.memory.estimate import GIB, Fit, Setup, memory
+from stages.training.memory.model_shape import Shape
 from tests.bench.train_data import ROWS, micro_batches
 from tests.bench.train_presets import as_preset
 from tests.project import ROOT
-from tests.stages.shapes import config_of, tensors_of, write_base
+from tests.stages.training.memory.support.shapes import config_of, tensors_of, write_base
 
 PRESETS = ("packed-6gb", "packed-8gb")
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from stages.files import read_json, sha256_file, write_json
+from stages.core.files import read_json, sha256_file, write_json
 from tests.bench.apart import rows_or_complaint, say_row, start
 from tests.bench.train_data import text_ids
 from tests.bench.train_losses import judge
@@ -68,7 +68,9 @@ def lost(model: str, out: str, steps: str = "24", packs: str = "16") -> None:
             time.sleep(0.2)
         children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
         (second,) = (
-            child for child in map(int, children) if b"stages.processes" in Path(f"/proc/{child}/cmdline").read_bytes()
+            child
+            for child in map(int, children)
+            if b"stages.training.distributed.processes" in Path(f"/proc/{child}/cmdline").read_bytes()
         )
         os.kill(second, signal.SIGKILL)
         killed = time.monotonic()

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages.files import read_json, write_json
+from stages.core.files import read_json, write_json
 from tests.bench.apart import rows_or_complaint, say_row, start
 from tests.bench.train_losses import judge
 from tests.bench.train_stage import PACKS, WARM_UP, losses, make_base, make_tokens, params, runtime, watch_steps

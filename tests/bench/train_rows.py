@@ -48,8 +48,8 @@ def run_ours(row: Row, model: Any, profile: bool) -> dict[str, Any]:
     """Our own loop around the fused model; nothing in it waits for the GPU."""
     import torch
 
-    from stages.fused_model import FusedModel
-    from stages.fused_support import unsupported
+    from stages.training.fused.model import FusedModel
+    from stages.training.fused.support import unsupported
 
     reason = unsupported(model)
     if reason is not None:
@@ -92,7 +92,7 @@ def prepared(lines: list[Conversation]) -> tuple[Any, Any, list[int], Any]:
     """(ids, labels, the conversations' lengths, the tokens that predict a label) of a micro-batch, ready to be copied to the GPU."""
     import torch
 
-    from stages.fused_model import labelled_rows
+    from stages.training.fused.model import labelled_rows
 
     ids = torch.tensor([number for line, _ in lines for number in line])
     labels = torch.tensor([number for _, line in lines for number in line])

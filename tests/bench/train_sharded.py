@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages.errors import StageError
-from stages.files import write_json
+from stages.core.errors import StageError
+from stages.core.files import write_json
 from tests.bench.apart import rows_or_complaint, say_row, start
 from tests.bench.train_models import shape_8b
 from tests.bench.train_pair import differs, train_here

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.files import sha256_files, sha256_tree
+from stages.core.files import sha256_files, sha256_tree
 from tests.end_to_end.conftest import Project, copy_project
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,6 @@
 """The three data stages as a user runs them, in this process, on whatever stands in data/custom; and what came of it.
 
-The commands are those of dvc.yaml, carried out by `stages.entry.carry_out`, so hashing, renaming and records are part of it.
+The commands are those of dvc.yaml, carried out by `stages.core.runner.carry_out`, so hashing, renaming and records are part of it.
 A StageError is an outcome; any other exception would be a traceback to the user and leaves here as it is.
 """
 
@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from stages.contracts import messages, raw, tokens
-from stages.entry import carry_out
-from stages.errors import StageError
+from stages.core.errors import StageError
+from stages.core.runner import carry_out
 from tests.bench.ours import STAGES, commands
 from tests.project import ROOT
 

@@ -11,12 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from stages.chat import Chat, open_chat
+from stages.chat.chat import Chat, open_chat
+from stages.chat.encoding import encode_dialogues
+from stages.chat.rendering import Dialogue, compile_template
+from stages.chat.template_choice import OURS
 from stages.contracts.tokens import NOT_TRAINED
-from stages.encoding import encode_dialogues
-from stages.fast_tokenizer import open_encoder
-from stages.rendering import Dialogue, compile_template
-from stages.template_plan import OURS
+from stages.tokenization.loading.fast import open_encoder
 from tests.project import ROOT
 
 DAY = "26 Jul 2024"

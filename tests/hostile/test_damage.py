@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.errors import StageError
-from stages.records import records
+from stages.core.errors import StageError
+from stages.dataset_files.reader import records
 from tests.hostile.made import arrow, good_csv, good_lines, good_rows, parquet, zstd
 from tests.hostile.pipeline import MARKER
 

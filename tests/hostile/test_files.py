@@ -6,8 +6,8 @@ import json
 import pyarrow as pa
 import pytest
 
-from stages.errors import StageError
-from stages.records import records
+from stages.core.errors import StageError
+from stages.dataset_files.reader import records
 from tests.hostile.made import (
     arrow,
     dialogue,

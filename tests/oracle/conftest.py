@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from stages.params import Runtime
-from stages.rendering import Message
+from stages.chat.rendering import Message
+from stages.core.params import Runtime
 from stages.template import TemplateParams, template
 from tests.oracle import llama3
-from tests.stages import tiny
-from tests.stages.talks import write_messages
+from tests.stages.chat.support.talks import write_messages
+from tests.stages.training.support import tiny
 
 RUNTIME = Runtime.model_validate(
     {**tiny.RUNTIME, "workers": 2, "micro_batch": 1, "evaluation_batch": 1, "log_level": "warning"}

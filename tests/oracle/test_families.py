@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from stages.encoding import Row
-from stages.errors import StageError
-from stages.fitting import numbered
-from stages.rendering import Dialogue
+from stages.chat.batches import numbered
+from stages.chat.encoding import Row
+from stages.chat.rendering import Dialogue
+from stages.core.errors import StageError
 from tests.oracle import llama3
-from tests.stages.test_chat import byte_level, opened, rows_of, trained
-from tests.stages.test_tool_spans import TALK, TOOLS, said
+from tests.stages.chat.test_chat import byte_level, opened, rows_of, trained
+from tests.stages.chat.test_tool_spans import TALK, TOOLS, said
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.fast_tokenizer import Fast, Reference, open_encoder
-from stages.tokenizer_folder import load_tokenizer
+from stages.tokenization.loading.fast import Fast, Reference, open_encoder
+from stages.tokenization.loading.tokenizer_folder import load_tokenizer
 from tests.oracle import llama3
 from tests.oracle.dialogues import made_dialogues
 

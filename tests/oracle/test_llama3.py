@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from stages.chat import open_chat
+from stages.chat.chat import open_chat
+from stages.chat.rendering import compile_template
+from stages.chat.template_choice import OURS
 from stages.contracts.tokens import NOT_TRAINED, TRAIN, answers, read_tokens
-from stages.fast_tokenizer import Reference
-from stages.files import read_json
-from stages.rendering import compile_template
-from stages.template_plan import OURS
-from stages.tokenizer_folder import load_tokenizer
+from stages.core.files import read_json
+from stages.tokenization.loading.fast import Reference
+from stages.tokenization.loading.tokenizer_folder import load_tokenizer
 from tests.oracle import llama3
 from tests.oracle.conftest import Templated, llama_params
 from tests.oracle.dialogues import made_dialogues
-from tests.stages.test_chat import rows_of
+from tests.stages.chat.test_chat import rows_of
 
 DAY = "26 Jul 2024"
 END = "<|eot_id|>"

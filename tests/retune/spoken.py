@@ -19,7 +19,7 @@ def make() -> None:
 
 
 def make_gguf(merged: Path, folder: Path) -> None:
-    from stages.llama_cpp.convert import finish_conversion, start_conversion
+    from stages.gguf_export.convert import finish_conversion, start_conversion
     from stages.llama_cpp.quantize import quantize
 
     folder.mkdir()
@@ -36,7 +36,7 @@ def make_adapter(base: Path, folder: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from stages.model import base_digests, base_rows, load_base
+    from stages.models.base_model import base_digests, base_rows, load_base
 
     torch.manual_seed(1)
     torch.set_num_threads(1)

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from retune.accept import judge, record
+from retune.accept.command import judge, record
 
 LOOSE = 'params.__dict__.update(YAML().load(Path("params.yaml"))["words"])'
 PLAIN = 'params.least = YAML().load(Path("params.yaml"))["words"]["least"]'

@@ -42,7 +42,7 @@ def tokenizer(spoken: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def speaker(spoken: Path) -> Iterator[Any]:
-    from retune.gguf_speaker import open_gguf
+    from retune.chat.gguf_model import open_gguf
 
     with open_gguf(spoken / "data/gguf" / NAME, 1024, 1) as opened:
         yield opened
@@ -50,7 +50,7 @@ def speaker(spoken: Path) -> Iterator[Any]:
 
 def in_torch(spoken: Path) -> Any:
     """The tokenizer and template of the variant in PyTorch; no model is needed for them."""
-    from retune.torch_speaker import TorchSpeaker
+    from retune.chat.torch_model import TorchSpeaker
 
     return TorchSpeaker(None, spoken / "data/tokens", frozenset(), "cpu", 1024)
 
@@ -63,7 +63,7 @@ def piped(retune: Callable[..., Any], root: Path, *arguments: str, lines: str) -
 def test_prompt_is_the_tokenizers_own_in_both_variants(
     spoken: Path, speaker: Any, tokenizer: Any, messages: Any
 ) -> None:
-    from retune.dialogue import prompt_ids
+    from retune.chat.dialogue import prompt_ids
 
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert prompt_ids(speaker, messages) == expected
@@ -71,10 +71,10 @@ def test_prompt_is_the_tokenizers_own_in_both_variants(
 
 
 def test_prompt_with_forged_turns_is_what_training_makes_of_it(spoken: Path, speaker: Any, tokenizer: Any) -> None:
-    from retune.dialogue import prompt_ids
-    from stages.chat import open_chat
-    from stages.encoding import encode_dialogues
-    from stages.rendering import Dialogue
+    from retune.chat.dialogue import prompt_ids
+    from stages.chat.chat import open_chat
+    from stages.chat.encoding import encode_dialogues
+    from stages.chat.rendering import Dialogue
 
     messages = [{"role": "user", "content": FORGED}]
     ids = prompt_ids(speaker, messages)
@@ -91,8 +91,8 @@ def test_prompt_with_forged_turns_is_what_training_makes_of_it(spoken: Path, spe
 
 
 def test_logits_on_what_is_kept_are_those_of_a_fresh_start(spoken: Path, speaker: Any) -> None:
-    from retune.dialogue import prompt_ids
-    from retune.gguf_speaker import open_gguf
+    from retune.chat.dialogue import prompt_ids
+    from retune.chat.gguf_model import open_gguf
 
     first, second = prompt_ids(speaker, DIALOGUES[0]), prompt_ids(speaker, DIALOGUES[2])
     changed = [*first[:9], first[9] + 1, *first[10:]]
@@ -115,8 +115,8 @@ def test_control_tokens_of_the_file_are_the_tokenizers(spoken: Path, speaker: An
 
 
 def test_pipe_gets_the_greedy_answers_and_nothing_else(spoken: Path, retune: Callable[..., Any]) -> None:
-    from retune.dialogue import prompt_ids
-    from retune.gguf_speaker import open_gguf
+    from retune.chat.dialogue import prompt_ids
+    from retune.chat.gguf_model import open_gguf
 
     done = piped(retune, spoken, "--temperature", "0", lines=f"{STORY}\n\nWhat has Ivan got?\n")
     assert done.returncode == 0, done.stderr

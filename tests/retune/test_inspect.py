@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from retune.column_uses import column_uses
-from retune.findings import percentile
+from retune.inspect.column_uses import column_uses
+from retune.inspect.findings import percentile
 from retune.rules import TEMPLATE_RULES
-from stages.conversation import canonical_form
-from stages.files import write_json
-from stages.recognition import recognized
+from stages.conversations.canonical import canonical_form
+from stages.conversations.dialect_detection import recognized
+from stages.core.files import write_json
 from tests.project import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -367,7 +367,8 @@ def test_column_uses_of_tools_are_seen_where_they_are_empty_in_most_rows() -> No
 
 def test_rules_of_template_are_all_explained() -> None:
     """A rule is a constant of a stage's file whose value is its own name in lower case."""
-    from stages import fitting, turns
+    from stages.chat import batches as fitting
+    from stages.chat import turns
 
     names = {
         value

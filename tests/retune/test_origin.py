@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from stages.contracts.gguf import KEYS, RECORDS
-from stages.files import sha256_file, write_json
-from stages.llama_cpp.origin import records_digest
+from stages.core.files import sha256_file, write_json
+from stages.gguf_export.provenance_keys import records_digest
 
 
 def make_file(path: Path, **says: str) -> Path:

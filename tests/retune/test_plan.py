@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from ruamel.yaml import YAML
 
+from stages.arrow.tables import write_arrow
 from stages.contracts.tokens import SCHEMA
-from stages.tables import write_arrow
 from tests.retune.conftest import REPO
-from tests.stages.shapes import write_base
+from tests.stages.training.memory.support.shapes import write_base
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 GIB = 2**30

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from retune.painting import CLOSE, OPEN, legend, painted
-from stages import token_view
-from stages.files import write_json
+from retune.terminal import CLOSE, OPEN, legend, painted
+from stages.core.files import write_json
+from stages.reporting import token_view
 from tests.retune.conftest import REPO
-from tests.stages.test_progress import on_a_terminal
+from tests.stages.show.test_progress import on_a_terminal
 from tests.token_files import row_id, write_token_files
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.files import read_json, sha256_files, write_json
+from stages.core.files import read_json, sha256_files, write_json
 from tests.retune.loopback_hub import TOKEN, Hub, Repo, serving
 
 REPO = "me/my-model"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.retune.conftest import REPO, call
-from tests.stages.test_entry import RUNTIME
+from tests.stages.core.test_runner import RUNTIME
 
 STAGES = """\
 stages:
@@ -32,9 +32,9 @@ COPY = '''\
 import os
 from typing import Annotated
 
-from stages.entry import Input, Output, run
-from stages.errors import StageError
-from stages.params import Params
+from stages.core.runner import Input, Output, run
+from stages.core.errors import StageError
+from stages.core.params import Params
 
 
 class CopyParams(Params):
@@ -57,7 +57,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="session")
 def made_copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DVC project with a stage of `stages.entry`, which has run; committed."""
+    """A DVC project with a stage of `stages.core.runner`, which has run; committed."""
     root = tmp_path_factory.mktemp("copies") / "project"
     root.mkdir()
     call("git", "init", "-q", cwd=root)

@@ -61,8 +61,8 @@ def address(spoken: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def expected(spoken: Path) -> str:
     """The greedy answer by the runtime that the export is measured with."""
-    from retune.dialogue import prompt_ids
-    from retune.gguf_speaker import open_gguf
+    from retune.chat.dialogue import prompt_ids
+    from retune.chat.gguf_model import open_gguf
 
     with open_gguf(spoken / "data/gguf" / NAME, 512, 1) as opened:
         ids = prompt_ids(opened, [{"role": "user", "content": STORY}])

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from retune.summary import changed_since, exported, lines
-from stages.files import write_json
+from stages.core.files import write_json
 
 
 def test_changed_since_names_the_sections_that_are_not_those_of_the_run(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from retune.bring import brought, named_columns
-from retune.use import changed_params, differences, set_value
+from retune.use.command import changed_params, differences, set_value
+from retune.use.copying import brought, named_columns
 
 ROW = '{"prompt": "q", "completion": "a"}\n'
 PARAMS = """\
@@ -286,7 +286,7 @@ def test_use_of_what_is_not_there_says_so(project, retune, arguments, message):
 
 def test_use_says_which_stages_will_run(toy):
     from retune.project import dvc_status
-    from retune.use import after
+    from retune.use.command import after
 
     (toy / "params.yaml").write_text("words:\n  least: 3\n")
     assert after(toy, set(dvc_status(toy))) == (["words"], ["count"])

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.stages.tiny import ADDED, make_tokenizer, make_tokens, make_world
+from tests.project import ROOT
+from tests.stages.training.support.tiny import ADDED, make_tokenizer, make_tokens, make_world
 
 
 @pytest.fixture(scope="session")
@@ -30,14 +31,14 @@ def trained(tiny_base: Path) -> Path:
     make_tokenizer(tiny_base / "tokens_added" / "tokenizer", ADDED)
     make_tokens(tiny_base / "tokens_added", ADDED)
     for part in ("one", "two"):
-        run_probe(tiny_base, "train_probe.py", part)
+        run_probe(tiny_base, "support.train_probe", part)
     return tiny_base
 
 
 @pytest.fixture(scope="session")
 def layouts(tiny_base: Path) -> dict[str, Any]:
     """What layout_probe.py found."""
-    run_probe(tiny_base, "layout_probe.py")
+    run_probe(tiny_base, "support.layout_probe")
     found: dict[str, Any] = json.loads((tiny_base / "layout_probe.json").read_text())
     return found
 
@@ -45,7 +46,7 @@ def layouts(tiny_base: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def options(tiny_base: Path) -> Path:
     """`tiny_base` with the adapters that options_probe.py trained in `options/`, and in options.json why others were not."""
-    run_probe(tiny_base, "options_probe.py")
+    run_probe(tiny_base, "support.options_probe")
     return tiny_base
 
 
@@ -61,11 +62,11 @@ def world(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_probe(folder: Path, *command: str) -> None:
-    """Run a script of this folder in another process that works in `folder`."""
+    """Run a module below tests/stages/training in another process that works in `folder`."""
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name(command[0])), *command[1:]],
+        [sys.executable, "-m", f"tests.stages.training.{command[0]}", *command[1:]],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
+from stages.arrow.tables import write_arrow, write_parquet
 from stages.audit import AuditParams, audit
 from stages.contracts import adapter, gguf, merged, messages, tokens
-from stages.errors import Refusal, StageError
-from stages.files import read_json, sha256_files, sha256_tree, write_json
+from stages.core.errors import Refusal, StageError
+from stages.core.files import read_json, sha256_files, sha256_tree, write_json
 from stages.gate import GateParams, gate
-from stages.tables import write_arrow, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,23 +16,24 @@ import pytest
 
 from stages.contracts import adapter as adapter_files
 from stages.contracts import merged as merged_files
-from stages.errors import StageError
-from stages.files import read_json
-from stages.llama_cpp import pretokenizer as rules
-from stages.llama_cpp.convert import finish_conversion, start_conversion
-from stages.llama_cpp.model import Model
+from stages.core.errors import StageError
+from stages.core.files import read_json
+from stages.core.params import Runtime
+from stages.gguf_export.convert import finish_conversion, start_conversion
+from stages.gguf_export.folder_tensors import weights
+from stages.gguf_export.tensor_check import verify_conversion, verify_quantized
+from stages.gguf_export.tokenization_check import verify_texts, verify_vocabulary
+from stages.llama_cpp.fast_gguf_reader import quick_reader
+from stages.llama_cpp.programs import existing
 from stages.llama_cpp.quantize import quantize
-from stages.llama_cpp.quick_reader import quick_reader
-from stages.llama_cpp.tensors import verify_conversion, verify_quantized
-from stages.llama_cpp.tokenization import verify_texts, verify_vocabulary
-from stages.llama_cpp.tool import existing
-from stages.llama_cpp.weights import weights
+from stages.llama_cpp.runtime import Model
 from stages.merge import MergeParams, merge
-from stages.params import Runtime
-from tests.stages import handmade, tiny
-from tests.stages.llama_cpp.models_in_small import LLAMA_3_TEMPLATE, make_adapter, make_merged, make_tokens
-from tests.stages.llama_cpp.records_in_small import export, params
-from tests.stages.llama_cpp.tokenizers_in_small import save, split_by, train
+from stages.tokenization.exportable import pretokenizer as rules
+from tests.stages.gguf_export.support.models_in_small import LLAMA_3_TEMPLATE, make_adapter, make_merged, make_tokens
+from tests.stages.gguf_export.support.records_in_small import export, params
+from tests.stages.gguf_export.support.tokenizers_in_small import save, split_by, train
+from tests.stages.training.support import tiny
+from tests.stages.weights.support import handmade
 
 pytestmark = pytest.mark.slow
 
@@ -219,8 +220,8 @@ def test_merge_applied_twice_is_refused_even_where_its_marker_and_its_record_are
     tiny_base: Path, tmp_path: Path
 ) -> None:
     """The weights alone show it: folded in twice, the model differs from base + adapter, whatever the files say."""
-    from stages.folding import read_update
-    from stages.merge_check import compare
+    from stages.merging.agreement import compare
+    from stages.weights.folding import read_update
 
     base, tokens = tiny_base / "base", tiny_base / "tokens"
     adapter = handmade.make_adapter(base, tokens, tmp_path / "adapter", dtype="bfloat16")

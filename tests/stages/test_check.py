@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from stages.check import SECTIONS, problems
-from stages.llama_cpp.names import OURS
-from stages.params import read_params
+from stages.core.params import read_params
+from stages.llama_cpp.quantization_names import OURS
 from tests.project import ROOT
 
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))

@@ -5,16 +5,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from stages.answering import Stop, agreed
+from stages.arrow.tables import read_parquet, write_arrow
 from stages.contracts import evaluation as contract
 from stages.contracts.adapter import TRAINING
 from stages.contracts.tokens import SCHEMA, answers, read_tokens
-from stages.errors import StageError
+from stages.core.errors import StageError
+from stages.core.files import read_json, write_json
+from stages.core.params import Runtime
 from stages.evaluate import EvaluateParams, Measured, evaluate, open_questions, scores, stop_rule
-from stages.files import read_json, write_json
-from stages.params import Runtime
-from stages.tables import read_parquet, write_arrow
-from tests.stages.tiny import RUNTIME
+from stages.evaluation.greedy import Stop, agreed
+from tests.stages.training.support.tiny import RUNTIME
 
 PARAMS = EvaluateParams(rows=None, answer_rows=100, max_new_tokens=12, exact_match=True)
 STOP = Stop(ids=frozenset({1}), sequence=[1], longest=4)
@@ -91,7 +91,7 @@ def test_measures_equal_transformers_own_loss_and_generate(
     import torch
     from peft import PeftModel
 
-    from stages.model import load_base
+    from stages.models.base_model import load_base
 
     metrics = measured(trained, tmp_path / "out", adapter, tokens)
     table = read_parquet(tmp_path / "out" / contract.ANSWERS)

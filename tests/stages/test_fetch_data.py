@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from stages.errors import StageError
+from stages.core.errors import StageError
+from stages.dataset_files.reader import records, separator_seen
 from stages.fetch_data import fetch_data
-from stages.records import records, separator_seen
-from tests.stages.data_files import REVISION, fetch, params, parquet
+from tests.project import ROOT
+from tests.stages.dataset_files.support.data_files import REVISION, fetch, params, parquet
 
 
 def fetched(tmp_path: Path, name: str, content: bytes, **changed: object) -> list[bytes]:
@@ -325,7 +326,7 @@ def test_same_source_gives_same_bytes_anywhere(tmp_path: Path) -> None:
         "assert not {'torch', 'datasets', 'transformers', 'huggingface_hub', 'httpx', 'pandas'} & sys.modules.keys()"
     )
     for out, zone, seed in (("one", "UTC", "1"), ("two", "Asia/Tokyo", "2")):
-        environment = os.environ | {"TZ": zone, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
+        environment = os.environ | {"TZ": zone, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-c", script, str(tmp_path), out], env=environment, check=True)
     for name in ("rows.parquet", "source.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -342,7 +343,7 @@ def test_any_sizes_of_batch_give_the_same_bytes(tmp_path: Path, monkeypatch: pyt
 
 
 def test_object_too_large_to_be_read_whole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.records.LARGEST_OBJECT", 2**20)
+    monkeypatch.setattr("stages.dataset_files.reader.LARGEST_OBJECT", 2**20)
     assert "one object of more than 1 MiB" in refusal(tmp_path, "mine.json", b'{"data": ["%s"]}' % (b"secret" * 2**18))
 
 

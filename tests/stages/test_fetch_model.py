@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import save_file
 
-from stages.errors import StageError
+from stages.core.errors import StageError
 from stages.fetch_model import FetchModelParams, fetch_model
 
 CUSTOM = FetchModelParams(source="custom", revision=None)

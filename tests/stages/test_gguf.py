@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stages.errors import StageError
+from stages.core.errors import StageError
 from stages.gguf import GgufParams
-from stages.llama_cpp import pretokenizer as rules
-from stages.llama_cpp.names import QUANTIZATIONS
-from tests.stages.llama_cpp.models_in_small import LLAMA_3_TEMPLATE, make_adapter, make_merged, make_tokens
-from tests.stages.llama_cpp.records_in_small import export, params
-from tests.stages.llama_cpp.tokenizers_in_small import CONTROL, gpt_2, save, split_by, train
+from stages.llama_cpp.quantization_names import QUANTIZATIONS
+from stages.tokenization.exportable import pretokenizer as rules
+from tests.stages.gguf_export.support.models_in_small import LLAMA_3_TEMPLATE, make_adapter, make_merged, make_tokens
+from tests.stages.gguf_export.support.records_in_small import export, params
+from tests.stages.gguf_export.support.tokenizers_in_small import CONTROL, gpt_2, save, split_by, train
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_export_of_a_llama_measures_files_in_the_order_of_their_rounding(llama: 
 
 
 def labels(root: Path) -> list[list[int]]:
-    from stages.tables import read_arrow
+    from stages.arrow.tables import read_arrow
 
     rows: list[list[int]] = read_arrow(root / "tokens" / "heldout.arrow").column("labels").to_pylist()
     return rows[:4]

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.errors import StageError
-from stages.llama_cpp import pretokenizer as rules
-from stages.llama_cpp.converter import sources
-from tests.stages.llama_cpp.adapters_in_small import ALPHA, RANK, make_trained
-from tests.stages.llama_cpp.models_in_small import LLAMA_3_TEMPLATE, make_tokens
-from tests.stages.llama_cpp.records_in_small import export, params
-from tests.stages.llama_cpp.tokenizers_in_small import save, split_by, train
+from stages.core.errors import StageError
+from stages.gguf_export.converter import sources
+from stages.tokenization.exportable import pretokenizer as rules
+from tests.stages.gguf_export.support.adapters_in_small import ALPHA, RANK, make_trained
+from tests.stages.gguf_export.support.models_in_small import LLAMA_3_TEMPLATE, make_tokens
+from tests.stages.gguf_export.support.records_in_small import export, params
+from tests.stages.gguf_export.support.tokenizers_in_small import save, split_by, train
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def test_adapter_over_a_base_file_of_its_own_is_measured_over_that(llama: Path, 
     # Ollama 0.34.1 and later refuse a Modelfile with an adapter
     assert "ADAPTER" not in (tmp_path / "gguf/Modelfile").read_text(encoding="utf-8")
     # the base alone is another model: what was measured is the adapter's doing
-    from stages.llama_cpp.model import Model
+    from stages.llama_cpp.runtime import Model
 
     ids = list(range(40, 60))
     last = np.arange(len(ids)) == len(ids) - 1
@@ -149,10 +149,10 @@ def test_file_with_rows_in_the_folders_order_is_no_proof(llama: Path, tmp_path: 
     """A Llama's query rows lie in another order in a GGUF file: a file that does not know it loads, and is another model."""
     from gguf import GGUFReader
 
-    from stages.llama_cpp.lora import read_adapter, verify_lora, write_lora
-    from stages.llama_cpp.mix import Shape
-    from stages.llama_cpp.tensors import names_in_file
-    from stages.llama_cpp.weights import weights
+    from stages.gguf_export.adapter_file import read_adapter, verify_lora, write_lora
+    from stages.gguf_export.folder_tensors import weights
+    from stages.gguf_export.tensor_check import names_in_file
+    from stages.llama_cpp.tensor_types import Shape
 
     edited(llama, tmp_path, "tokens")
     export(tmp_path, params("bf16", lora="f32", lora_base="bf16"))

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from stages.contracts.gguf import KEYS, KINDS, RECORDS
-from stages.errors import StageError
-from stages.llama_cpp import pretokenizer as rules
-from stages.llama_cpp.origin import read_origin, records_digest, tuned_metadata
-from stages.llama_cpp.readme import readme
-from tests.stages.llama_cpp.adapters_in_small import make_trained
-from tests.stages.llama_cpp.models_in_small import LLAMA_3_TEMPLATE, make_tokens
-from tests.stages.llama_cpp.records_in_small import COMMAND, REVISION, export, make_records, params
-from tests.stages.llama_cpp.tokenizers_in_small import save, split_by, train
+from stages.core.errors import StageError
+from stages.gguf_export.provenance_keys import read_origin, records_digest, tuned_metadata
+from stages.gguf_export.readme import readme
+from stages.tokenization.exportable import pretokenizer as rules
+from tests.project import ROOT
+from tests.stages.gguf_export.support.adapters_in_small import make_trained
+from tests.stages.gguf_export.support.models_in_small import LLAMA_3_TEMPLATE, make_tokens
+from tests.stages.gguf_export.support.records_in_small import COMMAND, REVISION, export, make_records, params
+from tests.stages.gguf_export.support.tokenizers_in_small import save, split_by, train
 
 
 def record_files(folder: Path) -> list[Path]:
@@ -46,7 +47,7 @@ def by_sha256sum(folder: Path) -> str:
 
 
 def test_records_hash_is_what_the_documented_command_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(ROOT)
     make_records(tmp_path)
     assert records_digest(record_files(tmp_path)) == by_sha256sum(tmp_path)
     assert records_digest(reversed(record_files(tmp_path))) == by_sha256sum(tmp_path)
@@ -194,7 +195,7 @@ def values(path: Path) -> dict[str, Any]:
 def test_file_says_where_it_comes_from(
     exported: tuple[Path, dict[str, Any]], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(ROOT)
     root, found = exported
     said = values(root / "gguf" / name)
     assert said["general.name"] == "small"

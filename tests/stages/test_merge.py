@@ -5,17 +5,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from stages.arrow.tables import write_arrow
 from stages.contracts import adapter as adapter_files
 from stages.contracts import merged as contract
 from stages.contracts import tokens as token_files
-from stages.errors import StageError
-from stages.files import read_json, sha256_file, write_json
+from stages.core.errors import StageError
+from stages.core.files import read_json, sha256_file, write_json
+from stages.core.params import Runtime
 from stages.merge import MergeParams, check_pair, judge, merge
-from stages.merge_check import Row, check_rows
-from stages.merge_settings import end_ids
-from stages.params import Runtime
-from stages.tables import write_arrow
-from tests.stages.tiny import RUNTIME
+from stages.merging.agreement import Row, check_rows
+from stages.merging.config_files import end_ids
+from tests.stages.training.support.tiny import RUNTIME
 
 PARAMS = MergeParams(into="base16", check_rows=6, max_logit_difference=0.2)
 CHECKS = contract.Checks(

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.random_model import make_base, make_random_adapter
-from tests.stages.tiny import RUNTIME, make_tokenizer, make_tokens
+from tests.project import ROOT
+from tests.stages.training.support.tiny import RUNTIME, make_tokenizer, make_tokens
+from tests.stages.weights.support.random_model import make_base, make_random_adapter
 
 SHARD = 100_000_000
 COMMAND = """
 import json, resource, sys
 from pathlib import Path
 from stages.merge import MergeParams, merge
-from stages.params import Runtime
+from stages.core.params import Runtime
 root, into, runtime = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 params = MergeParams(into=into, check_rows=4, max_logit_difference=1e6)
 merge(root / "base", root / "adapter", root.parent / "tokens", root / into, params, Runtime.model_validate(runtime))
@@ -27,7 +28,7 @@ print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 def peak(root: Path, into: str) -> int:
     """Peak resident bytes of a merge."""
     command = [sys.executable, "-c", COMMAND, str(root), into, json.dumps(RUNTIME)]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return int(done.stdout.rpartition("PEAK ")[2])

@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from stages.files import write_json
+from stages.arrow.tables import write_parquet
+from stages.core.files import write_json
 from stages.report import (
     HEIGHT,
     SHOWN_TOKENS,
@@ -23,7 +24,6 @@ from stages.report import (
     size,
     small,
 )
-from stages.tables import write_parquet
 from tests.token_files import ids_and_labels, write_token_files
 
 

@@ -14,22 +14,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stages.arrow.tables import write_parquet
 from stages.contracts import raw as raw_contract
 from stages.contracts.messages import EXCLUDED_SCHEMA, REJECTED_SCHEMA, SCHEMA
-from stages.contracts.messages_check import check_messages
-from stages.conversation import canonical_json
-from stages.errors import StageError
-from stages.files import write_json
-from stages.near_duplicates import Sketches, sketches
-from stages.params import Runtime, read_params, section_params
-from stages.roles import ALIASES
-from stages.rules import CALL, RULES
+from stages.conversations.canonical import canonical_json
+from stages.conversations.roles import ALIASES
+from stages.conversations.row_rules import CALL, RULES
+from stages.conversations.schema_check import check_messages
+from stages.core.errors import StageError
+from stages.core.files import write_json
+from stages.core.params import Runtime, read_params, section_params
+from stages.dedup.minhash import Sketches, sketches
 from stages.standardize import StandardizeParams, standardize
-from stages.tables import write_parquet
-from tests.stages.data_files import fetch
-from tests.stages.data_files import params as source_params
+from tests.project import ROOT
+from tests.stages.dataset_files.support.data_files import fetch
+from tests.stages.dataset_files.support.data_files import params as source_params
 
-ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 HEADER = "row_id_or_hash,reason,requested_by,date\n"
 RUNTIME = section_params(Runtime, "runtime", read_params(ROOT / "presets/demo.yaml")).model_copy(update={"workers": 1})
@@ -444,7 +444,7 @@ def test_training_rows_are_sampled_and_all_near_ones_go_as_if_all_were_sketched(
 def test_few_rows_are_sketched_where_few_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [like(number, 0) for number in range(1_000)]
     sketched: list[int] = []
-    for place in ("stages.near_samples", "stages.near_duplicates"):
+    for place in ("stages.dedup.prefilter", "stages.dedup.minhash"):
         monkeypatch.setattr(f"{place}.sketches", counted(sketched))
     for near_duplicates, least, most in (("off", 1, 100), ("flag", 1_000, 1_000)):
         sketched.clear()
@@ -706,9 +706,9 @@ def test_contract_names_row_and_check_and_no_text(tmp_path: Path) -> None:
 WITHOUT_PANDAS = """
 import sys
 import pyarrow.parquet as pq
-from stages.no_pandas import leave_pandas_out
+from stages.workers.without_pandas import leave_pandas_out
 leave_pandas_out()
-from stages.contracts.messages_check import check_messages
+from stages.conversations.schema_check import check_messages
 (batch,) = pq.read_table(sys.argv[1]).to_batches()
 check_messages(batch)
 print("pandas" in sys.modules)

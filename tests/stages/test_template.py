@@ -18,17 +18,18 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, processors
 
 from stages import template as stage
+from stages.chat.rendering import Dialogue, Message
+from stages.chat.template_choice import OURS
 from stages.contracts.tokens import HELDOUT, NOT_TRAINED, REJECTED, SUMMARY, TRAIN, answers, read_tokens
-from stages.errors import StageError
-from stages.files import read_json, sha256_files
-from stages.params import Runtime
-from stages.rendering import Dialogue, Message
+from stages.core.errors import StageError
+from stages.core.files import read_json, sha256_files
+from stages.core.params import Runtime
 from stages.template import TemplateParams, template
-from stages.template_plan import OURS
-from tests.stages import tiny
-from tests.stages.talks import write_messages
-from tests.stages.test_chat import CHATML, GEMMA_LIKE, PHI_LIKE, byte_level, turns
-from tests.stages.test_tool_spans import TALK, TOOLS
+from tests.project import ROOT
+from tests.stages.chat.support.talks import write_messages
+from tests.stages.chat.test_chat import CHATML, GEMMA_LIKE, PHI_LIKE, byte_level, turns
+from tests.stages.chat.test_tool_spans import TALK, TOOLS
+from tests.stages.training.support import tiny
 
 DAY = "26 Jul 2024"
 LLAMA_TOKENS = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"]
@@ -245,7 +246,7 @@ def test_date_is_pinned_for_whoever_renders_later(llama_like: Path, templated: T
 
 @pytest.mark.parametrize("clock", ["  {% if true %}x{% endif %}\n", "\n\nx", "{#- c #}\n x"])
 def test_head_written_into_a_template_changes_nothing_of_its_text(clock: str) -> None:
-    from stages.rendering import compile_template, pin_template
+    from stages.chat.rendering import compile_template, pin_template
 
     source = clock + "{{ date_string }}{{ strftime_now('%Y') }}{{ eos_token }}" + GEMMA_LIKE
     tokens = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -421,9 +422,9 @@ def test_bytes_do_not_depend_on_batches_or_workers(
 PROGRAM = """
 import sys
 from pathlib import Path
-from stages.params import Runtime
+from stages.core.params import Runtime
 from stages.template import TemplateParams, template
-from stages.template_plan import OURS
+from stages.chat.template_choice import OURS
 messages, tokenizer, tokens, workers = sys.argv[1:]
 template(Path(messages), Path(tokenizer), Path("none"), Path(tokens),
     TemplateParams(chat_template="llama-3.1", date_string="26 Jul 2024", max_length=1000, too_long="reject",
@@ -443,7 +444,7 @@ def test_bytes_do_not_depend_on_the_process_and_no_model_library_is_imported(
         tokens = first.parent / f"again{seed}"
         environment = os.environ | {"PYTHONHASHSEED": seed, "TZ": zone, "LC_ALL": "C"}
         command = [sys.executable, "-c", PROGRAM, str(first.parent / "messages"), str(llama_like), str(tokens), workers]
-        subprocess.run(command, env=environment, check=True, cwd=Path(__file__).parents[2])
+        subprocess.run(command, env=environment, check=True, cwd=ROOT)
         assert sha256_files(tokens) == expected
         shutil.rmtree(tokens)
 

@@ -5,16 +5,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from stages.arrow.tables import read_parquet
 from stages.contracts import adapter as contract
 from stages.contracts.tokens import SCHEMA, read_tokens
-from stages.errors import StageError
-from stages.lora import base_name
-from stages.params import Runtime, section_problems
-from stages.tables import read_parquet
-from stages.token_rows import TokenRows
+from stages.core.errors import StageError
+from stages.core.params import Runtime, section_problems
 from stages.train import TrainParams, planned
-from stages.watched_trainer import check_gradients
-from tests.stages.tiny import RUNTIME, TRAIN
+from stages.training.lora import base_name
+from stages.training.planned_trainer import check_gradients
+from stages.training.token_rows import TokenRows
+from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 PACKED: dict[str, object] = {
     "layout": "packed",

@@ -8,7 +8,7 @@ import pytest
 
 from stages.contracts import adapter as contract
 from tests.stages.conftest import run_probe
-from tests.stages.tiny import TRAIN
+from tests.stages.training.support.tiny import TRAIN
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def test_curve_is_the_committed_one(trained: Path) -> None:
 
 def test_curve_is_that_of_plain_transformers_peft_and_bitsandbytes(trained: Path) -> None:
     arguments = ["base", "tokens", f"curve/{contract.LEDGER}", "initial.safetensors", "reference.jsonl"]
-    run_probe(trained, "reference_probe.py", *arguments)
+    run_probe(trained, "support.reference_probe", *arguments)
     # found, relative, over 16 steps in which the loss falls from 6.4 to 1.5: 1e-7 (loss), 1e-6 (gradient norm)
     curve, reference = lines_of(trained / "curve" / contract.STEPS), lines_of(trained / "reference.jsonl")
     compare(curve, reference, loss=1e-5, norm=1e-4)

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from tests.project import ROOT
 from tests.stages.test_train_processes import compare, gone
-from tests.stages.tiny import RUNTIME, TRAIN
+from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 FLAGS = [
     "--base",
@@ -83,7 +83,7 @@ def start(folders: list[Path], *options: str, slow: float = 0.0) -> "list[subpro
             *where,
             *options,
             "-m",
-            "tests.stages.hosts_probe",
+            "tests.stages.training.distributed.support.hosts_probe",
             # the others learn from process 0 what there is to do
             *([] if number else FLAGS),
         ]

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from stages.arrow.tables import read_parquet
 from stages.contracts import adapter as contract
-from stages.errors import StageError
-from stages.tables import read_parquet
-from stages.trackers import prepare_tracker
+from stages.core.errors import StageError
+from stages.training.trackers import prepare_tracker
 
 
 def losses(options: Path, name: str, key: str = "loss") -> list[float]:

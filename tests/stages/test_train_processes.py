@@ -16,17 +16,18 @@ import pytest
 from stages.contracts import adapter as contract
 from stages.contracts.tokens import TRAIN as TRAIN_FILE
 from stages.contracts.tokens import read_tokens
-from stages.errors import StageError
-from stages.group import Group
-from stages.launch import NAMES, launched
-from stages.params import Runtime
-from stages.processes import process_count
-from stages.token_rows import TokenRows
+from stages.core.errors import StageError
+from stages.core.params import Runtime
 from stages.train import TrainParams, planned
+from stages.training.distributed.process_group import Group
+from stages.training.distributed.processes import process_count
+from stages.training.distributed.torchrun import NAMES, launched
+from stages.training.token_rows import TokenRows
+from tests.project import ROOT
 from tests.stages.conftest import run_probe
-from tests.stages.processes_probe import LAYOUTS
 from tests.stages.test_train_resume import finish, saved, start
-from tests.stages.tiny import RUNTIME, TRAIN
+from tests.stages.training.distributed.support.processes_probe import LAYOUTS
+from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 SETTINGS = ["layout=flattened", "conversations_per_step=7", "logging_steps=1"]
 
@@ -63,7 +64,7 @@ def compare(one: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def shared(tiny_base: Path) -> Path:
     """`tiny_base` after processes_probe.py."""
-    run_probe(tiny_base, "processes_probe.py")
+    run_probe(tiny_base, "distributed.support.processes_probe")
     return tiny_base
 
 
@@ -99,8 +100,8 @@ def test_loss_that_is_no_number_in_two_processes_has_the_error_of_one(shared: Pa
 def test_each_conversation_is_trained_once_an_epoch_over_the_processes(
     tiny_base: Path, layout: str, ranks: int
 ) -> None:
-    from stages.watch import Watch
-    from stages.watched_trainer import Work
+    from stages.training.planned_trainer import Work
+    from stages.training.step_log import Watch
 
     rows = TokenRows(read_tokens(tiny_base / "tokens" / TRAIN_FILE))
     params = TrainParams.model_validate({**TRAIN, **LAYOUTS[layout], "steps": None, "epochs": 1.0})
@@ -127,7 +128,7 @@ def test_each_conversation_is_trained_once_an_epoch_over_the_processes(
 def test_two_processes_draw_different_noise() -> None:
     import torch
 
-    from stages.training_state import draw_anew
+    from stages.training.trainer_state import draw_anew
 
     drawn = []
     for rank in (1, 2, 1):
@@ -243,11 +244,11 @@ def test_processes_die_with_the_first(told: dict[str, Any]) -> None:
 LOST = """
 import sys, time
 from pathlib import Path
-from stages.errors import StageError
-from stages.execution_plan import FittedRuntime
-from stages.processes import processes
+from stages.core.errors import StageError
+from stages.training.memory.plan import FittedRuntime
+from stages.training.distributed.processes import processes
 from stages.train import TrainParams
-from tests.stages.tiny import RUNTIME, TRAIN
+from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 runtime = FittedRuntime.model_validate({**RUNTIME, "kept_layers": None, "loss_rows": 512})
 try:
@@ -277,7 +278,7 @@ def test_process_lost_while_it_loads_ends_the_first_whatever_it_does(
     done = subprocess.run(
         [sys.executable, "-c", LOST, first, tokens],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,

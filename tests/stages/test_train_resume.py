@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-PROBE = Path(__file__).with_name("resume_probe.py")
+from tests.project import ROOT
+
+PROBE = ROOT / "tests/stages/training/support/resume_probe.py"
 # 24 rows are 3 steps an epoch: all deaths come in the second epoch or later; the dropout draws random numbers in every step
 SETTINGS = ["layout=flattened", "dropout=0.1"]
 
@@ -21,7 +23,7 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, str(PROBE), *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(PROBE.parents[2])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

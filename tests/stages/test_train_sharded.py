@@ -7,8 +7,8 @@ import pytest
 
 from stages.contracts import adapter as contract
 from tests.stages.conftest import run_probe
-from tests.stages.sharded_probe import LAYOUTS
 from tests.stages.test_train_processes import compare, steps_of
+from tests.stages.training.distributed.support.sharded_probe import LAYOUTS
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def sharded(tiny_base: Path) -> Path:
     """`tiny_base` after sharded_probe.py."""
-    run_probe(tiny_base, "sharded_probe.py")
+    run_probe(tiny_base, "distributed.support.sharded_probe")
     return tiny_base
 
 

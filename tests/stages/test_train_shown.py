@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.terminal import on_a_terminal
+from tests.stages.show.support.terminal import on_a_terminal
 
 pytestmark = pytest.mark.slow
 
@@ -13,7 +13,7 @@ TRAIN = """
 import os, sys
 os.chdir({folder!r})
 sys.argv = ["resume_probe", "shown", "layout=flattened", "--slow", "0.4"]
-from tests.stages import resume_probe
+from tests.stages.training.support import resume_probe
 resume_probe.main()
 """
 

@@ -5,14 +5,14 @@ import gguf
 import numpy as np
 import pytest
 
-from stages.errors import StageError
-from stages.llama_cpp.importance import read_importance
-from stages.llama_cpp.mix import Choice
-from stages.llama_cpp.names import NEEDS_IMATRIX, OURS, QUANTIZATIONS, WITHOUT_IMATRIX
+from stages.core.errors import StageError
+from stages.llama_cpp.gguf_reader import open_gguf
+from stages.llama_cpp.imatrix_file import read_importance
+from stages.llama_cpp.programs import find
+from stages.llama_cpp.quantization_names import NEEDS_IMATRIX, OURS, QUANTIZATIONS, WITHOUT_IMATRIX
 from stages.llama_cpp.quantize import quantize
-from stages.llama_cpp.reading import open_gguf
-from stages.llama_cpp.tool import find
-from tests.stages.llama_cpp.models_in_small import write_imatrix, write_model
+from stages.llama_cpp.tensor_types import Choice
+from tests.stages.gguf_export.support.models_in_small import write_imatrix, write_model
 
 SHAPES = {
     "llama": {"layers": 8, "kv_heads": 2, "kind": "BF16"},

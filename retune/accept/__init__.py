@@ -1,0 +1,1 @@
+"""`retune accept`: an edit that changes no result is recorded as harmless."""

@@ -1,0 +1,257 @@
+"""What the data stages made of a source, as facts: what `retune inspect` prints, and its answer for programs."""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from retune.inspect.column_uses import Form, Row, column_uses
+from retune.inspect.trial_run import Tried
+from retune.rules import MEANINGS
+from retune.terminal import origin_of
+from stages.arrow.tables import parquet_batches, read_parquet
+from stages.contracts import messages as message_files
+from stages.contracts import raw as raw_files
+from stages.contracts import tokens as token_files
+from stages.contracts.tokens import NOT_TRAINED
+from stages.conversations.canonical import canonical_form, parsed
+from stages.conversations.dialect_detection import objects
+from stages.conversations.dialects import Layout
+from stages.conversations.roles import role_of
+from stages.core.files import read_json
+from stages.reporting.token_view import Run, control_ids, spread, token_runs
+from stages.standardize import find_layouts, records_of
+
+ROWS_TO_TRY = 200
+"""Rows of each source that the uses of its columns are found by."""
+ROLES, ROLE = 3, 20
+"""Unknown roles that are told, and characters of each."""
+ORIGINS = 3
+"""Origins that are told of each rule."""
+
+
+def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, Any]:
+    """Sources, counts, rules, tools, tokens and examples.
+
+    Args:
+        tried: where the stages have written.
+        examples: rows to show.
+        values: params.yaml.
+    """
+    sources = read_json(tried.raw / raw_files.SOURCE)["sources"]
+    summary = read_json(tried.messages / message_files.SUMMARY)
+    names = [source["source"] for source in sources]
+    layouts = find_layouts(tried.raw / raw_files.ROWS, sources)
+    uses = uses_by_source(tried, layouts)
+    rules = set_aside(tried, names)
+    shown = (
+        token_examples(tried, examples, names)
+        if tried.tokens
+        else message_examples(tried, examples, names, values["template"]["train_on"])
+    )
+    return {
+        "sources": [{**source, **use} for source, use in zip(sources, uses, strict=True)],
+        "rows": {
+            "raw": pq.read_metadata(tried.raw / raw_files.ROWS).num_rows,
+            **kept_rows(tried),
+            "rejected": sum(rule["rows"] for rule in rules),
+            "excluded": pq.read_metadata(tried.messages / message_files.EXCLUDED).num_rows,
+        },
+        "rules": rules,
+        "params": {
+            "heldout_fraction": values["standardize"]["heldout_fraction"],
+            "max_length": values["template"]["max_length"],
+        },
+        "gate": {
+            "heldout": summary["heldout"],
+            "rejected_share": summary["rejected"] / summary["raw"],
+            "min_heldout_rows": values["audit"]["min_heldout_rows"],
+            "max_rejected_share": values["audit"]["max_rejected_share"],
+        },
+        "unknown_roles": unknown_roles(tried, layouts),
+        "contaminated": summary["contaminated"],
+        "too_long": too_long(tried),
+        "tools": tool_rows(tried),
+        "tokens": token_lengths(tried),
+        "tokenizer": tried.tokenizer or None,
+        "no_tokens": tried.no_tokens or None,
+        "examples": list(shown),
+    }
+
+
+def uses_by_source(tried: Tried, layouts: list[Layout | None]) -> list[dict[str, Any]]:
+    """By source, {layout: its name or None, uses: {column: what it is used for}}."""
+    rows = tried.raw / raw_files.ROWS
+    found = []
+    for number, layout in enumerate(layouts):
+        first = list(islice(objects(records_of(rows, number)), ROWS_TO_TRY))
+        uses = column_uses(first, partial(form_of, layout=layout))
+        found.append({"layout": layout.name if layout else None, "uses": uses})
+    return found
+
+
+def form_of(row: Row, layout: Layout | None) -> Form:
+    """(messages, tools) of a row. Raises Rejected."""
+    messages, tools, _ = canonical_form(row, layout)
+    return messages, tools
+
+
+def kept_rows(tried: Tried) -> dict[str, int]:
+    """{train, heldout}: rows behind the last stage that was tried."""
+    if tried.tokens:
+        tables = {split: token_files.read_tokens(tried.tokens / name) for split, name in token_files.SPLITS.items()}
+        return {split: table.num_rows for split, table in tables.items()}
+    splits = read_parquet(tried.messages / message_files.MESSAGES, ["split"])["split"]
+    return {split: pc.sum(pc.equal(splits, split)).as_py() or 0 for split in message_files.SPLITS}
+
+
+def set_aside(tried: Tried, names: list[str]) -> list[dict[str, Any]]:
+    """By rule, the one with the most rows first: {rule, stage, meaning, rows, origins of the first ones}."""
+    lists = {"standardize": tried.messages / message_files.REJECTED}
+    if tried.tokens:
+        lists["template"] = tried.tokens / token_files.REJECTED
+    found = []
+    for stage, path in lists.items():
+        table = read_parquet(path).sort_by("row")
+        for rule in pc.unique(table["rule"]).to_pylist():
+            rows = table.filter(pc.equal(table["rule"], rule))
+            origins = [origin_of(item, names) for item in rows.slice(0, ORIGINS).to_pylist()]
+            meaning = MEANINGS.get(rule)
+            found.append({"rule": rule, "stage": stage, "meaning": meaning, "rows": rows.num_rows, "origins": origins})
+    return sorted(found, key=lambda rule: -rule["rows"])
+
+
+def unknown_roles(tried: Tried, layouts: list[Layout | None]) -> list[str]:
+    """Some roles that no dialect knows, cut short; they are the dataset's text, so they stand in no log and in no error."""
+    table = read_parquet(tried.messages / message_files.REJECTED)
+    rows = set(table.filter(pc.equal(table["rule"], "unknown_role"))["row"].slice(0, ROWS_TO_TRY).to_pylist())
+    found: dict[str, None] = {}
+    if rows:
+        for batch in parquet_batches(tried.raw / raw_files.ROWS, ["row", "source", "record"]):
+            for item in batch.filter(pc.is_in(batch["row"], pa.array(rows, pa.int64()))).to_pylist():
+                layout = layouts[item["source"]]
+                for turn in layout.turns(parsed(item["record"])) if layout else ():
+                    if role_of(turn.role) is None:
+                        found[str(turn.role)[:ROLE]] = None
+            if len(found) >= ROLES:
+                break
+    return list(found)[:ROLES]
+
+
+def too_long(tried: Tried) -> dict[str, int] | None:
+    """{p50, p90, max} tokens of the rows that are too long, and the shortest max_length that keeps 95 % of all; None if there are none."""
+    if tried.tokens is None or tried.long is None:
+        return None
+    longer, kept = (
+        sorted(length for name in token_files.SPLITS.values() for length in row_lengths(folder / name))
+        for folder in (tried.long, tried.tokens)
+    )
+    if not longer:
+        return None
+    whole = sorted([*kept, *longer])
+    return {
+        "p50": percentile(longer, 50),
+        "p90": percentile(longer, 90),
+        "max": longer[-1],
+        "keeps_95_percent": percentile(whole, 95),
+    }
+
+
+def percentile(values: list[int], percent: int) -> int:
+    """Of sorted values the smallest that at least `percent` of them do not exceed (nearest rank): one of two is no 90 %."""
+    return values[-(-len(values) * percent // 100) - 1]
+
+
+def row_lengths(path: Path) -> list[int]:
+    """Tokens of each row."""
+    found: list[int] = pc.list_value_length(token_files.read_tokens(path)["input_ids"]).to_pylist()
+    return found
+
+
+def tool_rows(tried: Tried) -> dict[str, int]:
+    """{defined: kept conversations with tools, calls: messages that call one, context_only: answers of weight 0}."""
+    counts = {"defined": 0, "calls": 0, "context_only": 0}
+    for batch in parquet_batches(tried.messages / message_files.MESSAGES, ["tools", "messages"]):
+        messages = batch["messages"].flatten()
+        counts["defined"] += batch.num_rows - batch["tools"].null_count
+        calls, train = messages.field("tool_calls"), messages.field("train")
+        counts["calls"] += len(messages) - calls.null_count
+        counts["context_only"] += pc.sum(pc.invert(train)).as_py() or 0
+    return counts
+
+
+def token_lengths(tried: Tried) -> dict[str, Any] | None:
+    """{p50, p90, max, tokens, trained_share, truncated, max_length...} of the kept rows, both splits together; None without tokens."""
+    if tried.tokens is None:
+        return None
+    tables = [token_files.read_tokens(tried.tokens / name) for name in token_files.SPLITS.values()]
+    lengths = sorted(chain.from_iterable(pc.list_value_length(table["input_ids"]).to_pylist() for table in tables))
+    summary = read_json(tried.tokens / token_files.SUMMARY)
+    labelled = sum(split["labelled_tokens"] for split in summary["splits"].values())
+    if not lengths:
+        return None
+    return {
+        "p50": percentile(lengths, 50),
+        "p90": percentile(lengths, 90),
+        "max": lengths[-1],
+        "tokens": sum(lengths),
+        "trained_share": labelled / sum(lengths),
+        "truncated": sum(split["truncated"] for split in summary["splits"].values()),
+    }
+
+
+def token_examples(tried: Tried, count: int, names: list[str]) -> Iterator[dict[str, Any]]:
+    """Rows as they will be trained: of train, evenly spread; of heldout where train has too few."""
+    if tried.tokens is None:
+        return
+    from retune.preview import origins_of, read_tokenizer
+
+    tokenizer = read_tokenizer(tried.tokens / token_files.TOKENIZER)
+    controls = control_ids(tokenizer)
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for split, name in token_files.SPLITS.items():
+        table = token_files.read_tokens(tried.tokens / name)
+        rows += [(split, table.slice(place, 1).to_pylist()[0]) for place in spread(table.num_rows, count - len(rows))]
+    origins = origins_of(tried.messages / message_files.MESSAGES, names, [row["row_id"] for _, row in rows])
+    for split, row in rows:
+        yield {
+            "row_id": row["row_id"],
+            "split": split,
+            "origin": origins.get(row["row_id"]),
+            "tokens": len(row["input_ids"]),
+            "trained_tokens": sum(label != NOT_TRAINED for label in row["labels"]),
+            "runs": token_runs(tokenizer, controls, row["input_ids"], row["labels"]),
+        }
+
+
+def message_examples(tried: Tried, count: int, names: list[str], train_on: str) -> Iterator[dict[str, Any]]:
+    """Rows as messages, evenly spread, for want of a tokenizer."""
+    path = tried.messages / message_files.MESSAGES
+    places = set(spread(pq.read_metadata(path).num_rows, count))
+    at = 0
+    for batch in parquet_batches(path):
+        here = sorted(place - at for place in places if at <= place < at + batch.num_rows)
+        for row in batch.take(pa.array(here, pa.int64())).to_pylist():
+            origin = origin_of(row, names)
+            runs = message_runs(row["messages"], row["tools"], train_on)
+            yield {"row_id": row["row_id"], "split": row["split"], "origin": origin, "runs": runs}
+        at += batch.num_rows
+
+
+def message_runs(messages: list[dict[str, Any]], tools: str | None, train_on: str) -> list[Run]:
+    """Messages as runs: the roles are what the template will write with control tokens."""
+    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    bear_loss = answers if train_on == "all_assistant_turns" else answers[-1:]
+    runs = [Run(f"tools: {tools}\n", trained=False, control=False, tokens=0)] if tools else []
+    for place, message in enumerate(messages):
+        runs.append(Run(f"{message['role']}:", trained=False, control=True, tokens=0))
+        text = message["content"] + (f" {message['tool_calls']}" if message["tool_calls"] else "")
+        trained = place in bear_loss and message["train"]
+        runs += [Run(" ", trained=False, control=False, tokens=0), Run(text, trained=trained, control=False, tokens=0)]
+        runs.append(Run("\n", trained=False, control=False, tokens=0))
+    return runs

@@ -1,0 +1,54 @@
+"""A first look at what `retune use --data` brings: whether the stages will recognize it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+
+def unrecognized(root: Path, data: Sequence[Path], values: Mapping[str, Any]) -> list[str]:
+    """Why datasets cannot be learned from, in the words of `standardize` and `retune inspect`; empty if all can be.
+
+    Args:
+        root: the project, with the datasets in data/custom.
+        data: where they came from: what errors call them.
+        values: params.yaml, whose sources they are, in their order.
+    """
+    from stages.core.errors import StageError
+
+    found = []
+    for number, (path, source) in enumerate(zip(data, values["fetch_data"]["sources"], strict=False)):
+        try:
+            look(root, source, number)
+        except StageError as error:
+            found.append(str(error).replace(source["source"], str(path)))
+    return (
+        [*found, "`--force` brings it all the same, for params to be set by hand: the stages refuse what is said here"]
+        if found
+        else []
+    )
+
+
+def look(root: Path, source: Mapping[str, Any], number: int) -> None:
+    """Recognize the layout of a source's first rows. Raises StageError if there is none."""
+    from stages.conversations.dialect_detection import ROWS_TO_RECOGNIZE, layout_of
+    from stages.core.errors import StageError
+    from stages.fetch_data import Source
+
+    params = Source.model_validate(source)
+    rows = list(islice(first_rows(root, params), ROWS_TO_RECOGNIZE))
+    if not rows:
+        raise StageError(f"{params.source} holds no rows")
+    if layout_of(rows, params.columns, params.source, number) is None:
+        raise StageError(f"{params.source}: no row is a JSON object")
+
+
+def first_rows(root: Path, source: Any) -> Iterator[bytes]:  # noqa: ANN401 - stages are imported where they are needed
+    """The records of a source, from its first."""
+    from stages.dataset_files.reader import records
+    from stages.fetching.source_files import source_files
+
+    demo, custom = root / "data/demo/dialogues.jsonl", root / "data/custom"
+    for name, path in source_files(demo, custom, source.source, source.revision, source.config, source.split):
+        for _, record in records(path, name):
+            yield record

@@ -1,0 +1,229 @@
+"""What `retune inspect` found, in words."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from retune.terminal import heading, legend, painted, told
+from stages.chat.batches import TOO_LONG
+from stages.dataset_files.file_kinds import OLDER_EXCEL, PACKED, SEPARATED, ending_of
+from stages.reporting.token_view import Run, visible
+
+KINDS = {
+    ".jsonl": "JSON lines",
+    ".json": "JSON",
+    ".csv": "comma-separated values",
+    ".tsv": "tab-separated values",
+    ".parquet": "Parquet",
+    ".arrow": "Arrow",
+    ".feather": "Feather",
+}
+PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+FILES, COLUMNS = 5, 30
+"""Files and columns that are named."""
+HEAD, TAIL = 500, 150
+"""Characters that are shown of a long stretch of text: of its beginning, of its end."""
+RUNS = 80
+"""Stretches that are shown of one conversation."""
+
+
+def lines(found: Mapping[str, Any], source: str | None, options: Sequence[str], *, colour: bool) -> Iterator[str]:
+    """Every line of the answer: what was recognized, examples, counts, and what to do next.
+
+    `options`: those of the command line that `retune use` takes, too.
+    """
+    if refuses_params(found):
+        yield visible(f"`template` refuses its params, so the pipeline would stop there: {found['no_tokens']}")
+        yield ""
+    for number, one in enumerate(found["sources"]):
+        yield from source_lines(one, found["rows_limit"], colour=colour)
+        if number + 1 < len(found["sources"]):
+            yield ""
+    yield from example_lines(found, colour=colour)
+    yield ""
+    yield from count_lines(found, colour=colour)
+    yield ""
+    yield next_step(found, source, options)
+
+
+def source_lines(one: Mapping[str, Any], limit: int | None, *, colour: bool) -> Iterator[str]:
+    """What was recognized in one source."""
+    at = f" at {one['revision'][:12]}" if one["revision"] else ""
+    yield heading(f"{one['source']}{at}", colour=colour)
+    names = list(one["files"])
+    more = f" and {len(names) - FILES} more" if names[FILES:] else ""
+    kinds = " and ".join(dict.fromkeys(kind_of(name) for name in names))
+    apart = f" (separated by {' and '.join(one['separators'])})" if one["separators"] not in ([], ["commas"]) else ""
+    yield field("files", f"{', '.join(names[:FILES])}{more}: {kinds}{apart}")
+    yield field("layout", one["layout"] or "none: no row is a JSON object")
+    for place, (name, use) in enumerate(list(one["uses"].items())[:COLUMNS]):
+        yield field("columns" if not place else "", f"{name}: {use}")
+    if len(one["uses"]) > COLUMNS:
+        yield field("", f"and {len(one['columns']) - COLUMNS} more")
+    is_cut = limit is not None and one["rows_seen"] >= limit
+    chosen = f", {one['rows']:,} of them taken" if one["rows"] != one["rows_seen"] else ""
+    yield field("rows", (f"the first {limit:,} rows of it" if is_cut else f"{one['rows_seen']:,}") + chosen)
+
+
+def kind_of(name: str) -> str:
+    """What a file is, by its ending."""
+    ending = ending_of(name)
+    packing = next((packed for packed in PACKED if ending.endswith(packed)), "")
+    kind = KINDS.get(ending.removesuffix(packing), ending)
+    return f"{kind}, packed with {PACKINGS[packing]}" if packing else kind
+
+
+def field(name: str, text: str) -> str:
+    """A name and what is said of it."""
+    return visible(f"  {name:<9}{text}")
+
+
+def example_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
+    """Rows as they will be trained."""
+    rows = found["examples"]
+    if not rows:
+        return
+    yield ""
+    count = f"{len(rows)} rows" if len(rows) > 1 else "One row"
+    by = "as they will be trained" if found["tokens"] else "as messages"
+    yield heading(f"{count}, {by}", colour=colour)
+    if found["no_tokens"] and not refuses_params(found):
+        yield f"no tokens: {visible(found['no_tokens'])}"
+    yield legend(colour=colour)
+    for row in rows:
+        size = f"  {row['tokens']:,} tokens, {row['trained_tokens']:,} trained" if "tokens" in row else ""
+        yield ""
+        yield heading(
+            f"{row['row_id']}  {row['split']}  {told(row['origin'], several=len(found['sources']) > 1)}{size}",
+            colour=colour,
+        )
+        yield painted(shortened(row["runs"]), colour=colour).rstrip("\n")
+
+
+def shortened(runs: Sequence[Run]) -> list[Run]:
+    """Runs fit for a look: of a long text its beginning and end, of very many runs the first."""
+    kept = []
+    for run in runs[:RUNS]:
+        left = len(run.text) - HEAD - TAIL
+        text = run.text if left <= TAIL else f"{run.text[:HEAD]} [... {left:,} characters ...] {run.text[-TAIL:]}"
+        kept.append(run._replace(text=text))
+    if len(runs) > RUNS:
+        kept.append(Run(f"\n[... {len(runs) - RUNS:,} more stretches ...]", trained=False, control=False, tokens=0))
+    return kept
+
+
+def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
+    """What became of the rows."""
+    rows = found["rows"]
+    kept = rows["train"] + rows["heldout"]
+    yield heading(
+        f"{rows['raw']:,} {'row' if rows['raw'] == 1 else 'rows'}: {kept:,} kept ({rows['train']:,} to train, {rows['heldout']:,} held out), "
+        f"{rows['rejected']:,} rejected, {rows['excluded']:,} excluded",
+        colour=colour,
+    )
+    several = len(found["sources"]) > 1
+    for place, rule in enumerate(found["rules"]):
+        limit = f" ({found['params']['max_length']:,})" if rule["rule"] == TOO_LONG else ""
+        meaning = f": {rule['meaning']}{limit}" if rule["meaning"] else ""
+        yield field("rejected" if not place else "", f"{rule['rows']:,} {rule['rule']}{meaning}")
+        more = ", ..." if rule["rows"] > len(rule["origins"]) else ""
+        yield field("", f"    at {places(rule['origins'], several=several)}{more}")
+        if rule["rule"] == TOO_LONG and found["too_long"]:
+            yield field("", f"    {too_long(found['too_long'], found['params']['max_length'])}")
+        yield from other_bytes(rule)
+        if rule["rule"] == "unknown_role":
+            yield field("", f"    such as {', '.join(map(repr, found['unknown_roles']))}")
+        if rule["rule"] == "contaminated":
+            yield field("", f"    {', '.join(f'{rows:,} by {name}' for name, rows in found['contaminated'].items())}")
+    if kept and found["rows_limit"] is None:
+        for place, said in enumerate(gate_words(found)):
+            yield field("gate" if not place else "", said)
+    tools = found["tools"]
+    said = f"yes: {tools['defined']:,} rows define some, {tools['calls']:,} messages call one"
+    yield field("tools", said if tools["defined"] or tools["calls"] else "no")
+    if tools["context_only"]:
+        yield field("weights", f"{tools['context_only']:,} answers are context only, as their weight says")
+    if found["tokenizer"]:
+        yield field("model", f"the tokenizer in {found['tokenizer']}, as fetch_model.source says")
+    tokens = found["tokens"]
+    if tokens:
+        cut = f", {tokens['truncated']:,} rows cut" if tokens["truncated"] else ""
+        yield field(
+            "tokens",
+            f"{tokens['tokens']:,}, {tokens['trained_share']:.1%} trained; a row has {tokens['p50']:,} (median), "
+            f"{tokens['p90']:,} (90%), {tokens['max']:,} at most{cut}, of max_length {found['params']['max_length']:,}",
+        )
+
+
+def gate_words(found: Mapping[str, Any]) -> Iterator[str]:
+    """What the gate would refuse a model of these rows for: so much is known before it is trained."""
+    gate = found["gate"]
+    if gate["heldout"] < gate["min_heldout_rows"]:
+        yield (
+            f"will ask for {gate['min_heldout_rows']:,} held-out rows (audit.min_heldout_rows), here are {gate['heldout']:,}: "
+            f"a larger standardize.heldout_fraction (now {found['params']['heldout_fraction']}), more rows, or a lower floor"
+        )
+    if gate["rejected_share"] > gate["max_rejected_share"]:
+        yield (
+            f"will refuse that {gate['rejected_share']:.1%} of the rows are set aside by `standardize`: more than "
+            f"{gate['max_rejected_share']:.1%} (audit.max_rejected_share)"
+        )
+
+
+def places(origins: Sequence[Mapping[str, object]], *, several: bool) -> str:
+    """Where rows came from, one after the other."""
+    each = [told(origin, several=several) for origin in origins]
+    return ("; " if any(", " in place for place in each) else ", ").join(each)
+
+
+def other_bytes(rule: Mapping[str, Any]) -> Iterator[str]:
+    """Of rows of a .csv or .tsv that are not UTF-8: how to save it."""
+    files = [origin["file"] for origin in rule["origins"]] if rule["rule"] == "invalid_unicode" else []
+    if any(ending_of(file).startswith(SEPARATED) for file in files):
+        yield field("", f"    the file {OLDER_EXCEL}")
+
+
+def too_long(lengths: Mapping[str, int], max_length: int) -> str:
+    """How long the rows are that are too long, and which length would do."""
+    wanted = lengths["keeps_95_percent"]
+    does = (
+        "keeps 95% of all rows or more as it is"
+        if wanted <= max_length
+        else f"would have to be {wanted:,} to keep 95% of all rows"
+    )
+    return f"they have {lengths['p50']:,} tokens (median), {lengths['p90']:,} (90%), {lengths['max']:,} at most; template.max_length {does}"
+
+
+def refuses_params(found: Mapping[str, Any]) -> bool:
+    """Whether there is a tokenizer, and `template` cannot use it with its params."""
+    return bool(found["tokenizer"] and found["no_tokens"])
+
+
+def next_step(found: Mapping[str, Any], source: str | None, options: Sequence[str]) -> str:
+    """What to do now."""
+    rows = found["rows"]
+    bad_bytes = sum(rule["rows"] for rule in found["rules"] if rule["rule"] == "invalid_unicode")
+    if bad_bytes * 2 > rows["raw"]:
+        return "The file is not UTF-8: save it as UTF-8 (in Excel: CSV UTF-8), then look again."
+    if refuses_params(found):
+        return "Next: mend the params of the template section, as is said above: `template` refuses them."
+    if not rows["train"] + rows["heldout"]:
+        return (
+            "No row is left: mend what the rules above name, or the standardize and template sections of params.yaml."
+        )
+    few = " No row is left to train on, since the few there are fell to the held-out ones." if not rows["train"] else ""
+    return f"{command(found['sources'][0], source, options)}{few}"
+
+
+def command(one: Mapping[str, Any], source: str | None, options: Sequence[str]) -> str:
+    """What to call to train on this."""
+    if source is None:
+        use = f"{shlex.join(['retune', 'use', *options])}`, then `" if options else ""
+        return f"Next: `{use}dvc repro` runs the pipeline on this."
+    if source == "demo":
+        return f"Next: `{shlex.join(['retune', 'use', 'demo', *options])}`."
+    if one["revision"]:
+        keys = ("source", "revision", "config", "split", "columns")
+        values = ", ".join(f"{key}: {one[key] if one[key] is not None else 'null'}" for key in keys)
+        return f"Next: in params.yaml, fetch_data.sources: [{{{values}, weight: null, max_rows: null}}]"
+    return f"Next: `{shlex.join(['retune', 'use', '--data', source, *options])}`, then `dvc repro`."

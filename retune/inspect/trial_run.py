@@ -1,0 +1,182 @@
+"""The data stages, tried on a source in a temporary folder: what `retune inspect` tells. Nothing of data/ is written.
+
+The stages' own functions do the work, so what is told here is what `dvc repro` will do.
+"""
+
+import inspect
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import StageError
+from stages.core.files import read_json, scratch
+from stages.core.params import Runtime, section_params
+
+LONGEST = 2**30
+"""A max_length that no row has."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Where the stages have written, as far as they came."""
+
+    raw: Path
+    messages: Path
+    tokens: Path | None
+    """None where there is no tokenizer yet, or where `template` cannot use it."""
+    long: Path | None
+    """The rows that are too long as whole tokens, of data/tokens' form; None if there are none."""
+    no_tokens: str
+    """Why there are no tokens; empty if there are."""
+    tokenizer: str
+    """The folder that the tokenizer came from, as the project's folder has it."""
+
+
+@contextmanager
+def in_place(root: Path, path: Path | None) -> Iterator[Path]:
+    """The folder that stands for data/custom: the one with the source in it; where there are links, one with a copy, as `retune use` makes it."""
+    from retune.use.copying import copy_data, name_of
+
+    if path is None:
+        yield root / "data/custom"
+    elif path.is_symlink() or (path.is_dir() and any(file.is_symlink() for file in path.rglob("*"))):
+        with scratch_folder(root) as folder:
+            copy_data(path, folder / name_of(path))
+            yield folder
+    else:
+        yield path.resolve().parent
+
+
+@contextmanager
+def scratch_folder(root: Path) -> Iterator[Path]:
+    """A folder in the project's scratch folder, as long as the block."""
+    place = scratch(root) / "inspect"
+    place.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def tried(
+    root: Path, custom: Path, sources: list[dict[str, Any]], limit: int | None, values: dict[str, Any]
+) -> Iterator[Tried]:
+    """Run the data stages on sources; the files are there as long as the block.
+
+    Args:
+        root: the project's folder.
+        custom: what stands for data/custom to `fetch_data`: the folder with the source.
+        sources: what stands for `fetch_data.sources`.
+        limit: rows of each source, from its beginning; None: all.
+        values: params.yaml.
+
+    Raises:
+        StageError: the source cannot be read or is not recognized, or the params are not right.
+    """
+    from stages.fetch_data import FetchDataParams, fetch_data
+    from stages.standardize import StandardizeParams, standardize
+    from stages.template import TemplateParams
+
+    fetched = section_params(FetchDataParams, "fetch_data", {"fetch_data": {"sources": sources, "limit": limit}})
+    params = section_params(StandardizeParams, "standardize", values)
+    runtime = section_params(Runtime, "runtime", values)
+    form = section_params(TemplateParams, "template", values)
+    with scratch_folder(root) as work:
+        raw, messages = work / "raw", work / "messages"
+        call(fetch_data, {"demo": root / "data/demo/dialogues.jsonl", "custom": custom, "raw": raw, "params": fetched})
+        given = {"custom": root / "data/custom", "exclusions": root / "data/exclusions.csv", "runtime": runtime}
+        try:
+            call(standardize, {**given, "raw": raw, "messages": messages, "params": params})
+        except StageError:
+            if not are_complete(messages):
+                raise
+        yield with_tokens(root, work, raw, messages, {**given, "params": form}, values)
+
+
+def are_complete(messages: Path) -> bool:
+    """Whether `standardize` has written what became of every row: it fails only then if no row is left to train on."""
+    from stages.contracts.messages import EXCLUDED, MESSAGES, REJECTED
+
+    return all((messages / name).is_file() for name in (MESSAGES, REJECTED, EXCLUDED))
+
+
+def call(stage: Callable[..., None], arguments: Mapping[str, object]) -> None:
+    """Call a stage function with those of the arguments that it asks for, in a process of its own.
+
+    A stage forks its workers, which is safe only before other libraries have started threads.
+    """
+    wanted = {name: arguments[name] for name in inspect.signature(stage).parameters}
+    # what the stages log is told in other words here
+    with ProcessPoolExecutor(1, get_context("spawn"), logging.disable, (logging.CRITICAL,)) as pool:
+        pool.submit(stage, **wanted).result()
+
+
+def with_tokens(
+    root: Path, work: Path, raw: Path, messages: Path, given: Mapping[str, object], values: dict[str, Any]
+) -> Tried:
+    """The rows as tokens, too, if there is a tokenizer for them."""
+    from stages.contracts.tokens import SUMMARY
+    from stages.template import template
+
+    tokenizer = tokenizer_folder(root, values)
+    if tokenizer is None:
+        return Tried(
+            raw,
+            messages,
+            None,
+            None,
+            "the model is not fetched yet: after `dvc repro fetch_model` tokens are shown",
+            "",
+        )
+    name = tokenizer.relative_to(root).as_posix()
+    tokens = work / "tokens"
+    try:
+        call(template, {**given, "messages": messages, "tokenizer": tokenizer, "tokens": tokens})
+    except StageError as error:
+        if not (tokens / SUMMARY).is_file():
+            return Tried(raw, messages, None, None, str(error), name)
+    return Tried(raw, messages, tokens, in_full(work, messages, tokens, {**given, "tokenizer": tokenizer}), "", name)
+
+
+def in_full(work: Path, messages: Path, tokens: Path, given: Mapping[str, Any]) -> Path | None:
+    """The rows that `template` set aside as too long, in their whole length; None if there are none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from stages.arrow.tables import parquet_batches, read_parquet, write_parquet
+    from stages.chat.batches import TOO_LONG
+    from stages.contracts import messages as message_files
+    from stages.contracts import tokens as token_files
+    from stages.template import template
+
+    rejected = read_parquet(tokens / token_files.REJECTED)
+    rows = rejected.filter(pc.equal(rejected["rule"], TOO_LONG))["row"].combine_chunks()
+    if not len(rows):
+        return None
+    long, whole = work / "long", work / "whole"
+    long.mkdir()
+    batches = parquet_batches(messages / message_files.MESSAGES)
+    found = (batch.filter(pc.is_in(batch["row"], pa.array(rows))) for batch in batches)
+    write_parquet(long / message_files.MESSAGES, found, message_files.SCHEMA)
+    params = given["params"].model_copy(update={"max_length": LONGEST})
+    # none may be left to train on, where all of them are held out
+    with suppress(StageError):
+        call(template, {**given, "params": params, "messages": long, "tokens": whole})
+    return whole if (whole / token_files.SUMMARY).is_file() else None
+
+
+def tokenizer_folder(root: Path, values: Mapping[str, Any]) -> Path | None:
+    """The folder with the tokenizer that the params name; None if it is not there yet."""
+    wanted = values.get("fetch_model", {})
+    if wanted.get("source") in ("demo", "custom"):
+        folder = root / "data" / {"demo": "demo/base", "custom": "custom_base"}[wanted["source"]]
+        return folder if (folder / "tokenizer.json").is_file() else None
+    fetched, record = root / "data/tokenizer", root / "data/records/fetch_model.json"
+    # what is there may be the model of an earlier run
+    same = record.is_file() and read_json(record).get("params") == wanted
+    return fetched if same and (fetched / "tokenizer.json").is_file() else None

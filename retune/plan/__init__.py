@@ -1,0 +1,1 @@
+"""`retune plan`: memory, steps, time and disk of a training, before it."""

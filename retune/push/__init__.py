@@ -1,0 +1,1 @@
+"""`retune push`: publish what the gate let pass."""

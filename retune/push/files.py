@@ -1,0 +1,88 @@
+"""What may be published: the files of a model, if its verdict is yes and their bytes are those that were audited."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from stages.contracts.audit import PROVENANCE, VERDICT
+from stages.core.errors import StageError
+from stages.core.files import read_json, sha256_file
+
+MADE_BY = {"model": "merge", "adapter": "train", "gguf": "gguf"}
+"""{what is asked for: the stage that makes it}."""
+CARD = "README.md"
+TAKEN = {".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt"}
+"""Kinds of files that a model consists of."""
+LEFT = {"checks.json", "imatrix.gguf"}
+"""Measurements (the model card has them, and here they name rows), and what files were quantized with."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """One file on its way."""
+
+    name: str
+    """In the repository."""
+    path: Path
+    sha256: str
+    """As it was audited; of the model card, as it is."""
+
+
+def refuse_failed(root: Path, *, refused_too: bool) -> None:
+    """Raise StageError unless the gate has let this model pass (or `refused_too`)."""
+    gate, audit = root / "data/gate.json", root / "data/audit" / VERDICT
+    for path in (gate, audit):
+        if not path.is_file():
+            raise StageError(
+                f"{path.relative_to(root)} is not there, so nobody knows whether the model passed: `dvc repro` judges it"
+            )
+    said, verdict = read_json(gate), read_json(audit)
+    if said["passed"] != verdict["passed"] or said["reasons"] != verdict["reasons"]:
+        raise StageError("data/gate.json is not of the verdict in data/audit: `dvc repro` brings both up to date")
+    if not said["passed"] and not refused_too:
+        reasons = "\n  ".join(said["reasons"])
+        raise StageError(
+            f"the model did not pass, so it is not pushed (--refused-too pushes it all the same):\n  {reasons}"
+        )
+
+
+def parcels(root: Path, wanted: list[str]) -> list[Parcel]:
+    """The model card and the files of what is wanted, each compared with the audit.
+
+    Model and GGUF files go to the top of the repository. The adapter goes there only when it is alone: beside a merged model,
+    a library would load it on top, and add it twice.
+
+    Raises StageError that names every file that is missing or differs.
+    """
+    chain: dict[str, Any] = read_json(root / "data/audit" / PROVENANCE)["chain"]
+    card = root / "data/report" / CARD
+    if not card.is_file():
+        raise StageError(f"{card.relative_to(root)} is not there: `dvc repro report` writes the model card")
+    found = [Parcel(CARD, card, sha256_file(card))]
+    wrong: list[str] = []
+    for name in wanted:
+        below = PurePosixPath("adapter" if name == "adapter" and len(wanted) > 1 else ".")
+        if MADE_BY[name] not in chain:
+            raise StageError(f"the audit knows of no {name}: `dvc repro` makes and judges it")
+        for output in chain[MADE_BY[name]]["outputs"].values():
+            for file, digest in output["files"].items():
+                path = root / output["path"] / file
+                if not is_taken(file):
+                    continue
+                if not path.is_file():
+                    wrong.append(f"{output['path']}/{file} is not there")
+                elif sha256_file(path) != digest:
+                    wrong.append(f"{output['path']}/{file} differs")
+                found.append(Parcel(str(below / file), path, digest))
+    if wrong:
+        raise StageError(
+            f"these files are not those that were audited: {'; '.join(wrong)}. "
+            "`retune restore --force` brings back those that were"
+        )
+    return found
+
+
+def is_taken(file: str) -> bool:
+    """Whether a file belongs to a model, by its name."""
+    path = PurePosixPath(file)
+    return (path.suffix in TAKEN and path.name not in LEFT) or path.name.startswith("Modelfile")

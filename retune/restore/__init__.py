@@ -1,0 +1,1 @@
+"""`retune restore`: the last good files of a stage, out of DVC's cache."""

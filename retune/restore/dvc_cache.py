@@ -1,0 +1,103 @@
+"""What dvc.lock names and DVC's cache holds, each object hashed again: DVC's own checkout believes what lies there."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from retune.accept.command import git_texts, read_yaml
+from retune.accept.command import md5 as md5_of
+from retune.project import give_up, run_dvc
+
+FOLDER = ".dir"
+"""How the hash of a folder's listing ends."""
+
+
+def lock_entries(root: Path) -> dict[str, dict[str, Any]]:
+    """{stage: its entry in dvc.lock}; empty without the file."""
+    lock = root / "dvc.lock"
+    found: dict[str, dict[str, Any]] = read_yaml(lock).get("stages", {}) if lock.is_file() else {}
+    return found
+
+
+def uncached(root: Path) -> set[str]:
+    """The outputs in dvc.yaml that DVC is told not to keep (`cache: false`)."""
+    found = set()
+    for stage in read_yaml(root / "dvc.yaml").get("stages", {}).values():
+        for out in [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]:
+            if isinstance(out, dict):
+                found |= {path for path, settings in out.items() if settings and settings.get("cache") is False}
+    return found
+
+
+def problem(root: Path, stage: str, out: Mapping[str, Any]) -> str:
+    """Why an output of dvc.lock cannot come out of the cache; empty if every object of it is there and whole."""
+    if out.get("hash") != "md5":
+        return "was kept by another DVC, whose cache is not known here; `dvc checkout` may bring it back"
+    store = cache(root)
+    lacking, damaged = [], []
+    for name, digest in objects(store, out):
+        path = place(store, digest)
+        if not path.is_file():
+            lacking.append(name)
+        elif md5(path) != digest.removesuffix(FOLDER):
+            damaged.append(path)
+    if damaged:
+        files = " ".join(str(path.relative_to(root) if path.is_relative_to(root) else path) for path in damaged)
+        return f"is damaged in the cache; remove what is wrong there (`rm -f {files}`), then `dvc repro {stage}` makes it again"
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        return f"is not in the cache ({lacking[0]}{more}); `dvc pull {stage}` if you have a remote, else `dvc repro {stage}`"
+    return ""
+
+
+def from_git(root: Path, out: Mapping[str, Any]) -> bool:
+    """Write a file that DVC does not keep as git has it, if any commit has the bytes that dvc.lock names."""
+    text = next((text for text in git_texts(root, out["path"]) if md5_of(text) == out["md5"]), None)
+    if text is None:
+        return False
+    path = root / out["path"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_bytes(text)
+    temporary.replace(path)
+    return True
+
+
+def objects(store: Path, out: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(file, hash) of every object that an output is made of; of a folder, its listing first."""
+    yield out["path"], out["md5"]
+    listing = place(store, out["md5"])
+    if out["md5"].endswith(FOLDER) and listing.is_file() and md5(listing) == out["md5"].removesuffix(FOLDER):
+        for entry in json.loads(listing.read_text(encoding="utf-8")):
+            yield f"{out['path']}/{entry['relpath']}", entry["md5"]
+
+
+def only_lacks(root: Path, out: Mapping[str, Any]) -> bool:
+    """Whether all that is there of a folder is as dvc.lock has it, so that bringing back the rest changes nothing."""
+    folder = root / out["path"]
+    files = dict(objects(cache(root), out))
+    if not folder.is_dir() or len(files) == 1:
+        return False
+    there = {path.relative_to(root).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return all(md5(path) == files.get(name) for name, path in there.items())
+
+
+def cache(root: Path) -> Path:
+    """The folder of DVC's cache. Ends the program if DVC does not say."""
+    result = run_dvc(root, "cache", "dir")
+    if result.returncode != 0:
+        give_up(f"dvc cache dir: {result.stderr.strip()}")
+    return root / result.stdout.strip()
+
+
+def place(store: Path, digest: str) -> Path:
+    """Where the cache has an object."""
+    return store / "files" / "md5" / digest[:2] / digest[2:]
+
+
+def md5(path: Path) -> str:
+    """DVC's hash of a file: a name for bytes, no proof against malice."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

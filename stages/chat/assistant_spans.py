@@ -1,0 +1,157 @@
+"""Where the assistant's turns stand in a rendered dialogue, for any chat template; pure, and without a tokenizer.
+
+No table of marker strings says where they are. In order:
+
+- a plain dialogue is held against the skeleton of its roles (stages/chat/skeletons.py);
+- one with tools is rendered again with each answer replaced by a mark (stages/chat/spans_by_substitution.py);
+- where a template changes contents (drops old thoughts, escapes a tool's result), the spans come from renderings of the
+  dialogue's prefixes.
+
+A second rendering costs more than the rest, so it is made only where the skeleton does not fit.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from stages.chat.rendering import Dialogue, Message, RenderingTooLargeError, TemplateRefusedError
+from stages.chat.skeletons import Skeleton, filled_spans, skeleton_of
+from stages.chat.spans_by_substitution import replaced_spans
+from stages.chat.turns import (
+    CONTROL_TOKEN_IN_CONTENT,
+    NO_ASSISTANT_TURN,
+    RENDERING_TOO_LARGE,
+    SPANS_UNVERIFIED,
+    TEMPLATE_REFUSED,
+    TOOLS_NOT_RENDERED,
+    TURN_IN_CONTENT,
+    Span,
+    Turns,
+)
+
+
+class Rendered(NamedTuple):
+    """A dialogue's text and what is known of it."""
+
+    text: str
+    spans: list[Span]
+    """Of all answers, in their order."""
+    control_tokens: int
+    """How many special tokens the text must hold once it is tokenized."""
+    pieces: list[str] | None = None
+    """Where contents hold control tokens that stay text: the text cut at its real control tokens, piece, token, piece, ..., piece."""
+
+
+def rendered_spans(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Rendered | str:
+    """The dialogue's text with the assistant's spans, or the rule that refuses it.
+
+    `split`: control tokens in a content do not refuse it; they are to stay text.
+    """
+    messages, tools, _ = dialogue
+    with_tools = bool(tools) or any("tool_calls" in message for message in messages)
+    forged = any(turns.forbidden.search(message["content"]) for message in messages)
+    rule = refused(
+        turns, dialogue, with_tools=with_tools, forged=forged and not (split and may_stay_text(turns, messages))
+    )
+    if rule:
+        return rule
+    try:
+        text = turns.template.render(messages, tools=tools)
+    except RenderingTooLargeError:
+        return RENDERING_TOO_LARGE
+    except TemplateRefusedError:
+        return TOOLS_NOT_RENDERED if with_tools else TEMPLATE_REFUSED
+    if with_tools:
+        found = replaced_spans(turns, dialogue, text)
+        return found if isinstance(found, str) else Rendered(text, found, len(turns.special.findall(text)))
+    return plain_spans(turns, messages, text, forged=forged)
+
+
+def refused(turns: Turns, dialogue: Dialogue, *, with_tools: bool, forged: bool) -> str | None:
+    """The rule that refuses a dialogue before it is rendered, or None."""
+    messages = dialogue.messages
+    if not any(message["role"] == "assistant" for message in messages):
+        return NO_ASSISTANT_TURN
+    if forged or (with_tools and forges(turns, dialogue)):
+        return CONTROL_TOKEN_IN_CONTENT
+    if turns.between and any(turns.between.search(message["content"]) for message in messages):
+        return TURN_IN_CONTENT
+    return None
+
+
+def plain_spans(turns: Turns, messages: Sequence[Message], text: str, *, forged: bool) -> Rendered | str:
+    """The spans of a dialogue without tools, whose contents may hold control tokens only where the skeleton tells them from real ones."""
+    skeleton = skeleton_of(turns, tuple([message["role"] for message in messages]))
+    if isinstance(skeleton, str):
+        return skeleton
+    if skeleton and (spans := filled_spans(skeleton, messages, text)):
+        pieces = cut_at_controls(turns, skeleton, messages) if forged else None
+        return Rendered(text, spans, skeleton.control_tokens, pieces)
+    if forged:
+        return CONTROL_TOKEN_IN_CONTENT
+    found = prefix_spans(turns, messages, text)
+    return Rendered(text, found, len(turns.special.findall(text))) if found else SPANS_UNVERIFIED
+
+
+def may_stay_text(turns: Turns, messages: Sequence[Message]) -> bool:
+    """Whether the control tokens in contents can be told from real ones: not those that are spelled out themselves."""
+    return not any(turns.spelled.search(message["content"]) for message in messages)
+
+
+def forges(turns: Turns, dialogue: Dialogue) -> bool:
+    """Whether a control token stands anywhere in a dialogue with tools: in a content, a definition, a call or its arguments."""
+    everything = [dialogue.tools, list(dialogue.messages)]
+    return bool(turns.forbidden.search(json.dumps(everything, ensure_ascii=False)))
+
+
+def cut_at_controls(turns: Turns, skeleton: Skeleton, messages: Sequence[Message]) -> list[str]:
+    """The text of a dialogue cut at the control tokens that the template wrote: piece, token, piece, ..., piece."""
+    pieces = [""]
+    contents = [fill(message["content"]) for message, fill in zip(messages, skeleton.fill, strict=True)]
+    for literal, content in zip(skeleton.literals, [*contents, ""], strict=True):
+        at = 0
+        for match in turns.special.finditer(literal):
+            pieces[-1] += literal[at : match.start()]
+            pieces += [match.group(), ""]
+            at = match.end()
+        pieces[-1] += literal[at:] + content
+    return pieces
+
+
+def prefix_spans(turns: Turns, dialogue: Sequence[Message], text: str) -> list[Span] | None:
+    """The assistant's spans, each looked for behind the rendering of what stands before it; None if one is not found."""
+    places = [index for index, message in enumerate(dialogue) if message["role"] == "assistant"]
+    prompts: list[int] = []
+    for index in places:
+        try:
+            prompt = turns.template.render(dialogue[:index], add_generation_prompt=True)
+        except (TemplateRefusedError, RenderingTooLargeError):
+            return None
+        if not text.startswith(prompt):
+            return None
+        prompts.append(len(prompt))
+    spans = []
+    for index, start, limit in zip(places, prompts, [*prompts[1:], len(text)], strict=True):
+        span = answer_between(turns, dialogue[index]["content"].strip(), text, start, limit)
+        if span is None:
+            return None
+        spans.append(span)
+    return spans
+
+
+def answer_between(turns: Turns, content: str, text: str, start: int, limit: int) -> Span | None:
+    """The content and its end of turn in text[start:limit]: whole, or its end (older thoughts are dropped by some templates)."""
+    for end_of_turn in dict.fromkeys((turns.inner_end_of_turn, turns.end_of_turn)):
+        at = text.find(content, start, limit) if content else -1
+        while at >= 0:
+            tail = re.compile(r"\s*" + re.escape(end_of_turn)).match(text, at + len(content), limit)
+            if tail:
+                begin = at if text[start:at].strip() else start
+                return Span(begin, tail.end() - len(end_of_turn), tail.end())
+            at = text.find(content, at + 1, limit)
+        at = text.find(end_of_turn, start, limit)
+        kept = text[start:at].strip() if at >= 0 else ""
+        if kept and content.endswith(kept):
+            return Span(start, at, at + len(end_of_turn))
+    return None

@@ -1,0 +1,128 @@
+"""Which template, which tokenizer: what `template` decides before it reads a row.
+
+The tokenizer that comes out ends a turn with its eos_token, pads with another token, and carries a chat template with
+the date (and, where the template left it out, the BOS) written in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tokenizers import Tokenizer
+
+from stages.chat.chat import Chat, Encoder, control_tokens, missing_control_tokens, open_chat, single_token
+from stages.chat.rendering import compile_template, pin_template, without_header
+from stages.chat.turns import Turns, marked, open_turns
+from stages.core.errors import StageError
+from stages.tokenization.loading.tokenizer_folder import (
+    NEW_PAD,
+    TokenizerFolder,
+    choose_pad,
+    load_tokenizer,
+    with_added_tokens,
+    writes_bos,
+)
+
+OURS = Path(__file__).parent / "templates"
+
+Missing = Literal["text", "add", "error"]
+OpenEncoder = Callable[[bytes, Tokenizer], Encoder]
+"""tokenizer.json and its tokenizer -> what encodes texts with it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The template and the tokenizer as they will be used and written."""
+
+    came: TokenizerFolder
+    source: bytes
+    """tokenizer.json"""
+    tokens: dict[str, str]
+    """The special tokens by name."""
+    chat_template: str
+    """The source that is saved: date and BOS pinned in its head."""
+    chat: Chat
+    spelled: list[str]
+    added: list[str]
+    bos: Literal["template", "added", "none"]
+
+
+def prepare(
+    came: TokenizerFolder, custom: Path, name: str, date_string: str, missing_tokens: Missing, open_encoder: OpenEncoder
+) -> Plan:
+    """Choose the template; add what the vocabulary must have; make its end of turn the eos_token, and padding another.
+
+    BOS: once. Where the template writes none and the tokenizer's own encoding would, the saved template writes it,
+    so that all who render with it get the ids that were trained on.
+    """
+    text = without_header(choose_template(came, custom, name))
+    tokenizer = load_tokenizer(came.source)
+    probe = compile_template(text, came.tokens, date_string)
+    missing = missing_control_tokens(probe, tokenizer)
+    if missing and missing_tokens == "error":
+        msg = (
+            f"the chat template writes {', '.join(missing)}, which the vocabulary does not have; choose another "
+            "template.chat_template (plain needs none), or template.missing_control_tokens: text or add"
+        )
+        raise StageError(msg)
+    added = missing if missing_tokens == "add" else []
+    spelled = [token for token in missing if token not in added]
+    source = came.source
+    if added:
+        source = with_added_tokens(source, added)
+        tokenizer = load_tokenizer(source)
+
+    controls = control_tokens(tokenizer)
+    turns = open_turns(probe, [token.content for token in controls.values()], spelled)
+    end = turns.end_of_turn.strip()
+    tokens = dict(came.tokens)
+    if single_token(tokenizer, controls, end):
+        tokens["eos_token"] = end
+    pad = choose_pad(tokenizer, tokens, tokens.get("eos_token", end), written_tokens(turns))
+    if pad is None:
+        pad = NEW_PAD
+        added = [*added, pad]
+        source = with_added_tokens(came.source, added)
+        tokenizer = load_tokenizer(source)
+    tokens["pad_token"] = pad
+
+    bos = tokens.get("bos_token")
+    writes = bool(bos) and probe.render(marked(("user", "assistant"))).lstrip().startswith(bos or "")
+    adds = not writes and bool(bos) and writes_bos(tokenizer, came.config, bos or "")
+    # a template that reads eos_token or pad_token was written for the tokens as they came
+    former = {name: came.tokens[name] for name in came.tokens if came.tokens[name] != tokens.get(name)}
+    saved = pin_template(text, date_string, set_tokens=former, write_bos=adds)
+    compiled = compile_template(saved, tokens, date_string)
+    how: Literal["template", "added", "none"] = "template" if writes else "added" if adds else "none"
+    chat = open_chat(tokenizer, open_encoder(source, tokenizer), compiled, spelled)
+    return Plan(came, source, tokens, saved, chat, spelled, added, how)
+
+
+def our_templates() -> list[str]:
+    """The names of our own templates."""
+    return sorted(path.stem for path in OURS.glob("*.jinja"))
+
+
+def choose_template(came: TokenizerFolder, custom: Path, name: str) -> str:
+    """The source of the template that the params name. Raises StageError if there is none."""
+    if name == "tokenizer":
+        if came.chat_template is None:
+            msg = (
+                "this tokenizer came without a chat template; set template.chat_template to one of ours "
+                f"({', '.join(our_templates())}) or to a .jinja file in data/custom"
+            )
+            raise StageError(msg)
+        return came.chat_template
+    if name in our_templates():
+        return (OURS / f"{name}.jinja").read_text(encoding="utf-8")
+    path = custom / Path(name).name
+    if not path.is_file():
+        msg = f"template.chat_template names {name}, but {custom.name}/{path.name} does not exist; put the file there"
+        raise StageError(msg)
+    return path.read_text(encoding="utf-8")
+
+
+def written_tokens(turns: Turns) -> set[str]:
+    """The special tokens that the template writes around a plain dialogue."""
+    return set(turns.special.findall(turns.template.render(marked(("user", "assistant")), add_generation_prompt=True)))

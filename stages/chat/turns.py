@@ -1,0 +1,153 @@
+"""What a chat template writes around contents, and the rules that refuse a dialogue; pure, and without a tokenizer."""
+
+import os.path
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from stages.chat.rendering import Message, RenderingTooLargeError, Template, TemplateRefusedError
+from stages.core.errors import StageError
+
+if TYPE_CHECKING:
+    from stages.chat.skeletons import Skeleton
+
+CONTROL_TOKEN_IN_CONTENT = "control_token_in_content"  # noqa: S105 - the name of a rule
+"""A content holds a special token: as it stands it would become a real one, and forge a turn."""
+NO_ASSISTANT_TURN = "no_assistant_turn"
+"""Nothing to learn."""
+NOTHING_TO_TRAIN = "nothing_to_train"
+"""No answer of it may bear loss: its weights are 0, or the last one's is where only the last is trained."""
+RENDERING_TOO_LARGE = "rendering_too_large"
+"""The template wrote much more than the contents account for."""
+SPANS_UNVERIFIED = "spans_unverified"
+"""It could not be shown which tokens are the assistant's (or the tokenizer cannot spell the text)."""
+TEMPLATE_REFUSED = "template_refused"
+"""The template raised: roles out of turn, a role that it does not know."""
+TOOLS_NOT_RENDERED = "tools_not_rendered"
+"""The template refuses or leaves out tool definitions or calls: choose one that knows tools (the tokenizer's own, chatml, plain)."""
+TURN_IN_CONTENT = "turn_in_content"
+"""A content holds, word for word, what this template writes between two turns and what is ordinary text: it would forge a turn."""
+TURN_NOT_RENDERED = "turn_not_rendered"
+"""The template leaves a turn out: the model would learn an answer to something it never saw."""
+PIPED = re.compile("<[|\uff5c][^|\uff5c<>\\s]{1,64}[|\uff5c]>")
+CONTROL_SHAPE = re.compile(PIPED.pattern + r"|<[a-z]+(?:_[a-z]+)+>")
+"""What a control token looks like when the vocabulary cannot say so: `<|name|>` (also with full-width bars), `<start_of_turn>`."""
+
+MARK = re.compile("\ue000(\\d+)\ue001")
+
+
+class Span(NamedTuple):
+    """One assistant turn in the rendered text, in characters."""
+
+    start: int
+    content_end: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A template and what it writes around contents. Make it with `open_turns`."""
+
+    template: Template
+    special: re.Pattern[str]
+    """The control tokens of the vocabulary."""
+    spelled: re.Pattern[str]
+    """The control tokens that the vocabulary lacks and that are spelled out as text."""
+    forbidden: re.Pattern[str]
+    """What no content may hold: both."""
+    end_of_turn: str
+    """What ends the last answer of a dialogue, such as `<|eot_id|>`."""
+    inner_end_of_turn: str
+    """What ends an answer that another turn follows; in nearly all templates the same."""
+    between: re.Pattern[str] | None = None
+    """What the template writes between two turns where no control token is in it; None: one is everywhere."""
+    skeletons: "dict[tuple[str, ...], Skeleton | str | None]" = field(default_factory=dict)
+    """By sequence of roles; a str is the rule that refuses it; None: look at each dialogue's own prefixes."""
+
+
+def open_turns(template: Template, special: Iterable[str], spelled: Iterable[str] = ()) -> Turns:
+    """Look at what a template writes. `special`: the vocabulary's control tokens; `spelled`: those of the template that it lacks.
+
+    Raises StageError if the template refuses a plain dialogue or writes nothing that ends an answer.
+    """
+    special, spelled = list(special), list(spelled)
+    forbidden = any_of([*special, *spelled])
+    inner, last = ends_of_turn(template, forbidden)
+    texts = texts_between(template, forbidden)
+    return Turns(template, any_of(special), any_of(spelled), forbidden, last, inner, any_of(texts) if texts else None)
+
+
+def ends_of_turn(template: Template, control: re.Pattern[str]) -> tuple[str, str]:
+    """What a template writes after an inner and after the last answer. Raises StageError if it is nothing."""
+    try:
+        parts = MARK.split(template.render(marked(("user", "assistant", "user", "assistant"))))
+    except (TemplateRefusedError, RenderingTooLargeError) as error:
+        msg = (
+            f"the chat template refuses a plain dialogue of two questions and answers ({error}); "
+            "choose another in template.chat_template (llama-3.1, chatml, plain, or a file)"
+        )
+        raise StageError(msg) from error
+    literals = dict(zip(parts[1::2], parts[2::2], strict=True))
+    inner, last = literals.get("1", ""), literals.get("3", "")
+    text = os.path.commonprefix([inner, last]).rstrip()  # noqa: RUF071 - characters are meant
+    ends = (leading_token(inner, control) or text, leading_token(last, control) or text)
+    if not all(ends):
+        msg = (
+            "the chat template writes nothing that ends an answer, so a model trained on it would not stop; "
+            "choose another in template.chat_template (llama-3.1, chatml, plain, or a file)"
+        )
+        raise StageError(msg)
+    return ends
+
+
+def texts_between(template: Template, control: re.Pattern[str]) -> set[str]:
+    """What a template writes between two contents of plain dialogues, as far as it has words and no control token."""
+    found: set[str] = set()
+    for roles in (("user", "assistant", "user", "assistant"), ("system", "user", "assistant")):
+        try:
+            found.update(MARK.split(template.render(marked(roles)))[2:-1:2])
+        except (TemplateRefusedError, RenderingTooLargeError):
+            continue
+    return {text for text in found if any(map(str.isalnum, text)) and not control.search(text)}
+
+
+def leading_token(literal: str, control: re.Pattern[str]) -> str:
+    """The control token that a text begins with, with the white space before it; empty if there is none."""
+    start = len(literal) - len(literal.lstrip())
+    match = control.match(literal, start)
+    return literal[: match.end()] if match and match.group() else ""
+
+
+def end_of_turn_at(turns: Turns, literal: str, *, last: bool) -> str | None:
+    """What ends the turn in the text that follows an answer."""
+    token = leading_token(literal, turns.forbidden)
+    if token:
+        return token
+    end = turns.end_of_turn if last else turns.inner_end_of_turn
+    return end if literal.startswith(end) else None
+
+
+def marked(roles: Sequence[str], edge: str = "") -> list[Message]:
+    """A dialogue of these roles with a mark in place of each content."""
+    return [{"role": role, "content": f"{edge}\ue000{index}\ue001{edge}"} for index, role in enumerate(roles)]
+
+
+def written_control_tokens(template: Template) -> list[str]:
+    """The control tokens that a template writes around a plain dialogue, by their look, in order.
+
+    Rendered text is looked at, not the source: the branches for tools do not count.
+    """
+    texts = []
+    for roles in (("user", "assistant", "user", "assistant"), ("system", "user", "assistant")):
+        try:
+            texts += [template.render(marked(roles), add_generation_prompt=prompt) for prompt in (False, True)]
+        except (TemplateRefusedError, RenderingTooLargeError):
+            continue  # a template may know no system turn; `open_turns` judges the plain dialogue
+    return list(dict.fromkeys(token for text in texts for token in CONTROL_SHAPE.findall(text)))
+
+
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of any of these strings, the longest first; of nothing, for none."""
+    ordered = sorted({token for token in tokens if token}, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, ordered)) if ordered else r"(?!)")

@@ -1,0 +1,277 @@
+"""One record to one conversation in canonical form, with its id and its split; pure functions.
+
+The id is the sha256 of the canonical JSON, cut to 32 hex characters. The canonical JSON is [[role, content], ...]; a message that has
+more has a third element, {"tool_calls": [...]} and/or {"train": false}; tools are one more last element, {"tools": [...]}.
+"""
+
+import hashlib
+import json
+import re
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import orjson
+
+from stages.contracts.messages import ID_LENGTH
+from stages.conversations.dialects import Layout, Row, Turn
+from stages.conversations.message_text import has_media_column, text_of
+from stages.conversations.roles import ROLES, role_of
+from stages.conversations.row_rules import CALL, Rejected, broken_by_turns
+from stages.conversations.tool_calls import (
+    TOOL_COLUMNS,
+    calls_among_parts,
+    calls_beside,
+    dumped,
+    read_calls,
+    read_tools,
+)
+
+Message = tuple[Any, ...]
+"""(role, content) or (role, content, Beside); the role one of contracts.messages.ROLES."""
+
+Beside = dict[str, Any]
+"""{"tool_calls": list of calls, "train": False}, each only where it is so."""
+
+WEIGHTS = ("weight", "loss_weight", "train")
+NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL character as JSON writes it (behind an odd number of backslashes it is text)."""
+
+
+class Conversation(NamedTuple):
+    """A record in canonical form. Without messages it has none."""
+
+    row_id: str
+    messages: list[Message]
+    tools: bytes | None
+    """Canonical JSON."""
+    rule: str | None
+    """The first rule that it breaks."""
+
+
+class NotANumber:
+    """What NaN and the infinities are read as: nothing that any column of a conversation can hold."""
+
+
+def conversation(
+    record: bytes, layout: Layout | None, *, may_repeat_keys: bool, max_messages: int | None, max_chars: int | None
+) -> Conversation:
+    """The record as a conversation.
+
+    Args:
+        record: one row of data/raw.
+        layout: how it is read; None where no row of its source is an object.
+        may_repeat_keys: whether the record comes from a text in which a key can stand twice.
+        max_messages: as in standardize's params.
+        max_chars: the same.
+    """
+    try:
+        row = parsed(record)
+        messages, tools, canonical = canonical_form(row, layout)
+    except Rejected as rejected:
+        return Conversation(id_of(record), [], None, rejected.rule)
+    rule = first_broken(messages, tools, canonical, max_messages, max_chars)
+    if (
+        rule is None
+        and may_repeat_keys
+        and seems_to_repeat_keys(record, row)
+        and differs_by_reader(record, layout, canonical)
+    ):
+        rule = "duplicate_key"
+    return Conversation(id_of(canonical), messages, tools, rule)
+
+
+def parsed(record: bytes) -> Row:
+    """The record as an object. Raises Rejected.
+
+    orjson is strict; what it refuses, the standard library reads again, since NaN and lone surrogates are common in columns
+    that nobody trains on.
+    """
+    try:
+        value = orjson.loads(record)
+    except orjson.JSONDecodeError:
+        try:
+            value = json.loads(record.decode("utf-8"), parse_constant=lambda _: NotANumber())
+        except UnicodeDecodeError as error:
+            raise Rejected("invalid_unicode") from error
+        except (ValueError, RecursionError) as error:
+            raise Rejected("invalid_json") from error
+    if not isinstance(value, dict):
+        raise Rejected("not_an_object")
+    return value
+
+
+def canonical_form(row: Row, layout: Layout | None) -> tuple[list[Message], bytes | None, bytes]:
+    """(messages, tools, canonical JSON) of a row. Raises Rejected where it has none."""
+    if layout is None:
+        raise Rejected("layout")
+    if not layout.named and has_media_column(row):
+        raise Rejected("media")
+    messages = read_messages(layout.turns(row))
+    tools = next((found for name in TOOL_COLUMNS if name in row and (found := read_tools(row[name]))), None)
+    return messages, tools, canonical_json(messages, tools)
+
+
+def read_messages(turns: list[Turn]) -> list[Message]:
+    """Turns in canonical form: aliases of roles resolved, contents as they came (no trimming). Raises Rejected."""
+    found: list[Message] = []
+    for role, content, beside in in_order_of_calls(turns):
+        canonical = ROLES.get(role) if type(role) is str else None
+        if beside is None and canonical is not None and canonical is not CALL and type(content) is str:
+            if content and not content.isspace():
+                found.append((canonical, content))
+            elif content or canonical != "system":
+                raise Rejected("empty_content")
+        else:
+            add_message(found, role, content, beside or {})
+    return found
+
+
+def in_order_of_calls(turns: list[Turn]) -> list[Turn]:
+    """The same turns, the results of parallel calls in the order of the calls that their `tool_call_id` names.
+
+    No message keeps the id of a call: from here on, a result belongs to the call that stands at its place.
+    """
+    if not any(beside and "tool_call_id" in beside for _, _, beside in turns):
+        return turns
+    found: list[Turn] = []
+    places: dict[str, int] = {}
+    for is_result, group in groupby(turns, key=lambda turn: bool(turn[2] and "tool_call_id" in turn[2])):
+        part = list(group)
+        if is_result:
+            part.sort(key=lambda turn: places.get(str((turn[2] or {})["tool_call_id"]), len(places)))
+        elif isinstance(calls := (part[-1][2] or {}).get("tool_calls"), list):
+            places = {str(call.get("id")): place for place, call in enumerate(calls) if isinstance(call, dict)}
+        found += part
+    return found
+
+
+def add_message(found: list[Message], role: object, content: object, beside: Row) -> None:
+    """Add a message that has more than a role and a text. Raises Rejected.
+
+    Calls that are messages of their own belong to the answer before them, so that parallel calls are one turn.
+    """
+    canonical = role_of(role)
+    if canonical is None:
+        raise Rejected("unknown_role")
+    if canonical == "system" and (content is None or content == ""):
+        return  # datasets that have no system message for a row say so
+    calls = calls_beside(beside)
+    if canonical == "assistant" and isinstance(content, list):
+        inside, content = calls_among_parts(content)
+        calls += inside
+    if calls and canonical != "assistant":
+        raise Rejected("tool_call_unreadable")
+    train = canonical not in ("assistant", CALL) or is_trained(beside)
+    if canonical == CALL:
+        calls, text, canonical = read_calls(content), "", "assistant"
+        if found and found[-1][0] == canonical and is_train(found[-1]) == train:
+            earlier = found.pop()
+            calls, text = [*calls_of(earlier), *calls], earlier[1]
+    elif calls and (content is None or content == []):
+        text = ""
+    elif canonical == "tool" and is_value(content):
+        text = dumped(content, "content_not_text").decode()
+    else:
+        text = text_of(content)
+    if not calls and (not text or text.isspace()):
+        raise Rejected("empty_content")
+    more: Beside = ({"tool_calls": calls} if calls else {}) | ({} if train else {"train": False})
+    found.append((canonical, text, more) if more else (canonical, text))
+
+
+def is_value(content: object) -> bool:
+    """Whether a tool's result is a JSON value and not a text."""
+    return isinstance(content, dict) or (
+        isinstance(content, list) and not any(isinstance(part, dict) and "type" in part for part in content)
+    )
+
+
+def is_trained(beside: Row) -> bool:
+    """Whether an answer bears loss, by the weight beside it. Raises Rejected for a weight that is neither 0 nor 1, or two that disagree."""
+    weights = [weight for key in WEIGHTS if (weight := beside.get(key)) is not None]
+    if not all(isinstance(weight, int | float) and weight in (0, 1) and weight == weights[0] for weight in weights):
+        raise Rejected("weight_not_0_or_1")
+    return not weights or bool(weights[0])
+
+
+def calls_of(message: Message) -> list[dict[str, Any]]:
+    """The calls of a canonical message."""
+    found: list[dict[str, Any]] = message[2].get("tool_calls", []) if len(message) > 2 else []  # noqa: PLR2004
+    return found
+
+
+def is_train(message: Message) -> bool:
+    """Whether a canonical message may bear loss."""
+    return len(message) == 2 or message[2].get("train", True)  # noqa: PLR2004
+
+
+def canonical_json(messages: list[Message], tools: bytes | None = None) -> bytes:
+    """The canonical JSON: compact, in UTF-8. Raises Rejected where a text holds a lone surrogate, which no tokenizer can carry."""
+    whole = messages if tools is None else [*messages, {"tools": orjson.Fragment(tools)}]
+    return dumped(whole, "tool_call_unreadable")
+
+
+def first_broken(
+    messages: list[Message], tools: bytes | None, canonical: bytes, max_messages: int | None, max_chars: int | None
+) -> str | None:
+    """The first rule that a conversation breaks, or None."""
+    if b"\\u0000" in canonical and NUL.search(canonical):
+        return "nul_character"
+    kinds = tuple([CALL if len(message) > 2 and "tool_calls" in message[2] else message[0] for message in messages])  # noqa: PLR2004
+    rule = broken_by_turns(kinds)
+    if rule is not None:
+        return rule
+    if not any(message[0] == "assistant" and is_train(message) for message in messages):
+        return "nothing_to_train"
+    if max_messages is not None and len(messages) > max_messages:
+        return "too_many_messages"
+    # no text is longer than its JSON
+    if max_chars is not None and len(canonical) > max_chars and characters(messages, tools) > max_chars:
+        return "too_large"
+    return None
+
+
+def characters(messages: list[Message], tools: bytes | None) -> int:
+    """Characters of all contents, calls and tools together."""
+    calls = sum(len(orjson.dumps(calls_of(message)).decode()) for message in messages if calls_of(message))
+    return sum(len(message[1]) for message in messages) + calls + len((tools or b"").decode())
+
+
+def seems_to_repeat_keys(record: bytes, row: Row) -> bool:
+    """A cheap look at whether a key may stand twice in an object: then fewer keys were read than are written (each with a quote and a colon)."""
+    keys, left = 0, [row]
+    while left:
+        value: Any = left.pop()
+        if type(value) is dict:
+            keys += len(value)
+            value = value.values()
+        left += [inner for inner in value if type(inner) in (dict, list)]
+    written = record.count(b'":') + record.count(b'" :')
+    return written != keys and written - record.count(b'\\":') - record.count(b'\\" :') != keys
+
+
+def differs_by_reader(record: bytes, layout: Layout | None, canonical: bytes) -> bool:
+    """Whether a reader that keeps the first of two equal keys reads another conversation than one that keeps the last."""
+    try:
+        row = json.loads(record, object_pairs_hook=first_of_each, parse_constant=lambda _: NotANumber())
+        return canonical_form(row, layout)[2] != canonical
+    except (ValueError, RecursionError, Rejected):
+        return True
+
+
+def first_of_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object with the first value of each key."""
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        found.setdefault(key, value)
+    return found
+
+
+def id_of(canonical: bytes) -> str:
+    """The row id: 32 hex characters of the sha256."""
+    return hashlib.sha256(canonical).hexdigest()[:ID_LENGTH]
+
+
+def split_of(row_id: str, heldout_fraction: float) -> str:
+    """The split by the id's first 64 bits, read as a number between 0 and 1."""
+    return "heldout" if int(row_id[:16], 16) < heldout_fraction * 2**64 else "train"

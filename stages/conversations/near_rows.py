@@ -1,0 +1,189 @@
+"""Which of the kept conversations nearly repeat another, decided when all have been seen; until then they wait in a file.
+
+The file is Arrow without compression beside the outputs: written and read at the speed of memory, gone when the decision is carried out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from stages.contracts import messages as contract
+from stages.conversations.judging import Judged, heldout_rows, whole_texts
+from stages.conversations.row_accounting import Mask, Outcome, with_rule
+from stages.show.progress import progress
+
+if TYPE_CHECKING:
+    from stages.dedup.minhash import Sketches
+    from stages.dedup.prefilter import HeldoutRuns, Plan, Signs
+
+
+@dataclass(frozen=True)
+class Near:
+    """What is done with near duplicates, as in standardize's params."""
+
+    duplicates: str
+    heldout: str
+    threshold: float
+    sampling: "Plan | None"
+    """How training rows are sampled; None: all rows are sketched."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """For each kept conversation the index of another that it nearly repeats, or -1."""
+
+    heldout: NDArray[np.int64]
+    """A held-out one."""
+    earlier: NDArray[np.int64]
+    """An earlier one."""
+
+
+class Collected:
+    """The signs of all rows, in their order. Memory: 256 bytes for each sketched row, 4 for each place of the others, 12 for each held-out word."""
+
+    def __init__(self, total: int, sampling: "Plan | None") -> None:
+        """For `total` rows at most."""
+        from stages.dedup.minhash import PERMUTATIONS
+
+        self.hits = sampling.hits if sampling else 0
+        # of what is not filled no page is touched
+        self.sketches = np.empty((total, PERMUTATIONS), np.uint16)
+        self.samples = np.empty((total, sampling.places if sampling else 0), np.uint32)
+        self.runs: list[HeldoutRuns] = []
+        self.sketched, self.heldout = np.zeros(total, np.bool_), np.zeros(total, np.bool_)
+        self.ends: list[int] = []
+        """By batch, which row follows it."""
+        self.rows = self.sketches_made = 0
+
+    def add(self, signs: "Signs", heldout: Mask) -> None:
+        """Add the signs of the next rows, and which are held out."""
+        part, sampled = slice(self.rows, self.rows + len(heldout)), self.rows - self.sketches_made
+        self.sketched[part], self.heldout[part] = signs.sketched, heldout
+        self.samples[sampled : sampled + len(signs.samples)] = signs.samples
+        self.add_sketches(signs.sketches)
+        self.runs.append(signs.runs)
+        self.ends.append(part.stop)
+        self.rows = part.stop
+
+    def add_sketches(self, sketches: "Sketches") -> None:
+        """Add the sketches of the next rows."""
+        self.sketches[self.sketches_made : self.sketches_made + len(sketches)] = sketches
+        self.sketches_made += len(sketches)
+
+    def candidates(self) -> NDArray[np.int64]:
+        """The rows without a sketch that may be near a held-out one."""
+        from stages.dedup.prefilter import HeldoutRuns, may_repeat
+
+        sampled = np.flatnonzero(~self.sketched[: self.rows])
+        return sampled[may_repeat(self.samples[: len(sampled)], HeldoutRuns.joined(self.runs), self.hits)]
+
+
+def decided(
+    rows: Iterator[Judged], total: int, waiting: Path, near: Near, outcome: Outcome
+) -> Iterator[pa.RecordBatch]:
+    """The conversations to keep, flagged where they nearly repeat an earlier one; those that are dropped are added to `outcome`.
+
+    Args:
+        rows: all rows, with signs.
+        total: how many there are at most.
+        waiting: a file to write them to meanwhile.
+        near: what is done with them.
+        outcome: what became of the rows.
+    """
+    ids: list[bytes] = []
+    collected = Collected(total, near.sampling)
+    with pa.OSFile(str(waiting), "wb") as sink, pa.ipc.new_file(sink, contract.SCHEMA) as writer:
+        for judged in rows:
+            batch, fresh = outcome.first_come(judged)
+            if judged.signs is not None:
+                collected.add(judged.signs.of(fresh), heldout_rows(batch))
+            ids += map(bytes.fromhex, batch["row_id"].to_pylist())
+            writer.write_batch(batch)
+    decision = decide(collected, waiting, near)
+    del collected
+    start = 0
+    with (
+        progress("writing", len(ids)) as advance,
+        pa.OSFile(str(waiting), "rb") as source,
+        pa.ipc.open_file(source) as reader,
+    ):
+        for batch in map(reader.get_batch, range(reader.num_record_batches)):
+            part = slice(start, start + batch.num_rows)
+            yield carried_out(batch, Decision(decision.heldout[part], decision.earlier[part]), near, ids, outcome)
+            start = part.stop
+            advance(batch.num_rows)
+    waiting.unlink()
+
+
+def decide(collected: Collected, waiting: Path, near: Near) -> Decision:
+    """Find what nearly repeats what. A training row that goes for a held-out one's sake makes no other a near duplicate.
+
+    Args:
+        collected: the signs of all rows; the sketches of candidates are added.
+        waiting: the file with the rows.
+        near: what is done with them.
+    """
+    from stages.dedup.minhash import near_duplicates, near_heldout, sketches
+
+    candidates = collected.candidates()
+    for texts in texts_at(waiting, candidates, collected.ends):
+        collected.add_sketches(sketches(texts))
+    # candidates stand behind the others: each training row is compared with held-out ones alone, and these keep their order
+    rows = np.concatenate([np.flatnonzero(collected.sketched), candidates])
+    made = collected.sketches[: len(rows)]
+    nothing = np.full(len(rows), -1, np.int64)
+    of_heldout = near_heldout(made, collected.heldout[rows], near.threshold) if near.heldout == "drop" else nothing
+    among = of_heldout < 0
+    of_earlier = near_duplicates(made, among, near.threshold) if near.duplicates != "off" else nothing
+    return Decision(of_all(of_heldout, rows, collected.rows), of_all(of_earlier, rows, collected.rows))
+
+
+def of_all(found: NDArray[np.int64], rows: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """What was found among some rows, as indices among all: -1 for the others."""
+    of = np.full(total, -1, np.int64)
+    of[rows] = np.where(found >= 0, rows[found], -1)
+    return of
+
+
+def texts_at(waiting: Path, rows: NDArray[np.int64], ends: list[int]) -> Iterator[list[str]]:
+    """The whole texts of rows of the waiting file, ascending, a batch at a time; other batches are not read.
+
+    Args:
+        waiting: the file.
+        rows: the rows.
+        ends: for each batch, which row follows it.
+    """
+    with pa.OSFile(str(waiting), "rb") as source, pa.ipc.open_file(source) as reader:
+        for number, (start, end) in enumerate(pairwise([0, *ends])):
+            first, last = np.searchsorted(rows, [start, end])
+            if first < last:
+                taken = reader.get_batch(number)["messages"].take(pa.array(rows[first:last] - start))
+                yield whole_texts(taken)
+
+
+def carried_out(batch: pa.RecordBatch, of: Decision, near: Near, ids: list[bytes], outcome: Outcome) -> pa.RecordBatch:
+    """The conversations of a batch that stay, flagged; the others are added to `outcome`."""
+    dropped = {"near_heldout": of.heldout}
+    if near.duplicates == "drop":
+        dropped["near_duplicate"] = of.earlier
+    elif (of.earlier >= 0).any():
+        column = batch.schema.get_field_index("near_duplicate_of")
+        batch = batch.set_column(column, batch.schema.field(column), named(of.earlier, ids))
+    stays = np.ones(batch.num_rows, np.bool_)
+    for rule, others in dropped.items():
+        goes = others >= 0
+        if goes.any():
+            outcome.reject(with_rule(batch.filter(pa.array(goes)), rule, named(others[goes], ids)))
+            stays &= ~goes
+    return batch if stays.all() else batch.filter(pa.array(stays))
+
+
+def named(indices: NDArray[np.int64], ids: list[bytes]) -> pa.Array:
+    """The row ids of conversations; null for -1."""
+    return pa.array([ids[index].hex() if index >= 0 else None for index in indices.tolist()], pa.string())

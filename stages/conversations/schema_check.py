@@ -1,0 +1,95 @@
+"""The contract of data/messages as a pandera schema, checked on what is about to be written."""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from stages.contracts.messages import ID_LENGTH, ROLES, SPLITS
+from stages.workers.without_pandas import no_pandas
+
+if TYPE_CHECKING:
+    import pandera.polars as pandera
+
+
+@no_pandas()  # which polars and pandera would import, and can do without
+def check_messages(batch: pa.RecordBatch) -> None:
+    """Validate conversations, all rules at once.
+
+    Raises RuntimeError with row ids and names of checks, never a text: such a row is a fault of the stage that made it.
+    """
+    import pandera.errors
+    import polars as pl
+
+    frame = pl.from_arrow(batch)
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError("check_messages needs a batch with columns")
+    try:
+        schema().validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        # the error's own text and failure cases hold whole conversations
+        cases = error.failure_cases.select("check", "index").head(20).iter_rows()
+        found = ", ".join(
+            f"{check} at {frame['row_id'][index] if index is not None else 'the whole table'}" for check, index in cases
+        )
+        raise RuntimeError(f"conversations that break the contract of data/messages: {found}") from None
+
+
+@cache
+def schema() -> "pandera.DataFrameSchema":
+    """Columns, types and what every conversation holds to."""
+    import pandera.polars as pandera
+    import polars as pl
+
+    message = pl.Struct({"role": pl.String, "content": pl.String, "tool_calls": pl.String, "train": pl.Boolean})
+    role, content, calls, train = (
+        pl.element().struct.field(name) for name in ("role", "content", "tool_calls", "train")
+    )
+    is_assistant = role == "assistant"
+    messages = pl.col("messages").list
+
+    def every(name: str, holds: pl.Expr) -> pandera.Check:
+        """A condition of each message; null counts as broken."""
+        return pandera.Check(
+            lambda data: data.lazyframe.select(messages.eval(holds.fill_null(value=False)).list.all()), name=name
+        )
+
+    def each(name: str, holds: pl.Expr) -> pandera.Check:
+        """A condition of each conversation."""
+        return pandera.Check(lambda data: data.lazyframe.select(holds), name=name)
+
+    return pandera.DataFrameSchema(
+        {
+            "row_id": pandera.Column(
+                pl.String,
+                pandera.Check.str_matches(f"^[0-9a-f]{{{ID_LENGTH}}}$", error="row_id_is_hex"),
+                nullable=False,
+                unique=True,
+            ),
+            "row": pandera.Column(pl.Int64, pandera.Check.ge(0, error="row_not_negative"), nullable=False),
+            "source": pandera.Column(pl.Int32, pandera.Check.ge(0, error="source_not_negative"), nullable=False),
+            "file": pandera.Column(pl.String, nullable=False),
+            "line": pandera.Column(pl.Int64, pandera.Check.ge(1, error="line_from_1"), nullable=False),
+            "split": pandera.Column(pl.String, pandera.Check.isin(SPLITS, error="split_known"), nullable=False),
+            "near_duplicate_of": pandera.Column(pl.String, nullable=True),
+            "tools": pandera.Column(pl.String, nullable=True),
+            "messages": pandera.Column(
+                pl.List(message),
+                [
+                    each("has_messages", messages.len() > 0),
+                    each("ends_with_answer", messages.last().struct.field("role") == "assistant"),
+                    every("roles_known", role.is_in(ROLES)),
+                    every(
+                        "contents_not_empty",
+                        (content.str.len_bytes() > 0) | (content.is_not_null() & calls.is_not_null()),
+                    ),
+                    every("calls_are_the_assistants", calls.is_null() | is_assistant),
+                    every("train_said", train | (train.is_not_null() & is_assistant)),
+                    each("system_only_first", messages.slice(1).list.eval(role == "system").list.any().not_()),
+                    each("something_to_train", messages.eval(is_assistant & train).list.any()),
+                ],
+                nullable=False,
+            ),
+        },
+        strict=True,
+    )

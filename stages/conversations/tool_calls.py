@@ -1,0 +1,147 @@
+"""Tool calls and lists of tools, in any dialect, as canonical JSON; pure functions.
+
+Canonical: compact, keys in the order of the source. A call is {"type": "function", "function": {"name", "arguments"}, "id" where it
+had one}, its arguments an object (the dialects write them as JSON text, too); a tool is what `apply_chat_template(tools=...)` takes,
+{"type": "function", "function": {"name", ...}}.
+"""
+
+import json
+from collections.abc import Mapping
+from itertools import compress
+from typing import Any
+
+import orjson
+
+from stages.conversations.message_text import text_of
+from stages.conversations.row_rules import Rejected
+
+TOOL_COLUMNS = ("tools", "functions")
+CALL_KEYS = ("tool_calls", "function_call")
+
+
+def read_tools(value: object) -> bytes | None:
+    """The list of tools as canonical JSON; None where there is none (null, an empty text, an empty list).
+
+    Args:
+        value: a list of tools, one tool, or either as JSON text; each with its `function` inside or bare.
+
+    Raises:
+        Rejected: tools_unreadable, invalid_unicode.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        value = parsed_text(value, "tools_unreadable")
+    found = value if isinstance(value, list) else [value]
+    return dumped([tool(each) for each in found], "tools_unreadable") if found else None
+
+
+def tool(value: object) -> dict[str, Any]:
+    """One tool with its function inside. Raises Rejected."""
+    if isinstance(value, str):
+        value = parsed_text(value, "tools_unreadable")
+    if not isinstance(value, dict):
+        raise Rejected("tools_unreadable")
+    function = value.get("function")
+    if function is None:
+        function = {
+            key: inner for key, inner in value.items() if (key, inner) != ("type", "function") and key != "function"
+        }
+        value = {"type": "function", "function": function}
+    elif value.get("type") is None:
+        value = {"type": "function", **{key: inner for key, inner in value.items() if key != "type"}}
+    if not isinstance(function, dict) or not is_name(function.get("name")):
+        raise Rejected("tools_unreadable")
+    return value
+
+
+def calls_beside(message: Mapping[str, object]) -> list[dict[str, Any]]:
+    """The calls that stand beside a message's content: `tool_calls`, or the older `function_call`; [] if there are none.
+
+    Raises Rejected if they cannot be read, or if both are there.
+    """
+    found = [value for key in CALL_KEYS if (value := message.get(key)) not in (None, "", [], "[]")]
+    if len(found) > 1:
+        raise Rejected("tool_call_unreadable")
+    return read_calls(found[0]) if found else []
+
+
+def calls_among_parts(content: list[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The calls that typed parts of a content hold, and the other parts. Raises Rejected."""
+    is_call = [isinstance(part, dict) and part.get("type") == "tool_call" for part in content]
+    calls = [call(part.get("value")) for part in compress(content, is_call)]
+    return calls, [part for part, called in zip(content, is_call, strict=True) if not called]
+
+
+def read_calls(value: object) -> list[dict[str, Any]]:
+    """The calls in a value: a list of calls, one call, or either as JSON text or as text parts. Raises Rejected."""
+    if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].get("type") == "text":
+        value = text_of(value)
+    if isinstance(value, str):
+        value = parsed_text(value, "tool_call_unreadable")
+    found = value if isinstance(value, list) else [value]
+    if not found:
+        raise Rejected("tool_call_unreadable")
+    return [call(each) for each in found]
+
+
+def call(value: object) -> dict[str, Any]:
+    """One call. Raises Rejected unless it is a name with an object of arguments."""
+    if isinstance(value, str):
+        value = parsed_text(value, "tool_call_unreadable")
+    if not isinstance(value, dict):
+        raise Rejected("tool_call_unreadable")
+    function = value.get("function")
+    if not isinstance(function, dict):
+        function = value
+    name = function.get("name")
+    arguments = function.get("arguments") if "arguments" in function else function.get("parameters")
+    if isinstance(arguments, str):
+        arguments = parsed_text(arguments, "tool_call_unreadable") if arguments.strip() else {}
+    elif arguments is None:
+        arguments = {}
+    if not is_name(name) or not isinstance(arguments, dict):
+        raise Rejected("tool_call_unreadable")
+    canonical: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    identity = value.get("id")
+    if identity is not None and identity != "":
+        if not isinstance(identity, str):
+            raise Rejected("tool_call_unreadable")
+        canonical["id"] = identity
+    return canonical
+
+
+def is_name(value: object) -> bool:
+    """Whether this can be a function's name."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def parsed_text(text: str, rule: str) -> object:
+    """JSON that stands in a text, numbers as they are written. Raises Rejected with the rule for what is no JSON, or has a key twice."""
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=refused)
+    except Rejected:
+        raise Rejected(rule) from None
+    except (ValueError, RecursionError) as error:
+        raise Rejected(rule) from error
+
+
+def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object whose keys differ. Raises Rejected."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Rejected("duplicate_key")
+    return found
+
+
+def refused(_: str) -> object:
+    """NaN and the infinities, which no JSON has."""
+    raise Rejected("invalid_json")
+
+
+def dumped(value: object, rule: str) -> bytes:
+    """Canonical JSON. Raises Rejected: invalid_unicode, or the rule where JSON has no word for it (nested too deep, a huge number)."""
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        raise Rejected("invalid_unicode" if "surrogate" in str(error) else rule) from error

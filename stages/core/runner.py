@@ -1,0 +1,265 @@
+"""From a stage function's signature to its command line.
+
+`run(standardize)` under `__main__` makes `python -m stages.standardize --raw data/raw --messages data/messages`:
+
+- each `Input` and `Output` parameter is a flag that takes a path; `params` is the section of params.yaml named like the function;
+  `runtime` (optional) is the section that bears no identity;
+- `run(standardize, uses)` says which files of an input the params ask for, where that is not all of it;
+- the inputs are hashed before the work and must be the same after it: DVC hashes them only when the command has ended,
+  so it would certify a file that was edited meanwhile;
+- the function writes to temporary names beside the outputs, which are renamed into place when all of it has succeeded; a function that
+  it returns is called then (what a stopped run would go on from may go only when nothing can be lost any more);
+- Ctrl-C ends it with one line and status 130, nothing half-written left;
+- `--record FILE` writes what made the outputs: sha256 of inputs, code and outputs, the params, the versions of the packages
+  that `--environment FILE` pins. It is an output of its own, so that a reason that changes nothing re-runs nothing but the audit;
+- wall time and memory go to `.retune/execution/STAGE.json`, which no stage reads.
+"""
+
+import argparse
+import ctypes
+import gc
+import importlib.metadata
+import inspect
+import logging
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from stages.core.errors import Refusal, StageError
+from stages.core.files import execution_record, scratch, sha256_file, sha256_files, sha256_tree, write_json
+from stages.core.inputs import Uses, changed_inputs, read_inputs
+from stages.core.interrupts import INTERRUPTED, take_interrupts, uninterrupted
+from stages.core.params import Params, Runtime, read_params, section_params
+
+Input = Annotated[Path, "input"]
+Output = Annotated[Path, "output"]
+Finish = Callable[[], None]
+"""What a stage may return: it is called when the outputs and the record are in place."""
+
+log = logging.getLogger("retune")
+
+
+def run(stage: Callable[..., Finish | None], uses: Uses | None = None) -> None:
+    """Carry out one stage as a command; the exit code is 0, 1 with the message of a StageError, or 130 after Ctrl-C.
+
+    Args:
+        stage: the stage's function.
+        uses: which files of its inputs the params ask for; None: all are read whole.
+    """
+    started = time.time()
+    die_with_parent()
+    pressed = take_interrupts()
+    # what a stage makes by the million (rows, messages) is no cycle: looking for some at every 700th object costs a sixth of its time
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+    try:
+        carry_out(stage, started, uses)
+    except BaseException as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing more to stop
+        # an interrupt may come out as something else: a library's error, a child's that was interrupted as well
+        if pressed or isinstance(error, KeyboardInterrupt):
+            said, status = (
+                "interrupted; nothing half-written is left, and `dvc repro` begins this stage again",
+                INTERRUPTED,
+            )
+        elif isinstance(error, StageError):
+            said, status = str(error), 1
+        else:
+            raise
+        sys.stdout.flush()
+        print(f"{stage.__name__}: {said}", file=sys.stderr)
+        if last_good_files(stage.__name__):
+            print(
+                "The last good files of this stage, made of the data and params of then, are in the cache: "
+                f"`retune restore {stage.__name__}`",
+                file=sys.stderr,
+            )
+        sys.exit(status)
+    gc.freeze()  # Python's end would look for cycles in all that is left, a tenth of a second; the system frees it at once
+
+
+def carry_out(stage: Callable[..., Finish | None], started: float, uses: Uses | None = None) -> None:
+    """The stage's command: read the flags and params, hash the inputs, do the work, put the outputs in place, write the record."""
+    name = stage.__name__
+    hints = get_type_hints(stage, include_extras=True)
+    paths = {key: hint.__metadata__[0] for key, hint in hints.items() if getattr(hint, "__metadata__", None)}
+    flags = read_flags(stage, paths)
+    settings = read_settings(name, hints)
+    inputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "input"}
+    outputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "output"}
+    read = read_inputs(name, inputs, uses, settings.get("params"))
+    code = project_code()
+    keep_code(code)
+    temporary = {key: partial_path(path) for key, path in outputs.items()}
+    for path in temporary.values():
+        remove(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        finish, refusal = work(stage, temporary, {**inputs, **temporary, **settings})
+        refuse_changed(name, changed_inputs(read, uses, settings.get("params")), code)
+        record = {
+            "stage": name,
+            "code": {**project_code(), **code},
+            "environment": environment(Path(flags["environment"])) if flags["environment"] else {},
+            "params": settings["params"].model_dump(mode="json") if "params" in settings else {},
+            "inputs": {key: one.record() for key, one in read.items()},
+            "outputs": {key: output_record(path, temporary[key]) for key, path in outputs.items()}
+            if flags["record"]
+            else {},
+        }
+    except BaseException:
+        with uninterrupted():
+            for path in temporary.values():
+                remove(path)
+        raise
+    with uninterrupted():
+        for key, path in outputs.items():
+            remove(path)
+            temporary[key].rename(path)
+        if flags["record"]:
+            write_json(Path(flags["record"]), record)
+        if finish:
+            finish()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = time.time() - started
+    execution_record(name, {"started": started, "wall_seconds": seconds, "peak_resident_mib": peak // 1024})
+    if refusal:
+        raise refusal
+
+
+def read_settings(name: str, hints: Mapping[str, Any]) -> dict[str, Params]:
+    """What a stage's signature asks of params.yaml: `params` (its own section), `runtime`. Sets the log up, too."""
+    values = read_params(Path("params.yaml"))
+    runtime = section_params(Runtime, "runtime", values)
+    logging.basicConfig(level=runtime.log_level.upper(), format=f"{name}: %(message)s", stream=sys.stdout)
+    # torch's complaint to other libraries about their registrations, four lines at every import
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    settings: dict[str, Params] = {"runtime": runtime} if "runtime" in hints else {}
+    if "params" in hints:
+        settings["params"] = section_params(hints["params"], name, values)
+    return settings
+
+
+def work(
+    stage: Callable[..., Finish | None], temporary: Mapping[str, Path], arguments: Mapping[str, Any]
+) -> tuple[Finish | None, Refusal | None]:
+    """Call the stage function; what it returned, and its Refusal if it ended with one: that is no failure, its outputs count."""
+    finish, refusal = None, None
+    try:
+        finish = stage(**arguments)
+    except Refusal as no:
+        refusal = no
+    missing = [key for key, path in temporary.items() if not path.exists()]
+    if missing:
+        raise RuntimeError(f"{stage.__name__} ended without writing {', '.join(missing)}")
+    return finish, refusal
+
+
+def refuse_changed(name: str, inputs: Sequence[Path], code: Mapping[str, str]) -> None:
+    """Raise StageError if inputs have changed during the work, or the code that did it."""
+    changed = [*inputs, *(Path(path) for path, digest in code.items() if sha256_file(Path(path)) != digest)]
+    if changed:
+        raise StageError(
+            f"{', '.join(map(str, changed))} was changed while {name} was reading it, so the outputs would prove nothing. "
+            "They were thrown away; run it again."
+        )
+
+
+def last_good_files(name: str) -> bool:
+    """Whether DVC, which deletes a stage's outputs before it runs, has one of this stage's that is gone in its cache: dvc.lock names them."""
+    store = Path(".dvc/cache/files/md5")
+    try:
+        found = read_params(Path("dvc.lock")).get("stages", {}).get(name, {})
+    except StageError:  # no such file, or a broken one: nothing is known
+        return False
+    gone = [out.get("md5", "") for out in found.get("outs", []) if not Path(out["path"]).exists()]
+    return any((store / digest[:2] / digest[2:]).is_file() for digest in gone)
+
+
+def read_flags(stage: Callable[..., Finish | None], paths: Mapping[str, str]) -> dict[str, str]:
+    """The command line of a stage: one required flag for each path of its signature."""
+    parser = argparse.ArgumentParser(prog=f"python -m {stage.__module__}", description=inspect.getdoc(stage))
+    for key, kind in paths.items():
+        parser.add_argument(f"--{key}", required=True, metavar="PATH", help=kind)
+    parser.add_argument("--record", metavar="FILE", default="", help="write the record of what made the outputs")
+    parser.add_argument(
+        "--environment", metavar="FILE", default="", help="the pins whose installed versions go into the record"
+    )
+    return vars(parser.parse_args())
+
+
+def partial_path(path: Path) -> Path:
+    """The temporary name beside `path`: on the same file system, so that the rename is atomic."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def output_record(path: Path, written: Path) -> dict[str, Any]:
+    """{path, sha256 of the whole, sha256 of each file} of an output that is still at its temporary name."""
+    digests = sha256_files(written) if written.is_dir() else {path.name: sha256_file(written)}
+    return {"path": path.as_posix(), "sha256": sha256_tree(digests), "files": digests}
+
+
+def project_code() -> dict[str, str]:
+    """{path: sha256} of the project's own modules that this process has imported; what only shows is in no key."""
+    root = Path.cwd()
+    own = f"{root / 'stages'}{os.sep}"
+    files = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    paths = sorted({Path(file).resolve() for file in files if file.startswith(own)})
+    return {
+        path.relative_to(root.resolve()).as_posix(): sha256_file(path) for path in paths if path.parent.name != "show"
+    }
+
+
+def keep_code(code: Mapping[str, str]) -> None:
+    """Keep the code that runs in `.retune/code/`, by its hash: `retune accept` compares a later edit with it, committed or not."""
+    folder = scratch() / "code"
+    folder.mkdir(exist_ok=True)
+    for path, digest in code.items():
+        kept = folder / f"{digest}.py"
+        if not kept.exists():
+            shutil.copyfile(path, kept)
+
+
+def environment(pins: Path) -> dict[str, str]:
+    """{package: installed version} for every package that a pin file names; a difference from the pin is said in the log."""
+    versions: dict[str, str] = {}
+    for line in pins.read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        package, pinned = line.split("==")
+        try:
+            versions[package] = importlib.metadata.version(package).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+        if versions[package] != pinned:
+            log.warning(
+                "%s is %s here and %s in %s: results may differ (`make setup` installs the pins)",
+                package,
+                versions[package],
+                pinned,
+                pins,
+            )
+    return versions
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when the one that started it (dvc) dies, so that no training goes on unseen."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() == 1:
+            log.debug("started without a parent: nothing to follow")

@@ -1,0 +1,95 @@
+"""A text file as a stream of its bytes, unpacked as its ending says (.gz, .zst), guarded against bombs and cut-off files."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+import pyarrow as pa
+
+from stages.core.errors import StageError
+from stages.dataset_files.file_kinds import PACKED, other_kind
+
+MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
+LARGEST_FREE = 16 * 2**20
+"""Bytes that any packed file may unpack to."""
+LARGEST_RATIO = 200
+"""Past those: bytes of text for each packed byte. Chat text has 3 to 20; a file with more is made to fill memory and disk."""
+BUFFER = 2**20
+
+
+class DamagedError(Exception):
+    """A packed file that is cut off or broken; whoever reads rows knows at which."""
+
+
+class Stream(Protocol):
+    """What both libraries give."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the buffer with unpacked bytes; how many, 0 at the end."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Unpacked(io.RawIOBase):
+    """The unpacked bytes of a file, counted."""
+
+    def __init__(self, stream: Stream, packed: BinaryIO, name: str) -> None:
+        """`stream` unpacks what it reads from `packed`."""
+        self.stream, self.packed, self.name, self.count = stream, packed, name, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer. Raises DamagedError, and StageError for a bomb."""
+        try:
+            read = self.stream.readinto(buffer)
+        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+            raise DamagedError from error
+        self.count += read
+        if self.count > LARGEST_FREE and self.count > LARGEST_RATIO * self.packed.tell():
+            raise StageError(
+                f"{self.name}: unpacks to more than {LARGEST_RATIO} times its size (a decompression bomb?); nothing was kept. "
+                "If you trust it, unpack it yourself."
+            )
+        return read
+
+    def close(self) -> None:
+        """Close both files."""
+        if not self.closed:
+            self.stream.close()
+            self.packed.close()
+        super().close()
+
+
+@contextmanager
+def opened(path: Path, name: str, ending: str) -> Iterator["io.BufferedReader[Any]"]:
+    """The bytes of a text file, buffered. Raises StageError if it is not packed as its ending says."""
+    packing = next((packed for packed in PACKED if ending.endswith(packed)), None)
+    with path.open("rb", buffering=BUFFER) as file:
+        if packing is None:
+            yield cast("io.BufferedReader[Any]", file)
+            return
+        beginning = file.read(32)
+        file.seek(0)
+        if beginning and not beginning.startswith(MAGIC[packing]):
+            raise wrong_ending(name, other_kind(beginning) or f"not packed as {packing}")
+        if packing == ".gz":
+            stream = cast("Stream", gzip.GzipFile(fileobj=file))
+        else:
+            stream = cast("Stream", pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
+        with io.BufferedReader(Unpacked(stream, file, name), BUFFER) as reader:
+            yield reader
+
+
+def wrong_ending(name: str, kind: str) -> StageError:
+    """The error for a file that holds something else than its ending says."""
+    return StageError(
+        f"{name} does not hold what its ending says: it is {kind}. Convert it, or give it its right ending."
+    )

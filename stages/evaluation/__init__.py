@@ -1,0 +1,4 @@
+"""Answers of a model to held-out questions, greedily.
+
+Used by evaluate.
+"""

@@ -1,0 +1,66 @@
+"""What made a model, as the stages' records have it: held against each other, and against the bytes that lie there."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.contracts.audit import check
+from stages.core.files import files_below, sha256_file
+from stages.show.progress import progress
+
+
+def chain_checks(chain: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every stage must have read, by the records, what the stage before it wrote."""
+    written: dict[str, tuple[str, Any]] = {}
+    for stage, record in chain.items():
+        for output in record["outputs"].values():
+            written[output["path"]] = (stage, output["sha256"])
+    broken = [
+        f"{stage} read another {source['path']} than {written[source['path']][0]} wrote"
+        for stage, record in chain.items()
+        for source in record["inputs"].values()
+        if source["path"] in written and written[source["path"]][1] != source["sha256"]
+    ]
+    says = "; ".join(broken) or "by the records, every stage read the bytes that the stage before it wrote"
+    yield check("chain", len(broken), 0, passed=not broken, says=says)
+
+
+def bytes_check(chain: Mapping[str, Any], read: Sequence[Path]) -> dict[str, Any]:
+    """The bytes that lie there now must be those that the records name: every file of `read` is hashed (1 to 2 GB a second)."""
+    outputs = {output["path"]: output for record in chain.values() for output in record["outputs"].values()}
+    files = {
+        path: {file.relative_to(path).as_posix() if path.is_dir() else path.name: file for file in files_below(path)}
+        for path in read
+    }
+    wrong = [f"no record says what {path} is" for path in read if path.as_posix() not in outputs]
+    count, size = 0, 0
+    with progress("comparing the bytes with the records", sum(map(len, files.values())), "files") as advance:
+        for path, there in files.items():
+            recorded = dict(outputs.get(path.as_posix(), {"files": {}})["files"])
+            for name, file in there.items():
+                where = f"{path}/{name}" if path.is_dir() else f"{path}"
+                digest = recorded.pop(name, None)
+                if digest is None and path.as_posix() in outputs:
+                    wrong.append(f"{where} is in no record")
+                elif digest is not None and sha256_file(file) != digest:
+                    wrong.append(f"{where} is not what its record says")
+                count, size = count + 1, size + file.stat().st_size
+                advance(1)
+            wrong += [f"{path}/{name} is not there" for name in recorded]
+    says = "; ".join(wrong) or (
+        f"the bytes of {', '.join(map(str, read))} are those of the records ({count} files, {size / 1e6:,.1f} MB hashed)"
+    )
+    return check("bytes", len(wrong), 0, passed=not wrong, says=says)
+
+
+def model_files(chain: Mapping[str, Any]) -> dict[str, str]:
+    """{file: sha256} of what a user takes away: adapter, merged model, GGUF files."""
+    found: dict[str, str] = {}
+    for stage in ("train", "merge", "gguf"):
+        for output in chain.get(stage, {}).get("outputs", {}).values():
+            found |= {
+                f"{output['path']}/{name}": digest
+                for name, digest in output["files"].items()
+                if name.endswith((".safetensors", ".gguf"))
+            }
+    return found

@@ -1,0 +1,205 @@
+"""Several processes for one training on this machine: the stage's own is the first and starts the others, one for each GPU.
+
+They end together. The others die with the first (Linux sends them SIGKILL); if one of them ends otherwise than well, the first stops
+the rest and its error names it with the last lines that it said (`.retune/processes/N.log` has all of them). Where torchrun has started
+all of them, maybe on several machines, `stages.training.distributed.torchrun` sees to that.
+
+    python -m stages.training.distributed.processes JSON     is how the first starts the others
+"""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from stages.core.errors import StageError
+from stages.core.params import Params, Runtime
+from stages.models.base_model import device
+from stages.training.distributed.child_processes import AGREED, Others
+from stages.training.distributed.heartbeat import Launch
+from stages.training.distributed.process_group import Group
+from stages.training.distributed.torchrun import launched, launched_group
+from stages.training.memory.gpu import limit_allocator, visible_gpus
+from stages.training.memory.out_of_memory import is_out_of_memory
+
+log = logging.getLogger("retune")
+
+
+def process_count(runtime: Runtime) -> int:
+    """`runtime.processes`; null: one for each GPU, one on the CPU; under torchrun as many as it has started.
+
+    Raises StageError if GPUs are used and this machine has fewer, or if torchrun has started another number.
+    """
+    there, launch = 0 if runtime.device == "cpu" else len(visible_gpus()), launched()
+    count = runtime.processes or there or 1
+    if launch is not None:
+        if runtime.processes not in (None, launch.size):
+            raise StageError(
+                f"runtime.processes is {runtime.processes}, but torchrun has started {launch.size}: set it to null"
+            )
+        count = launch.size
+    here = count if launch is None else launch.local_size
+    if 0 < there < here:
+        raise StageError(f"{here} processes are to run here, but torch sees {there} GPUs: each process needs its own")
+    return count
+
+
+@contextmanager
+def own_gpu(runtime: Runtime) -> Iterator[int]:
+    """In the block this process sees its GPU alone, and yielded is how many processes shall train: see `process_count`.
+
+    It is the first one, or torchrun says which. Must come before anything has used a GPU. CUDA reads the variable once, so that putting it back is for what this process becomes.
+    """
+    count, before, launch = process_count(runtime), os.environ.get("CUDA_VISIBLE_DEVICES"), launched()
+    several = runtime.device != "cpu" and len(visible_gpus()) > 1
+    if several:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus()[0 if launch is None else launch.local_rank]
+    try:
+        yield count
+    finally:
+        if several:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+            os.environ.update({} if before is None else {"CUDA_VISIBLE_DEVICES": before})
+
+
+@contextmanager
+def processes(count: int, inputs: Sequence[Path], params: Params, runtime: Runtime) -> Iterator[Group]:
+    """Start the other processes of a training; in the block, this one is the first of the group that is yielded.
+
+    None of the others is left when the block ends, however it does. Raises StageError if one of them was lost.
+
+    Args:
+        count: processes in all.
+        inputs: base, tokens, custom_adapter.
+        params: the `train` section.
+        runtime: a `FittedRuntime`.
+    """
+    job = {
+        "inputs": [str(path) for path in inputs],
+        "params": params.model_dump_json(),
+        "runtime": runtime.model_dump_json(),
+    }
+    launch = launched()
+    if count == 1:
+        yield Group()
+        return
+    if launch is not None:
+        share_threads(launch.local_size)
+        with launched_group(launch, job) as (group, _):
+            log.info("%d processes share each step", count)
+            yield group
+        return
+    share_threads(count)
+    group = Group(0, count)
+    others = Others(job, count, group)
+    group.lost = lambda: bool(others.lost)
+    log.info("%d processes share each step", count)
+    try:
+        yield group
+        others.say_farewell()
+    except BaseException as error:
+        others.explain(error)
+        raise
+    finally:
+        others.end()
+
+
+def share_threads(count: int) -> None:
+    """Each process computes on its part of the cores."""
+    import torch
+
+    if os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(1)  # torch may have been there before the variable
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+
+
+def follow(parent: int) -> None:
+    """Die when the process that started this one does, at once: it may be waiting for a GPU."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def take_part_launched(launch: Launch) -> None:
+    """One of the others that torchrun has started: take part in what the first one says, and end; with status 1 if it fails."""
+    from stages.train import TrainParams, take_part
+    from stages.training.memory.plan import FittedRuntime
+
+    who = f"train, process {launch.rank} on {socket.gethostname()}"
+    os.environ["TERM"] = "dumb"  # one progress bar is enough
+    try:
+        with launched_group(launch, None) as (group, job):
+            runtime = FittedRuntime.model_validate_json(job["runtime"]).model_copy(update={"report_to": "none"})
+            level = runtime.log_level.upper() if runtime.log_level == "debug" else "WARNING"
+            logging.basicConfig(level=level, format=f"{who}: %(message)s", stream=sys.stdout)
+            logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+
+            def join() -> Group:
+                prepare_other(launch.rank, launch.local_size, runtime)
+                return group
+
+            base, tokens, first = map(Path, job["inputs"])
+            must_be_here(base, tokens, first)
+            with own_gpu(runtime):
+                take_part(base, tokens, first, TrainParams.model_validate_json(job["params"]), runtime, join)
+    except Exception as error:
+        if not (isinstance(error, StageError) or is_out_of_memory(error)):
+            raise
+        print(f"{who}: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def must_be_here(*inputs: Path) -> None:
+    """Raise StageError if one of the inputs is not on this host."""
+    missing = [str(path) for path in inputs if not path.exists()]
+    if missing:
+        raise StageError(
+            f"{', '.join(missing)} is not on this host: `dvc pull fetch_model template` brings the inputs of train"
+        )
+
+
+def prepare_other(rank: int, here: int, runtime: Runtime) -> None:
+    """What one of the others needs of its own, `here` of them on this machine."""
+    # each process writes its own: two would write one file at once
+    os.environ["UNSLOTH_COMPILE_LOCATION"] += f"_{rank}"
+    share_threads(here)
+    if device(runtime) == "cuda":
+        limit_allocator(runtime.memory_limit_gb)
+
+
+def main() -> None:
+    """One of the others: take part in what the command line says, and end."""
+    job = json.loads(sys.argv[1])
+    follow(job["parent"])
+    from stages.train import TrainParams, take_part
+    from stages.training.memory.plan import FittedRuntime
+
+    runtime = FittedRuntime.model_validate_json(job["runtime"]).model_copy(update={"report_to": "none"})
+    logging.basicConfig(level=runtime.log_level.upper(), format="train: %(message)s", stream=sys.stdout)
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    base, tokens, first = map(Path, job["inputs"])
+
+    def join() -> Group:
+        prepare_other(job["rank"], job["size"], runtime)
+        return Group(job["rank"], job["size"], job["port"])
+
+    try:
+        take_part(base, tokens, first, TrainParams.model_validate_json(job["params"]), runtime, join)
+    except Exception as error:
+        if not (isinstance(error, StageError) or is_out_of_memory(error)):
+            raise
+        print(error, flush=True)
+        sys.exit(AGREED)
+
+
+if __name__ == "__main__":
+    main()

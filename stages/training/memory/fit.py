@@ -1,0 +1,144 @@
+"""The plan of execution for a base, rows and a machine: reads what `execution_plan` needs, and says what came out."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from stages.contracts import tokens as token_files
+from stages.core.errors import StageError
+from stages.core.files import execution_record
+from stages.core.params import Runtime
+from stages.models.base_model import device, read_config, tensor_shapes, weight_files
+from stages.training.memory.estimate import GIB, Fit, words
+from stages.training.memory.gpu import limit_allocator, within
+from stages.training.memory.model_shape import Shape
+from stages.training.memory.out_of_memory import noted
+from stages.training.memory.plan import MARGIN, FittedRuntime, Workload, apply, fit_of, fitted, make_workload
+from stages.training.memory.step_time import UNKNOWN_RATE, rate_of
+from stages.training.step_plan import Plan
+from stages.training.token_rows import TokenRows
+
+if TYPE_CHECKING:
+    from stages.train import TrainParams
+
+log = logging.getLogger("retune")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained, and from what."""
+
+    base: Path
+    tokens: Path
+    custom_adapter: Path
+    params: "TrainParams"
+    rows: TokenRows
+    plan: Plan
+    embedding_rows: int
+    trained_rows: list[int]
+
+
+def read_shape(base: Path, embedding_rows: int | None) -> Shape:
+    """The base's sizes, from its config and the heads of its weight files. Raises StageError if the config lacks one."""
+    tensors: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(base):
+        tensors |= tensor_shapes(file)
+    try:
+        return Shape.of(read_config(base), tensors, embedding_rows)
+    except ValueError as error:
+        raise StageError(str(error)) from error
+
+
+def heldout_lengths(tokens: Path, params: "TrainParams") -> list[int]:
+    """Tokens of the held-out rows that are measured while training."""
+    if not params.eval_steps:
+        return []
+    ids = token_files.read_tokens(tokens / token_files.HELDOUT)["input_ids"]
+    lengths: list[int] = pc.list_value_length(ids.slice(0, params.eval_rows)).to_pylist()
+    return lengths
+
+
+def asked_for(params: "TrainParams", runtime: Runtime) -> dict[str, Any]:
+    """What a plan of execution is made of, machine and rows apart: a note about memory holds for the same alone."""
+    keys = {"micro_batch", "memory_limit_gb", "gradient_checkpointing", "sharding"}
+    return {"train": params.model_dump(mode="json"), "runtime": runtime.model_dump(mode="json", include=keys)}
+
+
+def fit_training(task: Task, folder: Path, runtime: Runtime, *, processes: int) -> tuple[FittedRuntime, Workload]:
+    """`runtime` with `auto` decided for this machine, or what `folder` notes after a training that ran out of memory; and what is trained.
+
+    Sets the limit of torch's allocator where `runtime.memory_limit_gb` asks for one, and writes the plan into the execution record.
+    Raises StageError if `runtime.sharding` is not for this training.
+    """
+    import torch
+
+    on_gpu = device(runtime) == "cuda"
+    room = capability = rate = None
+    if on_gpu:
+        # before anything is asked of the GPU: Unsloth sets how torch's allocator works, which is read once
+        import unsloth  # noqa: F401
+
+        free, _ = torch.cuda.mem_get_info()
+        major, minor = torch.cuda.get_device_capability()
+        room, capability = within(free, runtime.memory_limit_gb), major + minor / 10
+        rate = rate_of(torch.cuda.get_device_name())
+        limit_allocator(runtime.memory_limit_gb)
+    workload = make_workload(
+        read_config(task.base),
+        read_shape(task.base, task.embedding_rows),
+        task.params,
+        task.plan,
+        task.rows.lengths,
+        heldout_lengths(task.tokens, task.params),
+        on_gpu=on_gpu,
+        trained_rows=len(task.trained_rows),
+        capability=capability,
+        processes=processes,
+        sharding=runtime.sharding,
+        rate=rate or UNKNOWN_RATE,
+        micro_batch=None if runtime.micro_batch == "auto" else runtime.micro_batch,
+    )
+    if workload.not_sharded is not None:
+        raise StageError(workload.not_sharded)
+    earlier = noted(folder, asked_for(task.params, runtime))
+    chosen = (
+        fitted(runtime, workload, on_gpu=on_gpu, room=room) if earlier is None else apply(runtime, earlier, workload)
+    )
+    say(workload, fit_of(chosen, workload.setup.shape.layers), room, after_failure=earlier is not None)
+    return chosen, workload
+
+
+def say(workload: Workload, fit: Fit, room: float | None, *, after_failure: bool) -> None:
+    """The plan in the log and in the execution record."""
+    held = workload.choice(fit).memory
+    why = ", since a larger plan ran out of memory" if after_failure else ""
+    if room is None:
+        log.info("plan: %s%s", words(workload.setup, fit), why)
+    else:
+        log.info("plan: %s; about %.1f of %.1f GiB%s", words(workload.setup, fit), held.reserved / GIB, room / GIB, why)
+        if held.reserved * MARGIN > room:
+            log.warning("the plan is estimated to take more memory than there is; `retune plan` shows what would fit")
+    execution_record("train", {"plan": described(workload, fit, after_failure=after_failure)})
+
+
+def described(workload: Workload, fit: Fit, *, after_failure: bool) -> Mapping[str, Any]:
+    """The plan for the execution record."""
+    setup, held = workload.setup, workload.choice(fit).memory
+    return {
+        "micro_batch": fit.micro_batch,
+        "kept_layers": fit.kept_layers,
+        "layers": setup.shape.layers,
+        "loss_rows": fit.loss_rows,
+        "fused": setup.fused,
+        "after_out_of_memory": after_failure,
+        "estimated_allocated_mib": math.ceil(held.allocated / 2**20),
+        "estimated_reserved_mib": math.ceil(held.reserved / 2**20),
+        "base_weights": setup.shape.linear + setup.shape.other,
+        "load_in_4bit": setup.load_in_4bit,
+        "shards": setup.shards,
+    }

@@ -1,0 +1,72 @@
+"""What a training leaves: the adapter's folder, and how it was done in the execution record."""
+
+import importlib.metadata
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.arrow.tables import write_parquet
+from stages.contracts import adapter as contract
+from stages.contracts import tokens as token_files
+from stages.core.files import execution_record, write_json, write_text
+from stages.core.params import Runtime
+from stages.models.base_model import device
+from stages.training.lora import base_name, save_adapter
+from stages.training.planned_trainer import Work
+from stages.training.step_log import ledger
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+log = logging.getLogger("retune")
+
+PACKAGES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes")
+"""Whose versions shape a training."""
+
+
+def versions() -> dict[str, str]:
+    """{package: installed version} of `PACKAGES`."""
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+def write_adapter(
+    model: "PeftModel", work: Work, base: Path, tokens: Path, adapter: Path, training: contract.Training
+) -> None:
+    """Write the adapter's folder: of the last step, or of the best."""
+    save_adapter(model, adapter, *base_name(base))
+    for file in sorted((tokens / token_files.TOKENIZER).iterdir()):
+        shutil.copyfile(file, adapter / file.name)
+    write_json(adapter / contract.TRAINING, training)
+    lines = [json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in work.watch.lines]
+    write_text(adapter / contract.STEPS, "".join(lines))
+    steps = work.watch.rows_of_steps(work.kept_step())
+    write_parquet(adapter / contract.LEDGER, ledger(work.rows.table, work.rows.labelled, steps))
+    loss = work.watch.lines[-1]["loss"]
+    log.info("%d steps, final loss %.4f; the adapter is that of step %d", work.watch.step, loss, work.kept_step())
+
+
+def note_execution(work: Work, runtime: Runtime, started: float, loaded: float) -> None:
+    """Write how it was done into the execution record."""
+    import torch
+
+    seconds = time.monotonic() - loaded
+    on_gpu = device(runtime) == "cuda"
+    execution_record(
+        "train",
+        {
+            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+            "layout": work.layout,
+            "micro_batch": work.micro_batch,
+            "load_seconds": loaded - started,
+            "train_seconds": seconds,
+            "resumed_after_step": work.watch.started_at,
+            "tokens": work.watch.tokens_seen,
+            "tokens_per_second": work.watch.tokens_seen / seconds,
+            "processes": work.group.size,
+            "peak_gpu_mib": work.peak_gpu_mib,
+            "versions": versions(),
+        },
+    )

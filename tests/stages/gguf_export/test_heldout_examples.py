@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from stages.arrow.tables import write_arrow
+from stages.core.errors import StageError
+from stages.gguf_export.heldout_examples import Ending, Example, find_ending, questions, read_examples
+
+ROW = Example("r", [1, 10, 11, 20, 21, 9, 12, 22, 9], [-100, -100, -100, 20, 21, 9, -100, 22, 9])
+TURN = Ending((9,), is_control=True)
+
+
+def test_spans_are_the_labelled_runs_and_targets_their_tokens() -> None:
+    assert ROW.spans() == [(3, 6), (7, 9)]
+    assert ROW.targets().tolist() == [20, 21, 9, 22, 9]
+    assert ROW.predicting().nonzero()[0].tolist() == [2, 3, 4, 6, 7]
+
+
+def test_questions_hold_the_history_and_the_answer_without_its_end() -> None:
+    asked = questions([ROW], TURN, 5)
+    assert [(question.prompt, question.gold, question.limit, question.offset) for question in asked] == [
+        ([1, 10, 11], [20, 21], 3, 0),
+        ([1, 10, 11, 20, 21, 9, 12], [22], 2, 3),
+    ]
+    assert len(questions([ROW, ROW], TURN, 3)) == 3
+
+
+def test_ending_is_the_control_token_that_every_answer_ends_with() -> None:
+    assert find_ending([ROW], frozenset({9}), [9, 7]) == TURN
+
+
+def test_ending_without_a_control_token_is_the_text_that_closes_an_answer() -> None:
+    row = Example("r", [10, 20, 31, 32, 10, 20, 21, 31, 32], [-100, 20, 31, 32, -100, 20, 21, 31, 32])
+    assert find_ending([row], frozenset(), [31, 32, 33]) == Ending((31, 32), is_control=False)
+
+
+def test_answers_without_a_common_end_are_refused() -> None:
+    with pytest.raises(StageError, match="nothing would stop"):
+        find_ending([ROW], frozenset(), [5, 6])
+
+
+def test_rows_are_taken_from_train_only_where_nothing_is_held_out(tmp_path: Path) -> None:
+    schema = pa.schema([("row_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+    rows = [{"row_id": name, "input_ids": ROW.ids, "labels": ROW.labels} for name in "abc"]
+    unlabelled = {"row_id": "x", "input_ids": [1, 2], "labels": [-100, -100]}
+    for split, held in (("train", rows), ("heldout", [unlabelled])):
+        write_arrow(tmp_path / f"{split}.arrow", pa.Table.from_pylist(held, schema=schema))
+    split, found = read_examples(tmp_path, 2)
+    assert (split, [example.row_id for example in found]) == ("train", ["a", "b"])
+    write_arrow(tmp_path / "heldout.arrow", pa.Table.from_pylist([unlabelled, *rows], schema=schema))
+    assert read_examples(tmp_path, 9)[0] == "heldout"
+    write_arrow(tmp_path / "train.arrow", pa.Table.from_pylist([], schema=schema))
+    write_arrow(tmp_path / "heldout.arrow", pa.Table.from_pylist([], schema=schema))
+    with pytest.raises(StageError, match="no row with an answer"):
+        read_examples(tmp_path, 9)
