@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup repro test test-fast check flow lock demo clean
+.PHONY: help setup repro test test-fast test-long check flow lock demo clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,7 +40,10 @@ test: setup  ## every test
 test-fast: setup  ## the tests without torch and servers
 	pytest -m "not slow"
 
-check: setup  ## format, lint, types, keys
+test-long: setup  ## the tests that take too long for every push
+	pytest -m long
+
+check: setup  ## format, lint, types
 	ruff format --check .
 	ruff check .
 	mypy
