@@ -26,7 +26,8 @@ from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
 from stages.core.files import scratch, sha256_files
 from stages.core.params import Params, Runtime
-from stages.core.runner import Finish, Input, Output, die_with_parent, project_code, run
+from stages.core.parent_death import die_with_parent
+from stages.core.runner import Finish, Input, Output, project_code, run
 from stages.models.base_model import Dtype, base_digests, device, embedding_plan, prepare_process, read_config
 from stages.show.progress import progress
 from stages.training.checkpoints import Checkpoints, brought, one_trainer, stop_noted

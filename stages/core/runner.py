@@ -16,7 +16,6 @@
 """
 
 import argparse
-import ctypes
 import gc
 import importlib.metadata
 import inspect
@@ -36,6 +35,7 @@ from stages.core.files import execution_record, scratch, sha256_file, sha256_fil
 from stages.core.inputs import Uses, changed_inputs, read_inputs
 from stages.core.interrupts import INTERRUPTED, take_interrupts, uninterrupted
 from stages.core.params import Params, Runtime, read_params, section_params
+from stages.core.parent_death import die_with_parent
 
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
@@ -254,12 +254,3 @@ def environment(pins: Path) -> dict[str, str]:
                 pins,
             )
     return versions
-
-
-def die_with_parent() -> None:
-    """Ask Linux to end this process when the one that started it (dvc) dies, so that no training goes on unseen."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() == 1:
-            log.debug("started without a parent: nothing to follow")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import StageError
-from stages.core.runner import die_with_parent
+from stages.core.parent_death import die_with_parent
 from stages.tokenization.exportable.pretokenizer import pretokenizer
 
 REFUSED = 3

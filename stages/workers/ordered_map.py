@@ -5,12 +5,10 @@ never pickled. A fork copies no threads, so it happens before the first item is 
 (pyarrow's readers, polars and rensa start theirs at their first call, in the parent after the fork or in the workers).
 """
 
-import ctypes
 import mmap
 import os
 import pickle
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,6 +18,7 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from stages.core.errors import StageError
+from stages.core.parent_death import die_with_parent
 from stages.workers.shared_memory import Parcel, put, slots, taken
 
 Item = TypeVar("Item")
@@ -83,11 +82,7 @@ def begin(function: Callable[[Any], Any], shared: list[mmap.mmap], parent: int) 
     global inherited  # noqa: PLW0603 - a worker process has one job
     inherited = function, shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with_parent(signal.SIGKILL, parent)
 
 
 def carried_out(parcel: Parcel, slot: int) -> Parcel:

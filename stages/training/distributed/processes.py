@@ -7,7 +7,6 @@ all of them, maybe on several machines, `stages.training.distributed.torchrun` s
     python -m stages.training.distributed.processes JSON     is how the first starts the others
 """
 
-import ctypes
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from stages.core.errors import StageError
 from stages.core.params import Params, Runtime
+from stages.core.parent_death import die_with_parent
 from stages.models.base_model import device
 from stages.training.distributed.child_processes import AGREED, Others
 from stages.training.distributed.heartbeat import Launch
@@ -120,15 +120,6 @@ def share_threads(count: int) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
 
 
-def follow(parent: int) -> None:
-    """Die when the process that started this one does, at once: it may be waiting for a GPU."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def take_part_launched(launch: Launch) -> None:
     """One of the others that torchrun has started: take part in what the first one says, and end; with status 1 if it fails."""
     from stages.train import TrainParams, take_part
@@ -179,7 +170,7 @@ def prepare_other(rank: int, here: int, runtime: Runtime) -> None:
 def main() -> None:
     """One of the others: take part in what the command line says, and end."""
     job = json.loads(sys.argv[1])
-    follow(job["parent"])
+    die_with_parent(signal.SIGKILL, job["parent"])
     from stages.train import TrainParams, take_part
     from stages.training.memory.plan import FittedRuntime
 
