@@ -38,7 +38,7 @@ BATCH_BYTES = 16 * 2**20
 OLD_KEYS = ("source", "revision", "config", "split")
 
 
-class Source(Params):
+class DataSource(Params):
     """One dataset."""
 
     source: str
@@ -78,7 +78,7 @@ class Source(Params):
 class FetchDataParams(Params):
     """Where the rows come from."""
 
-    sources: Annotated[list[Source], Field(min_length=1)]
+    sources: Annotated[list[DataSource], Field(min_length=1)]
     """One or more datasets; their rows come one after the other, and each row knows its source."""
     limit: Annotated[int, Field(ge=1)] | None
     """Rows of each source, from its beginning, before any are chosen: a dry run. null: all."""
@@ -132,7 +132,7 @@ def fetch_data(demo: Input, custom: Input, raw: Output, params: FetchDataParams)
 class SourceRows:
     """The rows of one source, as often as they are asked for; its files are fetched when their rows are."""
 
-    def __init__(self, demo: Path, custom: Path, source: Source, limit: int | None) -> None:
+    def __init__(self, demo: Path, custom: Path, source: DataSource, limit: int | None) -> None:
         """`limit`: rows from the beginning; None: all."""
         self.source, self.limit = source, limit
         self.coming = source_files(demo, custom, source.source, source.revision, source.config, source.split)

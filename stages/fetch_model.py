@@ -46,7 +46,7 @@ class FetchModelParams(Params):
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where the files come from: the names there are, and how to get one."""
 
     name: str
@@ -79,17 +79,17 @@ def fetch_model(demo: Input, custom: Input, base: Output, tokenizer: Output, par
     log.info("%s: %d tensors, %.1f MB of weights", source.name, sum(map(len, headers.values())), size / 1e6)
 
 
-def find_source(demo: Path, custom: Path, params: FetchModelParams) -> Source:
+def find_source(demo: Path, custom: Path, params: FetchModelParams) -> ModelSource:
     """The files of the chosen source. Raises StageError if they cannot be reached."""
     if params.source in (DEMO, CUSTOM):
         folder = demo if params.source == DEMO else custom
         names = tuple(sorted(path.name for path in folder.iterdir() if path.is_file())) if folder.is_dir() else ()
-        return Source(folder.name, names, lambda name: inside(folder, name))
+        return ModelSource(folder.name, names, lambda name: inside(folder, name))
     if params.revision is None:
         raise TypeError("FetchModelParams lets no hub source pass without a revision")
     source, revision = params.source, params.revision
     listing = list_files(source, revision, "model")
-    return Source(
+    return ModelSource(
         source,
         tuple(sorted(name for name in listing if "/" not in name)),
         lambda name: download(source, revision, "model", listing[name]),
@@ -104,7 +104,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def check_names(source: Source) -> None:
+def check_names(source: ModelSource) -> None:
     """Raise StageError, before anything is fetched, if what a base needs is not there."""
     names = source.names
     if not [name for name in names if not name.startswith(".")]:
@@ -132,7 +132,7 @@ def check_names(source: Source) -> None:
         )
 
 
-def check_config(source: Source) -> None:
+def check_config(source: ModelSource) -> None:
     """Raise StageError for a model that needs its own code, or whose weights are quantized already."""
     config = read_object(source, contract.CONFIG)
     if config.get("auto_map"):
@@ -148,7 +148,7 @@ def check_config(source: Source) -> None:
         raise StageError(f"{source.name}: its config.json names no model_type")
 
 
-def check_tokenizer(source: Source) -> None:
+def check_tokenizer(source: ModelSource) -> None:
     """Raise StageError for a tokenizer that is broken or needs its own code."""
     if not isinstance(read_object(source, contract.TOKENIZER).get("model"), dict):
         raise StageError(f"{source.name}: {contract.TOKENIZER} is not a tokenizers file")
@@ -157,7 +157,7 @@ def check_tokenizer(source: Source) -> None:
         raise StageError(f"{source.name}: its {name} asks for code of its own (auto_map), which is never run")
 
 
-def weight_files(source: Source) -> list[str]:
+def weight_files(source: ModelSource) -> list[str]:
     """The safetensors files that make up the model. Raises StageError if the index names one that is not there."""
     if contract.INDEX not in source.names:
         return [contract.WEIGHTS]
@@ -177,7 +177,7 @@ def weight_files(source: Source) -> list[str]:
     return shards
 
 
-def read_object(source: Source, name: str) -> Mapping[str, Any]:
+def read_object(source: ModelSource, name: str) -> Mapping[str, Any]:
     """A JSON file of the source as an object. Raises StageError."""
     try:
         value = json.loads(source.get(name).read_text(encoding="utf-8"))

@@ -31,10 +31,10 @@ from stages.contracts import raw as raw_contract
 from stages.conversations.dialect_detection import layout_of
 from stages.conversations.dialects import Layout
 from stages.conversations.exclusions import read_exclusions
-from stages.conversations.judging import Judge, Judged, judged
+from stages.conversations.judging import Judge, Judged, NearPolicy, judged
 from stages.conversations.language import LANGUAGES
-from stages.conversations.near_rows import Near, decided
-from stages.conversations.row_accounting import Outcome
+from stages.conversations.near_rows import decided
+from stages.conversations.row_accounting import RowAccount
 from stages.conversations.schema_check import check_messages
 from stages.core.errors import StageError
 from stages.core.files import read_json, write_json
@@ -119,22 +119,22 @@ def standardize(
         near=near_of(params),
     )
     messages.mkdir(parents=True)
-    outcome = Outcome([source["source"] for source in sources], layouts, params.contamination)
-    kept = kept_batches(rows, judge, messages / ".waiting.arrow", outcome, runtime)
-    write_parquet(messages / contract.MESSAGES, checked(kept, outcome), contract.SCHEMA)
-    write_parquet(messages / contract.REJECTED, outcome.rejected_rows(), contract.REJECTED_SCHEMA)
-    write_parquet(messages / contract.EXCLUDED, outcome.excluded, contract.EXCLUDED_SCHEMA)
-    unmatched = judge.exclusions.unmatched(outcome.matched)
-    summary = {**outcome.summary(), "exclusions_unmatched": len(unmatched)}
+    account = RowAccount([source["source"] for source in sources], layouts, params.contamination)
+    kept = kept_batches(rows, judge, messages / ".waiting.arrow", account, runtime)
+    write_parquet(messages / contract.MESSAGES, checked(kept, account), contract.SCHEMA)
+    write_parquet(messages / contract.REJECTED, account.rejected_rows(), contract.REJECTED_SCHEMA)
+    write_parquet(messages / contract.EXCLUDED, account.excluded, contract.EXCLUDED_SCHEMA)
+    unmatched = judge.exclusions.unmatched(account.matched)
+    summary = {**account.summary(), "exclusions_unmatched": len(unmatched)}
     write_json(messages / contract.SUMMARY, summary)
-    log.info("%s", outcome.told())
+    log.info("%s", account.told())
     if unmatched:
         named = ", ".join(map(str, unmatched[:LINES])) + (" ..." if unmatched[LINES:] else "")
         log.warning(
             "data/exclusions.csv: no row has the id or text of line %s; look at the ids (`retune preview`)", named
         )
     if not summary["train"]:
-        raise StageError(f"no row is left to train on: {outcome.told()}{outcome.first_rejected()}")
+        raise StageError(f"no row is left to train on: {account.told()}{account.first_rejected()}")
     if not summary["heldout"] and params.heldout_fraction:
         log.warning("no conversation is held out: too few rows for heldout_fraction %s", params.heldout_fraction)
 
@@ -167,28 +167,28 @@ def evaluation_sets(custom: Path, names: Sequence[str]) -> "Index | None":
     return evaluation_index(evaluation_files(custom, names))
 
 
-def near_of(params: StandardizeParams) -> Near | None:
+def near_of(params: StandardizeParams) -> NearPolicy | None:
     """What is done with near duplicates; None if nothing is."""
     if params.near_duplicates == "off" and (params.near_heldout == "keep" or not params.heldout_fraction):
         return None
     from stages.dedup.prefilter import plan_for
 
     plan = plan_for(params.near_duplicates, params.heldout_fraction, params.near_threshold)
-    return Near(params.near_duplicates, params.near_heldout, params.near_threshold, plan)
+    return NearPolicy(params.near_duplicates, params.near_heldout, params.near_threshold, plan)
 
 
 def kept_batches(
-    rows: Path, judge: Judge, waiting: Path, outcome: Outcome, runtime: Runtime
+    rows: Path, judge: Judge, waiting: Path, account: RowAccount, runtime: Runtime
 ) -> Iterator[pa.RecordBatch]:
-    """The conversations to keep, in the order of their rows; what is set aside is added to `outcome`."""
+    """The conversations to keep, in the order of their rows; what is set aside is added to `account`."""
     total = count_rows(rows)
     workers = runtime.workers if total >= ROWS_FOR_WORKERS else 1
     found = shown(ordered_map(partial(judged, judge=judge), parquet_batches(rows, rows=BATCH), workers), total)
     if judge.near:
-        yield from decided(found, total, waiting, judge.near, outcome)
+        yield from decided(found, total, waiting, judge.near, account)
     else:
         for batch in found:
-            yield outcome.first_come(batch)[0]
+            yield account.first_come(batch)[0]
 
 
 def shown(batches: Iterator[Judged], total: int) -> Iterator[Judged]:
@@ -204,12 +204,12 @@ def shown(batches: Iterator[Judged], total: int) -> Iterator[Judged]:
             advance(batch.kept.num_rows + batch.rejected.num_rows + batch.excluded.num_rows)
 
 
-def checked(batches: Iterable[pa.RecordBatch], outcome: Outcome) -> Iterator[pa.RecordBatch]:
+def checked(batches: Iterable[pa.RecordBatch], account: RowAccount) -> Iterator[pa.RecordBatch]:
     """The conversations that are written, validated and counted, a row group at a time."""
     for table in regrouped(batches, contract.SCHEMA):
         for batch in table.combine_chunks().to_batches():
             check_messages(batch)
-            yield outcome.keep(batch)
+            yield account.keep(batch)
 
 
 def uses(params: StandardizeParams, _inputs: Mapping[str, Path]) -> dict[str, list[str]]:

@@ -33,9 +33,9 @@ def look(root: Path, source: Mapping[str, Any], number: int) -> None:
     """Recognize the layout of a source's first rows. Raises StageError if there is none."""
     from stages.conversations.dialect_detection import ROWS_TO_RECOGNIZE, layout_of
     from stages.core.errors import StageError
-    from stages.fetch_data import Source
+    from stages.fetch_data import DataSource
 
-    params = Source.model_validate(source)
+    params = DataSource.model_validate(source)
     rows = list(islice(first_rows(root, params), ROWS_TO_RECOGNIZE))
     if not rows:
         raise StageError(f"{params.source} holds no rows")

@@ -21,12 +21,25 @@ from stages.conversations.dialects import Layout
 from stages.conversations.exclusions import Exclusions
 
 if TYPE_CHECKING:
-    from stages.conversations.near_rows import Near
     from stages.dedup.contamination import Index
-    from stages.dedup.prefilter import Signs
+    from stages.dedup.prefilter import SamplingPlan, Signs
 
 SPLIT_HELDOUT = "heldout"
 ORIGIN_NAMES = [field.name for field in ORIGIN]
+
+
+@dataclass(frozen=True)
+class NearPolicy:
+    """What is done with near duplicates, as in standardize's params."""
+
+    duplicates: str
+    """near_duplicates: `off`, `flag` or `drop`."""
+    heldout: str
+    """near_heldout: `drop` or `keep`."""
+    threshold: float
+    """Estimated Jaccard similarity from which a row nearly repeats another, above 0 to 1."""
+    sampling: "SamplingPlan | None"
+    """How training rows are sampled; None: all rows are sketched."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,7 @@ class Judge:
     languages: Sequence[str] | None
     evaluation: "Index | None"
     """What rows must not hold."""
-    near: "Near | None"
+    near: NearPolicy | None
     """What is done with near duplicates afterwards; None: nothing."""
 
 

@@ -14,24 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stages.contracts import messages as contract
-from stages.conversations.judging import Judged, heldout_rows, whole_texts
-from stages.conversations.row_accounting import Mask, Outcome, with_rule
+from stages.conversations.judging import Judged, NearPolicy, heldout_rows, whole_texts
+from stages.conversations.row_accounting import Mask, RowAccount, with_rule
 from stages.show.progress import progress
 
 if TYPE_CHECKING:
     from stages.dedup.minhash import Sketches
-    from stages.dedup.prefilter import HeldoutRuns, Plan, Signs
-
-
-@dataclass(frozen=True)
-class Near:
-    """What is done with near duplicates, as in standardize's params."""
-
-    duplicates: str
-    heldout: str
-    threshold: float
-    sampling: "Plan | None"
-    """How training rows are sampled; None: all rows are sketched."""
+    from stages.dedup.prefilter import HeldoutRuns, SamplingPlan, Signs
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class Decision:
 class Collected:
     """The signs of all rows, in their order. Memory: 256 bytes for each sketched row, 4 for each place of the others, 12 for each held-out word."""
 
-    def __init__(self, total: int, sampling: "Plan | None") -> None:
+    def __init__(self, total: int, sampling: "SamplingPlan | None") -> None:
         """For `total` rows at most."""
         from stages.dedup.minhash import PERMUTATIONS
 
@@ -85,22 +74,22 @@ class Collected:
 
 
 def decided(
-    rows: Iterator[Judged], total: int, waiting: Path, near: Near, outcome: Outcome
+    rows: Iterator[Judged], total: int, waiting: Path, near: NearPolicy, account: RowAccount
 ) -> Iterator[pa.RecordBatch]:
-    """The conversations to keep, flagged where they nearly repeat an earlier one; those that are dropped are added to `outcome`.
+    """The conversations to keep, flagged where they nearly repeat an earlier one; those that are dropped are added to `account`.
 
     Args:
         rows: all rows, with signs.
         total: how many there are at most.
         waiting: a file to write them to meanwhile.
         near: what is done with them.
-        outcome: what became of the rows.
+        account: what became of the rows.
     """
     ids: list[bytes] = []
     collected = Collected(total, near.sampling)
     with pa.OSFile(str(waiting), "wb") as sink, pa.ipc.new_file(sink, contract.SCHEMA) as writer:
         for judged in rows:
-            batch, fresh = outcome.first_come(judged)
+            batch, fresh = account.first_come(judged)
             if judged.signs is not None:
                 collected.add(judged.signs.of(fresh), heldout_rows(batch))
             ids += map(bytes.fromhex, batch["row_id"].to_pylist())
@@ -115,13 +104,13 @@ def decided(
     ):
         for batch in map(reader.get_batch, range(reader.num_record_batches)):
             part = slice(start, start + batch.num_rows)
-            yield carried_out(batch, Decision(decision.heldout[part], decision.earlier[part]), near, ids, outcome)
+            yield carried_out(batch, Decision(decision.heldout[part], decision.earlier[part]), near, ids, account)
             start = part.stop
             advance(batch.num_rows)
     waiting.unlink()
 
 
-def decide(collected: Collected, waiting: Path, near: Near) -> Decision:
+def decide(collected: Collected, waiting: Path, near: NearPolicy) -> Decision:
     """Find what nearly repeats what. A training row that goes for a held-out one's sake makes no other a near duplicate.
 
     Args:
@@ -167,8 +156,10 @@ def texts_at(waiting: Path, rows: NDArray[np.int64], ends: list[int]) -> Iterato
                 yield whole_texts(taken)
 
 
-def carried_out(batch: pa.RecordBatch, of: Decision, near: Near, ids: list[bytes], outcome: Outcome) -> pa.RecordBatch:
-    """The conversations of a batch that stay, flagged; the others are added to `outcome`."""
+def carried_out(
+    batch: pa.RecordBatch, of: Decision, near: NearPolicy, ids: list[bytes], account: RowAccount
+) -> pa.RecordBatch:
+    """The conversations of a batch that stay, flagged; the others are added to `account`."""
     dropped = {"near_heldout": of.heldout}
     if near.duplicates == "drop":
         dropped["near_duplicate"] = of.earlier
@@ -179,7 +170,7 @@ def carried_out(batch: pa.RecordBatch, of: Decision, near: Near, ids: list[bytes
     for rule, others in dropped.items():
         goes = others >= 0
         if goes.any():
-            outcome.reject(with_rule(batch.filter(pa.array(goes)), rule, named(others[goes], ids)))
+            account.reject(with_rule(batch.filter(pa.array(goes)), rule, named(others[goes], ids)))
             stays &= ~goes
     return batch if stays.all() else batch.filter(pa.array(stays))
 

@@ -20,7 +20,7 @@ TOLD = 3
 """Rules that the log names, those that set most rows aside; summary.json and the report have all."""
 
 
-class Outcome:
+class RowAccount:
     """What became of the rows so far. Memory: some 100 bytes for each kept conversation."""
 
     def __init__(self, sources: Sequence[str], layouts: Sequence[Layout | None], evaluation: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ def separated_rows(binary: BinaryIO, name: str, ending: str) -> Iterator[tuple[i
     """
     csv.field_size_limit(LONGEST_RECORD)
     with as_text(binary) as file:
-        lines = Lines(file)
+        lines = CsvLines(file)
         declared = DECLARED.fullmatch(lines.first)
         separator = separator_of(lines.first, name, ending)
         reader = csv.reader(lines, delimiter=separator, strict=True)
@@ -54,7 +54,7 @@ def as_text(binary: BinaryIO) -> io.TextIOWrapper:
     return io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-class Lines:
+class CsvLines:
     """The lines of a text, one by one; those of the row that is being read are kept, to tell where it went wrong."""
 
     def __init__(self, file: io.TextIOWrapper) -> None:
@@ -67,7 +67,7 @@ class Lines:
         """The next line; one without an end would be read whole, so no more than a field may have."""
         return self.file.readline(LONGEST_RECORD + 1)
 
-    def __iter__(self) -> "Lines":
+    def __iter__(self) -> "CsvLines":
         """Itself."""
         return self
 

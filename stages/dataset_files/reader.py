@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from stages.core.errors import StageError
 from stages.dataset_files.compression import DamagedError, opened, wrong_ending
-from stages.dataset_files.csv_rows import Lines, as_text, in_words, separated_rows, separator_of
+from stages.dataset_files.csv_rows import CsvLines, as_text, in_words, separated_rows, separator_of
 from stages.dataset_files.file_kinds import BY_LINE, COLUMNAR, KNOWN, ending_of, other_kind
 from stages.dataset_files.json_rows import LONGEST_RECORD, Pieces, loads, rows_of_object
 
@@ -141,4 +141,4 @@ def separator_seen(path: Path, name: str) -> str | None:
     if not ending.startswith(".csv"):
         return None
     with opened(path, name, ending) as stream, as_text(cast("BinaryIO", stream)) as file:
-        return in_words(separator_of(Lines(file).first, name, ".csv"))
+        return in_words(separator_of(CsvLines(file).first, name, ".csv"))

@@ -59,7 +59,7 @@ ROWS_AT_A_TIME = 10_000
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplingPlan:
     """How training rows are sampled."""
 
     places: int
@@ -106,7 +106,7 @@ class Signs:
         )
 
 
-def plan_for(near_duplicates: str, heldout_fraction: float, threshold: float) -> Plan | None:
+def plan_for(near_duplicates: str, heldout_fraction: float, threshold: float) -> SamplingPlan | None:
     """How training rows are sampled, or None where all rows are sketched; the arguments as in standardize's params.
 
     No more hits are asked for than half the places: rows somewhat below the threshold may have a sketch that is above.
@@ -116,7 +116,7 @@ def plan_for(near_duplicates: str, heldout_fraction: float, threshold: float) ->
     for places in range(FEWEST, MOST + 1):
         enough = [hits for hits in range(FEWEST_HITS, places // 2 + 1) if lost(places, hits, threshold) <= LOSS]
         if enough:
-            return Plan(places, max(enough))
+            return SamplingPlan(places, max(enough))
     return None
 
 
@@ -125,7 +125,7 @@ def lost(places: int, hits: int, share: float) -> float:
     return sum(comb(places, k) * share**k * (1 - share) ** (places - k) for k in range(hits))
 
 
-def signs(texts: Sequence[str], heldout: Mask, plan: Plan | None) -> Signs:
+def signs(texts: Sequence[str], heldout: Mask, plan: SamplingPlan | None) -> Signs:
     """The signs of a batch of rows. Sketched are all without a plan; else those held out, and those with so few words at their places
     that they are to be sketched anyway.
 

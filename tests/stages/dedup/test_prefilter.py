@@ -17,7 +17,7 @@ from stages.dedup.prefilter import (
     RUN,
     WINDOW,
     HeldoutRuns,
-    Plan,
+    SamplingPlan,
     hash_of,
     may_repeat,
     plan_for,
@@ -35,7 +35,7 @@ ALPHABETS = {
     "accents": "aéioüßñce",
     "hindi": "कखगघचछजझनम",
 }
-PLAN = Plan(6, 2)
+PLAN = SamplingPlan(6, 2)
 
 
 def runs_of(texts):
@@ -212,10 +212,10 @@ def test_signs_without_a_plan_all_rows_are_sketched():
 
 
 def test_plan_for_samples_only_where_it_saves_something():
-    assert plan_for("off", 0.005, 0.8) == Plan(6, 2)
+    assert plan_for("off", 0.005, 0.8) == SamplingPlan(6, 2)
     assert plan_for("flag", 0.005, 0.8) is None
     assert plan_for("drop", 0.005, 0.8) is None
-    assert plan_for("off", LARGEST_HELDOUT, 0.8) == Plan(6, 2)
+    assert plan_for("off", LARGEST_HELDOUT, 0.8) == SamplingPlan(6, 2)
     assert plan_for("off", LARGEST_HELDOUT * 1.01, 0.8) is None
     assert plan_for("off", 0.005, 0.3) is None
 
