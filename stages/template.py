@@ -27,8 +27,9 @@ from pydantic import Field, field_validator
 
 from stages.arrow.tables import arrow_writer, count_rows, parquet_batches, write_parquet
 from stages.chat import rendering
-from stages.chat.batches import COLUMNS, NO_LABELS_LEFT, TOO_LONG, Fit, Fitted, fitted
+from stages.chat.batches import COLUMNS, Fit, Fitted, fitted
 from stages.chat.chat import Chat, single_token
+from stages.chat.row_rules import NO_LABELS_LEFT, TOO_LONG
 from stages.chat.template_choice import Plan, our_templates, prepare
 from stages.contracts import messages as messages_contract
 from stages.contracts import tokens as contract

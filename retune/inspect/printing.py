@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from retune.terminal import heading, legend, painted, told
-from stages.chat.batches import TOO_LONG
+from stages.chat.row_rules import TOO_LONG
 from stages.dataset_files.file_kinds import OLDER_EXCEL, PACKED, SEPARATED, ending_of
 from stages.reporting.token_view import Run, visible
 

@@ -149,7 +149,7 @@ def in_full(work: Path, messages: Path, tokens: Path, given: Mapping[str, Any]) 
     import pyarrow.compute as pc
 
     from stages.arrow.tables import parquet_batches, read_parquet, write_parquet
-    from stages.chat.batches import TOO_LONG
+    from stages.chat.row_rules import TOO_LONG
     from stages.contracts import messages as message_files
     from stages.contracts import tokens as token_files
     from stages.template import template

@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from stages.chat.rendering import Dialogue, Message, RenderingTooLargeError, TemplateRefusedError
-from stages.chat.skeletons import Skeleton, filled_spans, skeleton_of
-from stages.chat.spans_by_substitution import replaced_spans
-from stages.chat.turns import (
+from stages.chat.row_rules import (
     CONTROL_TOKEN_IN_CONTENT,
     NO_ASSISTANT_TURN,
     RENDERING_TOO_LARGE,
@@ -26,9 +24,10 @@ from stages.chat.turns import (
     TEMPLATE_REFUSED,
     TOOLS_NOT_RENDERED,
     TURN_IN_CONTENT,
-    Span,
-    Turns,
 )
+from stages.chat.skeletons import Skeleton, filled_spans, skeleton_of
+from stages.chat.spans_by_substitution import replaced_spans
+from stages.chat.turns import Span, Turns
 
 
 class Rendered(NamedTuple):

@@ -14,13 +14,10 @@ import pyarrow.compute as pc
 from stages.chat.chat import Chat
 from stages.chat.encoding import Encoded, Row, TrainOn, encode_dialogues
 from stages.chat.rendering import Dialogue, Message
+from stages.chat.row_rules import NO_LABELS_LEFT, TOO_LONG
 from stages.contracts import tokens as contract
 from stages.contracts.messages import SPLITS
 from stages.contracts.tokens import NOT_TRAINED
-
-TOO_LONG = "too_long"
-NO_LABELS_LEFT = "no_labels_left"
-"""What was cut off held all that would have been trained."""
 
 TooLong = Literal["reject", "cut_turn", "cut"]
 

@@ -14,8 +14,8 @@ import numpy as np
 from stages.chat.assistant_spans import Rendered, rendered_spans
 from stages.chat.chat import Chat, Ids, Places
 from stages.chat.rendering import Dialogue
+from stages.chat.row_rules import NOTHING_TO_TRAIN
 from stages.chat.span_proof import Proof
-from stages.chat.turns import NOTHING_TO_TRAIN
 from stages.contracts.tokens import NOT_TRAINED
 
 TrainOn = Literal["all_assistant_turns", "last_assistant_turn"]

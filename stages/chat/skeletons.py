@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from stages.chat.rendering import Message, RenderingTooLargeError, Template, TemplateRefusedError
-from stages.chat.turns import MARK, TURN_NOT_RENDERED, Span, Turns, end_of_turn_at, marked
+from stages.chat.row_rules import TURN_NOT_RENDERED
+from stages.chat.turns import MARK, Span, Turns, end_of_turn_at, marked
 
 EDGE = " \n\t "
 TRIMS: dict[tuple[bool, bool], Callable[[str], str]] = {

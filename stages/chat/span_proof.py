@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from stages.chat.assistant_spans import Rendered
 from stages.chat.chat import Chat, Ids, Places, single_token
-from stages.chat.turns import CONTROL_TOKEN_IN_CONTENT, SPANS_UNVERIFIED, Span
+from stages.chat.row_rules import CONTROL_TOKEN_IN_CONTENT, SPANS_UNVERIFIED
+from stages.chat.turns import Span
 
 
 class Proof:

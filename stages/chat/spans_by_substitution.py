@@ -11,14 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stages.chat.rendering import Dialogue, Message, RenderingTooLargeError, TemplateRefusedError
-from stages.chat.turns import (
-    SPANS_UNVERIFIED,
-    TOOLS_NOT_RENDERED,
-    TURN_NOT_RENDERED,
-    Span,
-    Turns,
-    end_of_turn_at,
-)
+from stages.chat.row_rules import SPANS_UNVERIFIED, TOOLS_NOT_RENDERED, TURN_NOT_RENDERED
+from stages.chat.turns import Span, Turns, end_of_turn_at
 
 MARK = "\ue0000\ue001"
 

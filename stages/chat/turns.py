@@ -1,4 +1,4 @@
-"""What a chat template writes around contents, and the rules that refuse a dialogue; pure, and without a tokenizer."""
+"""What a chat template writes around contents; pure, and without a tokenizer."""
 
 import os.path
 import re
@@ -12,24 +12,6 @@ from stages.core.errors import StageError
 if TYPE_CHECKING:
     from stages.chat.skeletons import Skeleton
 
-CONTROL_TOKEN_IN_CONTENT = "control_token_in_content"  # noqa: S105 - the name of a rule
-"""A content holds a special token: as it stands it would become a real one, and forge a turn."""
-NO_ASSISTANT_TURN = "no_assistant_turn"
-"""Nothing to learn."""
-NOTHING_TO_TRAIN = "nothing_to_train"
-"""No answer of it may bear loss: its weights are 0, or the last one's is where only the last is trained."""
-RENDERING_TOO_LARGE = "rendering_too_large"
-"""The template wrote much more than the contents account for."""
-SPANS_UNVERIFIED = "spans_unverified"
-"""It could not be shown which tokens are the assistant's (or the tokenizer cannot spell the text)."""
-TEMPLATE_REFUSED = "template_refused"
-"""The template raised: roles out of turn, a role that it does not know."""
-TOOLS_NOT_RENDERED = "tools_not_rendered"
-"""The template refuses or leaves out tool definitions or calls: choose one that knows tools (the tokenizer's own, chatml, plain)."""
-TURN_IN_CONTENT = "turn_in_content"
-"""A content holds, word for word, what this template writes between two turns and what is ordinary text: it would forge a turn."""
-TURN_NOT_RENDERED = "turn_not_rendered"
-"""The template leaves a turn out: the model would learn an answer to something it never saw."""
 PIPED = re.compile("<[|\uff5c][^|\uff5c<>\\s]{1,64}[|\uff5c]>")
 CONTROL_SHAPE = re.compile(PIPED.pattern + r"|<[a-z]+(?:_[a-z]+)+>")
 """What a control token looks like when the vocabulary cannot say so: `<|name|>` (also with full-width bars), `<start_of_turn>`."""

@@ -13,7 +13,6 @@ import pytest
 
 from retune.inspect.column_uses import column_uses
 from retune.inspect.findings import percentile
-from retune.rules import TEMPLATE_RULES
 from stages.conversations.canonical import canonical_form
 from stages.conversations.dialect_detection import recognized
 from stages.core.files import write_json
@@ -363,20 +362,6 @@ def test_column_uses_of_tools_are_seen_where_they_are_empty_in_most_rows() -> No
     talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     rows = [{"messages": talk, "tools": None} for _ in range(5)] + [{"messages": talk, "tools": tools}]
     assert uses(rows) == {"messages": "the conversation", "tools": "the tools that the assistant may call"}
-
-
-def test_rules_of_template_are_all_explained() -> None:
-    """A rule is a constant of a stage's file whose value is its own name in lower case."""
-    from stages.chat import batches as fitting
-    from stages.chat import turns
-
-    names = {
-        value
-        for module in (turns, fitting)
-        for name, value in vars(module).items()
-        if name.isupper() and isinstance(value, str) and value == name.lower()
-    }
-    assert names == set(TEMPLATE_RULES)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="files of other projects are not here")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from stages.chat import turns as rules
+from stages.chat import row_rules as rules
 from stages.chat.chat import Chat, missing_control_tokens, open_chat
 from stages.chat.encoding import Row, TrainOn, encode_dialogues
 from stages.chat.rendering import Dialogue, Message, compile_template
