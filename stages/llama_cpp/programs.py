@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.core.errors import StageError
-from stages.gguf_export.converter import sources
+from stages.llama_cpp.sources import find_sources
 from stages.show.progress import progress
 
 log = logging.getLogger("retune")
@@ -189,7 +189,7 @@ def build() -> None:
         configure: list[str | Path] = [
             "cmake",
             "-S",
-            sources(),
+            find_sources(),
             "-B",
             work,
             "-G",
@@ -210,7 +210,7 @@ def build() -> None:
 
 def verify_sources() -> None:
     """Raise StageError unless the installed sources are those of the wheel, file by file: they will be run."""
-    root = sources().name
+    root = find_sources().name
     for file in importlib.metadata.files(WHEEL) or []:
         if root not in file.parts or file.hash is None:
             continue

@@ -177,10 +177,10 @@ def ours(root: Path) -> list[Step]:
 
 def bare(root: Path, quantizer: str) -> list[Step]:
     """The tools themselves."""
-    from stages.gguf_export.converter import sources
+    from stages.llama_cpp.sources import find_sources
 
     full = root / "bare/full.gguf"
-    converter = [sys.executable, str(sources() / "convert_hf_to_gguf.py"), str(root / "ours/merged")]
+    converter = [sys.executable, str(find_sources() / "convert_hf_to_gguf.py"), str(root / "ours/merged")]
     quantized = [
         (name, [quantizer, str(full), str(root / f"bare/{name}.gguf"), name.upper()], [full]) for name in QUANTIZATIONS
     ]

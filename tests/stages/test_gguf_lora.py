@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stages.core.errors import StageError
-from stages.gguf_export.converter import sources
+from stages.llama_cpp.sources import find_sources
 from stages.tokenization.exportable import pretokenizer as rules
 from tests.stages.gguf_export.support.adapters_in_small import ALPHA, RANK, make_trained
 from tests.stages.gguf_export.support.models_in_small import LLAMA_3_TEMPLATE, make_tokens
@@ -109,7 +109,7 @@ def test_adapter_file_is_what_llama_cpps_own_script_writes(
 ) -> None:
     edited(llama, tmp_path, "tokens")
     export(tmp_path, params("q8_0", lora="f32"))
-    script = sources() / "convert_lora_to_gguf.py"
+    script = find_sources() / "convert_lora_to_gguf.py"
     # its own process would load PyTorch a second time; its modules are apart from ours all the same
     code = f"import runpy, sys; sys.path[:0] = {[str(script.parent / 'gguf-py'), str(script.parent)]!r}; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

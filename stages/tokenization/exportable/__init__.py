@@ -1,4 +1,4 @@
-"""What of a tokenizer llama.cpp can carry: its splitting rule by llama.cpp's name. Pure: no model and no GGUF file is needed to ask.
+"""What of a tokenizer a GGUF file can carry, asked of its folder alone: its splitting rule by llama.cpp's name, and why it cannot be exported.
 
 Used by gguf.
 """

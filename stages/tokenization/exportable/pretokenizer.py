@@ -3,14 +3,12 @@ r"""The name by which llama.cpp knows a tokenizer's splitting rule.
 llama.cpp does not read the regular expression in tokenizer.json: it carries its own copies, each under a name, and a GGUF file
 holds the name (`tokenizer.ggml.pre`). The converter finds it by hashing how a probe text is tokenized, so it knows the vocabularies
 that somebody has listed there and no other. Here it is found by the rule itself, so any vocabulary will do. That the name is right
-is proven later, by equal ids over texts (`tokenization`).
+is proven later, by equal ids over texts (stages/gguf_export/tokenization_check.py).
 """
 
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stages.core.errors import StageError
@@ -69,52 +67,17 @@ only that of `granite-embed-multi-97m` takes marks (Hindi's vowel signs, say) fo
 they split it as the tokenizer does; a test compares thousands."""
 
 
-def pretokenizer(folder: Path) -> str:
-    """llama.cpp's name for the splitting rule of the byte-level BPE tokenizer in `folder` (its tokenizer.json).
-
-    Raises:
-        StageError: no tokenizer.json there, or llama.cpp has no such rule.
-    """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise StageError(
-            f"no tokenizer.json in {folder.name}: save the tokenizer in its fast form (transformers' save_pretrained)"
-        )
-    tokenizer = json.loads(path.read_text(encoding="utf-8"))
-    refuse_normalizer(tokenizer.get("normalizer"))
-    steps = splitting_steps(tokenizer.get("pre_tokenizer"))
-    rule = RULES.get(steps)
-    if rule is None:
-        raise StageError(
-            f"the tokenizer splits text by {' then '.join(map(repr, steps)) or 'no rule'}, which llama.cpp does not know, so no GGUF file "
-            "could tokenize like it. Known rules: those of Llama 3, GPT-2, GPT-4o, Qwen 2, Qwen 3.5, DeepSeek V3, SmolLM and Tekken. "
-            "Take a base model with one of these (or train the tokenizer with one), or set `gguf.quantizations` aside for this model."
-        )
-    model = tokenizer["model"]
-    # Where the merges rebuild every entry of the vocabulary, both names give the same ids: take the better known one.
-    whole_words = bool(model.get("ignore_merges"))
-    indifferent = merges_reach_all(model)
-    if rule.whole_words and (whole_words or indifferent):
-        return rule.whole_words
-    if rule.merged is None or (whole_words and not indifferent):
-        raise StageError(
-            "llama.cpp knows this tokenizer's splitting rule only with another setting of `ignore_merges`, and here that changes ids "
-            "(some entries of the vocabulary cannot be built by its merges). Take a base model with another tokenizer."
-        )
-    return rule.merged
-
-
 def read_apart(text: str, tokenizer: Mapping[str, Any]) -> bool:
     """Whether llama.cpp's copy of a tokenizer's rule may split a text in another way; `tokenizer` is what its tokenizer.json holds."""
     try:
-        rule = RULES.get(splitting_steps(tokenizer.get("pre_tokenizer")))
+        rule = RULES.get(split_steps(tokenizer.get("pre_tokenizer")))
     except StageError:
         return False  # no such rule, so no known difference
     kinds = rule.apart if rule else ()
     return bool(kinds) and any(unicodedata.category(letter) in kinds for letter in text if not letter.isascii())
 
 
-def splitting_steps(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:
+def split_steps(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:
     """What the pre-tokenizer splits by, in order, in one spelling for rules that are the same.
 
     Raises StageError for a step that llama.cpp has no counterpart of.
@@ -144,25 +107,3 @@ def splitting_steps(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:
 def one_spelling(pattern: str) -> str:
     """The pattern with the contractions spelled with (?i:...), as Llama 3 spells them: some tokenizers list the letters instead."""
     return pattern.replace(CONTRACTIONS_SPELLED, CONTRACTIONS)
-
-
-def merges_reach_all(model: Mapping[str, Any]) -> bool:
-    """Whether the merges build every entry of a BPE vocabulary as one token, so that `ignore_merges` changes nothing."""
-    from tokenizers import models
-
-    vocabulary: dict[str, int] = model["vocab"]
-    pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
-    merges = [(str(left), str(right)) for left, right in pairs]
-    bpe = models.BPE(vocab=vocabulary, merges=merges)
-    return all(len(bpe.tokenize(entry)) == 1 for entry in vocabulary)
-
-
-def refuse_normalizer(normalizer: Mapping[str, Any] | None) -> None:
-    """Raise StageError where the text is rewritten before it is split: llama.cpp's BPE tokenizer would not do that."""
-    if normalizer is None or normalizer["type"] == "NFC" or normalizer == {"type": "Sequence", "normalizers": []}:
-        # llama.cpp leaves Qwen 2's NFC out, for every such model: text as it is typed is composed already.
-        return
-    raise StageError(
-        f"the tokenizer rewrites text before it splits it (normalizer {normalizer['type']}), which llama.cpp does not do for byte-level BPE. "
-        "Take a base model with another tokenizer."
-    )

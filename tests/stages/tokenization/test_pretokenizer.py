@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from stages.core.errors import StageError
 from stages.gguf_export.tokenization_check import TEXTS
 from stages.llama_cpp.runtime import Model
 from stages.tokenization.exportable import pretokenizer as rules
-from stages.tokenization.exportable.pretokenizer import pretokenizer
+from stages.tokenization.exportable.vocabulary import name_pretokenizer
 from tests.stages.gguf_export.support.tokenizers_in_small import WORDS, gpt_2, split_by, train, write_vocabulary
 from tests.stages.tokenization.support.tokenizer_kinds import CASED
 
@@ -37,7 +36,7 @@ def test_pretokenizer_of_a_known_rule_gives_llama_cpp_the_tokenizers_ids(
     tmp_path: Path, splitter: Any, ignore_merges: bool, name: str
 ) -> None:
     tokenizer = train(splitter(), ignore_merges=ignore_merges)
-    assert pretokenizer(saved(tokenizer, tmp_path)) == name
+    assert name_pretokenizer(saved(tokenizer, tmp_path)) == name
     write_vocabulary(tmp_path / "vocabulary.gguf", tokenizer, name)
     with Model(tmp_path / "vocabulary.gguf", context=256, threads=1) as model:
         assert [
@@ -102,7 +101,7 @@ def test_rules_that_tell_capitals_from_small_letters_give_the_tokenizers_ids_on_
         value["model"]["vocab"]["zzzzq"] = max(token["id"] for token in value["added_tokens"]) + 1
         tokenizer = type(tokenizer).from_str(json.dumps(value))
     own = json.loads(tokenizer.to_str())
-    assert pretokenizer(saved(tokenizer, tmp_path)) == name
+    assert name_pretokenizer(saved(tokenizer, tmp_path)) == name
     write_vocabulary(tmp_path / "vocabulary.gguf", tokenizer, name)
     texts = [*TEXTS, *cased_texts(1500)]
     with Model(tmp_path / "vocabulary.gguf", context=256, threads=1) as model:
@@ -118,32 +117,3 @@ def test_rules_that_tell_capitals_from_small_letters_give_the_tokenizers_ids_on_
 def test_rules_that_llama_cpp_copies_whole_are_read_apart_nowhere() -> None:
     own = json.loads(train(split_by(rules.LLAMA_3)).to_str())
     assert not any(rules.read_apart(text, own) for text in TEXTS)
-
-
-def test_pretokenizer_where_merges_do_not_reach_a_word_minds_ignore_merges(tmp_path: Path) -> None:
-    tokenizer = json.loads(train(split_by(rules.LLAMA_3)).to_str())
-    tokenizer["model"]["vocab"]["zzzzq"] = max(tokenizer["model"]["vocab"].values()) + 1
-    for ignore_merges, name in ((True, "llama-bpe"), (False, "smaug-bpe")):
-        tokenizer["model"]["ignore_merges"] = ignore_merges
-        (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-        assert pretokenizer(tmp_path) == name
-
-
-def test_pretokenizer_of_an_unknown_rule_fails_with_the_rule_and_what_to_do(tmp_path: Path) -> None:
-    saved(train(split_by(r"\p{L}+|\p{N}+|.")), tmp_path)
-    with pytest.raises(StageError, match=r"\\\\p\{L\}\+\|.*does not know.*Take a base model"):
-        pretokenizer(tmp_path)
-
-
-def test_pretokenizer_refuses_what_rewrites_text(tmp_path: Path) -> None:
-    from tokenizers import normalizers
-
-    tokenizer = train(gpt_2())
-    tokenizer.normalizer = normalizers.Lowercase()
-    with pytest.raises(StageError, match="normalizer Lowercase"):
-        pretokenizer(saved(tokenizer, tmp_path))
-
-
-def test_pretokenizer_without_tokenizer_json_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"no tokenizer\.json"):
-        pretokenizer(tmp_path)
