@@ -9,7 +9,7 @@ import typer
 
 from retune.accept.command import accept
 from retune.chat.command import chat
-from retune.doctor import doctor
+from retune.doctor.command import doctor
 from retune.inspect.command import inspect
 from retune.origin import origin
 from retune.plan.command import plan

@@ -80,9 +80,9 @@ def refuse_running(root: Path) -> None:
     DVC takes its lock again when a stage's command has ended, with 3 s of patience: a checkout of gigabytes at that moment
     would cost it the training.
     """
-    from retune.doctor import locks
+    from retune.doctor.repository import check_locks
 
-    for finding in locks(root / ".dvc" / "tmp"):
+    for finding in check_locks(root / ".dvc" / "tmp"):
         if finding.state != "ok":
             give_up(
                 f"DVC locks are {finding.found}: {'restore when it has ended' if finding.state == 'warning' else finding.todo}"

@@ -1,0 +1,1 @@
+"""`retune doctor`: what this machine and this project have, and what is missing."""
