@@ -8,45 +8,24 @@ Writes data/checked.json, whose content never changes: all other stages depend o
 """
 
 import difflib
+import importlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import stages.environment.active  # noqa: F401 - before what needs packages
-from stages.audit import AuditParams
 from stages.core.errors import StageError
 from stages.core.files import write_json
 from stages.core.params import Params, Runtime, read_params, section_problems
 from stages.core.runner import Input, Output, run
 from stages.dedup.contamination import evaluation_files
-from stages.evaluate import EvaluateParams
-from stages.fetch_data import FetchDataParams
-from stages.fetch_model import FetchModelParams
 from stages.fetching.source_files import CUSTOM, custom_files
-from stages.gate import GateParams
-from stages.gguf import GgufParams
 from stages.llama_cpp.programs import existing, lacking, missing
 from stages.llama_cpp.quantization_names import OURS, QUANTIZATIONS, unknown
-from stages.merge import MergeParams
-from stages.report import ReportParams
-from stages.standardize import StandardizeParams
-from stages.template import TemplateParams
-from stages.train import TrainParams
 
-SECTIONS: Mapping[str, type[Params]] = {
-    "fetch_model": FetchModelParams,
-    "fetch_data": FetchDataParams,
-    "standardize": StandardizeParams,
-    "template": TemplateParams,
-    "train": TrainParams,
-    "evaluate": EvaluateParams,
-    "merge": MergeParams,
-    "gguf": GgufParams,
-    "audit": AuditParams,
-    "report": ReportParams,
-    "gate": GateParams,
-    "runtime": Runtime,
-}
+PROJECT = Path(__file__).resolve().parents[1]
+"""The folder with dvc.yaml, which lists the stages, and with the code of each."""
 
 
 def check(parameters: Input, checked: Output) -> None:
@@ -62,8 +41,9 @@ def problems(params: Mapping[str, Any], root: Path) -> list[str]:
 
     `root` is the project's folder, where the files that params name must exist.
     """
-    found = [unknown_section(section) for section in params if section not in SECTIONS]
-    for section, model in SECTIONS.items():
+    sections = read_sections()
+    found = [unknown_section(section) for section in params if section not in sections]
+    for section, model in sections.items():
         if section not in params:
             found.append(f"{section}: this section is missing")
         else:
@@ -71,12 +51,30 @@ def problems(params: Mapping[str, Any], root: Path) -> list[str]:
     return found or [*contradictions(params), *missing_files(params, root), *missing_programs(params)]
 
 
+@cache
+def read_sections() -> Mapping[str, type[Params]]:
+    """{section of params.yaml: its model}, in the order of dvc.yaml's stages; `runtime`, which is no stage's, comes last.
+
+    A stage of dvc.yaml that is no Python file of stages/ has no section.
+    """
+    named = read_params(PROJECT / "dvc.yaml")["stages"]
+    stages = [name for name in named if name != "check" and (PROJECT / "stages" / f"{name}.py").is_file()]
+    models = {stage: params_model(stage) for stage in stages}
+    return {stage: model for stage, model in models.items() if model is not None} | {"runtime": Runtime}
+
+
+def params_model(stage: str) -> type[Params] | None:
+    """What the function of a stage takes as its `params`; None if it takes none."""
+    function = getattr(importlib.import_module(f"stages.{stage}"), stage)
+    model: type[Params] | None = get_type_hints(function).get("params")
+    return model
+
+
 def unknown_section(section: str) -> str:
     """The message for a section that no stage has."""
-    near = difflib.get_close_matches(section, SECTIONS, n=1)
-    return f"{section}: unknown section" + (
-        f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(SECTIONS)}"
-    )
+    known = read_sections()
+    near = difflib.get_close_matches(section, known, n=1)
+    return f"{section}: unknown section" + (f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}")
 
 
 def contradictions(params: Mapping[str, Any]) -> list[str]:

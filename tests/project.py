@@ -1,11 +1,42 @@
-"""What tests know of the project: where it is, and what each stage's code imports."""
+"""What tests know of the project: where it is, the stages of dvc.yaml and their graph, and what each stage's code imports."""
 
 import ast
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("stages", "flows", "retune")
+STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+"""dvc.yaml's stages in its order, which is one of the graph's."""
+
+
+def outs_of(stage: str) -> set[str]:
+    """The paths that a stage writes."""
+    listed = [*STAGES[stage]["outs"], *STAGES[stage].get("metrics", [])]
+    return {out if isinstance(out, str) else next(iter(out)) for out in listed}
+
+
+def reads(stage: str, other: str) -> bool:
+    """Whether a stage reads what the other writes, or what lies in it or around it."""
+    pairs = [(Path(dep), Path(out)) for dep in STAGES[stage]["deps"] for out in outs_of(other)]
+    return any(dep.is_relative_to(out) or out.is_relative_to(dep) for dep, out in pairs)
+
+
+def upstream(stage: str) -> list[str]:
+    """The stages that a stage needs and the stage itself, in an order in which they can run."""
+    needed = {stage}
+    for name in reversed(STAGES):
+        if any(reads(other, name) for other in needed):
+            needed.add(name)
+    return [name for name in STAGES if name in needed]
+
+
+def downstream(stage: str) -> list[str]:
+    """The stage and all that read, directly or not, what it writes, in an order in which they can run."""
+    return [name for name in STAGES if stage in upstream(name)]
 
 
 def module_file(name: str) -> Path | None:

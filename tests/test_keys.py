@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from stages.environment.pins import PINNED, locked_versions, pin_file
-from tests.project import ROOT, closure, imports_of
+from tests.project import ROOT, STAGES, closure, imports_of, outs_of
 
 # files that a stage reads beside Python modules
 DATA_FILES = {
@@ -23,13 +22,6 @@ SPARE = {
     "audit": {"stages/reporting/numbers.py", "stages/reporting/token_view.py"},
     "report": {"stages/reporting/provenance.py"},
 }
-
-
-def pipeline() -> dict[str, Any]:
-    return dict(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"])
-
-
-STAGES = pipeline()
 
 
 def project_deps(stage: dict[str, Any]) -> set[str]:
@@ -92,10 +84,9 @@ def test_stage_paths_in_its_command_are_its_deps_and_outs(name: str) -> None:
     stage = STAGES[name]
     words = stage["cmd"].split()
     flags = {words[i]: words[i + 1] for i in range(3, len(words), 2)}
-    outs = {path if isinstance(path, str) else next(iter(path)) for path in [*stage["outs"], *stage.get("metrics", [])]}
     named = {path for flag, path in flags.items() if flag != "--environment"}
     external = {dep for dep in stage["deps"] if not dep.startswith("stages")} - {"data/checked.json"}
-    assert named - {"params.yaml"} == external | outs
+    assert named - {"params.yaml"} == external | outs_of(name)
 
 
 def test_exempt_files_are_short_and_can_only_show() -> None:

@@ -170,9 +170,9 @@ def takes_any_key(parts: list[str]) -> bool:
     """Whether the param of this name is a mapping whose keys the user chooses, such as the floors in `audit.gguf`."""
     from pydantic import BaseModel
 
-    from stages.check import SECTIONS
+    from stages.check import read_sections
 
-    kind: Any = SECTIONS.get(parts[0])
+    kind: Any = read_sections().get(parts[0])
     for part in parts[1:]:
         fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
         if part not in fields:

@@ -29,7 +29,7 @@ from typing import Any
 
 from tests.bench.compare import compare
 from tests.bench.measure import Measured, measured
-from tests.bench.ours import STAGES, Project, make_project
+from tests.bench.ours import DATA_STAGES, Project, make_project
 from tests.bench.recipe import STEPS
 from tests.oracle import llama3
 from tests.project import ROOT
@@ -138,8 +138,8 @@ def rate(rows: int, seconds: float) -> dict[str, Any]:
 def ours_result(project: Project, rows: int, megabytes: float | None, repeat: int) -> dict[str, Any]:
     """Run our stages; medians of each."""
     runs = [project.run() for _ in range(repeat)]
-    table = {stage: figures([run[stage] for run in runs]) for stage in STAGES}
-    seconds = round(statistics.median(sum(run[stage].wall for stage in STAGES) for run in runs), 2)
+    table = {stage: figures([run[stage] for run in runs]) for stage in DATA_STAGES}
+    seconds = round(statistics.median(sum(run[stage].wall for stage in DATA_STAGES) for run in runs), 2)
     say("ours           wall s   cpu s   peak MiB   all together MiB   workers MiB")
     for stage, row in table.items():
         say(
@@ -151,7 +151,7 @@ def ours_result(project: Project, rows: int, megabytes: float | None, repeat: in
     messages = json.loads((project.folder / "data/messages/summary.json").read_text(encoding="utf-8"))
     result = {
         "ours_s": seconds,
-        "ours_runs_s": [round(sum(run[stage].wall for stage in STAGES), 2) for run in runs],
+        "ours_runs_s": [round(sum(run[stage].wall for stage in DATA_STAGES), 2) for run in runs],
         "ours": table,
         "tokens": sum(split["tokens"] for split in summary["splits"].values()),
         "ours_rows": {key: messages[key] for key in ("raw", "train", "heldout", "rejected", "excluded", "rules")},

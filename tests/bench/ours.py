@@ -5,18 +5,17 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
 from tests.bench.measure import Measured, measured
-from tests.project import ROOT
+from tests.project import ROOT, STAGES, upstream
 
 PRESET = ROOT / "presets/llama-3.2-3b-finetome.yaml"
-STAGES = ("fetch_data", "standardize", "template")
+DATA_STAGES = [stage for stage in upstream("template") if stage not in ("check", "fetch_model")]
+"""From the dataset to tokens, in their order."""
 DATE = "26 July 2024"
 """The day that the recipe's own template writes, so that the ids can be equal."""
 
@@ -36,23 +35,16 @@ class Project:
         """Every data stage as its own command, one after the other, none of their outputs there before."""
         for made in ("raw", "messages", "tokens", "records"):
             shutil.rmtree(self.folder / "data" / made, ignore_errors=True)
-        return {stage: self.run_stage(stage) for stage in STAGES}
+        return {stage: self.run_stage(stage) for stage in DATA_STAGES}
 
     def run_stage(self, stage: str) -> Measured:
         """One command, as dvc.yaml has it. Raises CommandError if it fails."""
-        python, *arguments = shlex.split(commands()[stage])
+        python, *arguments = shlex.split(STAGES[stage]["cmd"])
         if python != "python":
             raise ValueError(f"dvc.yaml: {stage} is no python command")
         # in the folder of the project: `python -m` takes the stages that lie there
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         return measured([sys.executable, *arguments], self.folder, environment)
-
-
-@cache
-def commands() -> Mapping[str, str]:
-    """{stage: its command} of dvc.yaml."""
-    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    return {name: stage["cmd"] for name, stage in stages.items()}
 
 
 def make_project(folder: Path, rows: str, tokenizer: Path) -> Project:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.project import ROOT
+from tests.project import ROOT, STAGES
 
 # the demo, cut down to what shows the plumbing: a trained model is tests/end_to_end/test_demo.py's business
 SMALL: Mapping[str, Mapping[str, Any]] = {
@@ -106,19 +106,3 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "--quiet", "--message", "run"
     )
     return project
-
-
-STAGES = [
-    "check",
-    "fetch_model",
-    "fetch_data",
-    "standardize",
-    "template",
-    "train",
-    "evaluate",
-    "merge",
-    "gguf",
-    "audit",
-    "report",
-    "gate",
-]

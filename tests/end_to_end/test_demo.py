@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.end_to_end.conftest import STAGES, Project, copy_project
+from tests.end_to_end.conftest import Project, copy_project
+from tests.project import STAGES
 
 pytestmark = pytest.mark.slow
 

@@ -27,8 +27,8 @@ from ruamel.yaml import YAML
 from stages.contracts import messages, raw, tokens
 from stages.core.errors import StageError
 from stages.core.runner import carry_out
-from tests.bench.ours import STAGES, commands
-from tests.project import ROOT
+from tests.bench.ours import DATA_STAGES
+from tests.project import ROOT, STAGES
 
 MARKER = "Zanzibarophone"
 """A word that stands in every text of the hostile files and may come out in the conversations alone."""
@@ -79,12 +79,12 @@ class Project:
         path.write_bytes(content)
         return path
 
-    def run(self, name: str, last: str = STAGES[-1], **changed: dict[str, object]) -> Outcome:
+    def run(self, name: str, last: str = DATA_STAGES[-1], **changed: dict[str, object]) -> Outcome:
         """Run the stages to the `last` on data/custom/NAME. `changed`: {section: {key: value}} over the demo's params."""
         write_params(self.folder, name, changed)
         outcome = Outcome()
         with contextlib.chdir(self.folder), listening() as said:
-            for stage in STAGES[: STAGES.index(last) + 1]:
+            for stage in DATA_STAGES[: DATA_STAGES.index(last) + 1]:
                 try:
                     run_command(stage)
                 except StageError as error:
@@ -148,10 +148,10 @@ def demo_params() -> dict[str, Any]:
 def run_command(stage: str) -> None:
     """One stage's command. Raises what it raises."""
     argv = sys.argv
-    sys.argv = shlex.split(commands()[stage])[2:]
+    sys.argv = shlex.split(STAGES[stage]["cmd"])[2:]
     try:
         module = importlib.import_module(f"stages.{stage}")
-        carry_out(getattr(module, stage), time.time(), module.uses)
+        carry_out(getattr(module, stage), time.time(), getattr(module, "uses", None))
     finally:
         sys.argv = argv
 

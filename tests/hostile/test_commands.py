@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.ours import STAGES, commands
+from tests.bench.ours import DATA_STAGES
 from tests.hostile.made import dialogue, good_lines, gzip_bomb, line, parquet, zstd_bomb
 from tests.hostile.pipeline import MARKER, Project, write_params
-from tests.project import ROOT
+from tests.project import ROOT, STAGES
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -38,7 +38,7 @@ REFUSED = {
 
 def run(project: Project, stage: str) -> tuple[int, str, int]:
     """(exit code, what was said, peak resident MiB) of one command."""
-    arguments = shlex.split(commands()[stage])[1:]
+    arguments = shlex.split(STAGES[stage]["cmd"])[1:]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     said = project.folder / "said.txt"
     with said.open("w") as out:
@@ -51,7 +51,7 @@ def through(project: Project, name: str, **changed: dict[str, object]) -> tuple[
     """The last stage that ran, its exit code, all that was said, and the most memory of any."""
     write_params(project.folder, name, changed)
     text, most, code, stage = "", 0, 0, ""
-    for stage in STAGES:
+    for stage in DATA_STAGES:
         code, said, peak = run(project, stage)
         text, most = text + said, max(most, peak)
         if code:
@@ -89,6 +89,6 @@ def test_imports_of_the_data_stages_hold_no_torch(project: Project) -> None:
     for name in ("torch", "transformers", "datasets"):
         heavy.with_name(f"{name}.py").write_bytes(heavy.read_bytes())
     heavy.unlink()
-    for stage in STAGES:
+    for stage in DATA_STAGES:
         code, said, _ = run(project, stage)
         assert code == 0, said

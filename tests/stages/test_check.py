@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stages.check import SECTIONS, problems
+from stages.check import problems, read_sections
 from stages.core.params import read_params
 from stages.llama_cpp.quantization_names import OURS
 from tests.project import ROOT
@@ -58,7 +58,7 @@ def test_problems_are_all_said_at_once_in_the_order_of_the_stages(demo: dict[str
     assert "q4_k_m" in found[2], "an unknown quantization is answered with the known ones"
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", read_sections())
 def test_missing_section_is_named(demo: dict[str, Any], section: str) -> None:
     demo.pop(section)
     assert problems(demo, ROOT) == [f"{section}: this section is missing"]
