@@ -8,7 +8,7 @@ Command python -m stages.fetch_model --demo data/demo/base --custom data/custom_
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,7 @@ from stages.core.files import sha256_file, write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
 from stages.fetching.hub import Revision, check_revision, download, list_files
-from stages.weights.safetensors_check import check_shards, check_weights
+from stages.models.safetensors_header import read_header
 
 log = logging.getLogger("retune")
 
@@ -71,7 +71,7 @@ def fetch_model(demo: Input, custom: Input, base: Output, tokenizer: Output, par
     for name in contract.TOKENIZER_FILES:
         if name in source.names:
             digests[f"tokenizer/{name}"] = copy(source.get(name), tokenizer / name)
-    headers = {name: check_weights(base / name, f"{source.name}: {name}") for name in weights}
+    headers = {name: read_header(base / name, f"{source.name}: {name}") for name in weights}
     if contract.INDEX in source.names:
         check_shards(source.name, read_object(source, contract.INDEX)["weight_map"], headers)
     write_json(base / contract.SOURCE, {"source": params.source, "revision": params.revision, "files": digests})
@@ -175,6 +175,15 @@ def weight_files(source: ModelSource) -> list[str]:
             f"{source.name}: {contract.INDEX} names {', '.join(missing[:3])}, not there as safetensors ({len(missing)} of {len(shards)} files)"
         )
     return shards
+
+
+def check_shards(name: str, weight_map: Mapping[str, str], headers: Mapping[str, Collection[str]]) -> None:
+    """Raise StageError unless every tensor of the index is in the file that it names."""
+    missing = sum(tensor not in headers[shard] for tensor, shard in weight_map.items())
+    if missing:
+        raise StageError(
+            f"{name}: {missing} of the index's {len(weight_map)} tensors are not in the files it names: from different versions?"
+        )
 
 
 def read_object(source: ModelSource, name: str) -> Mapping[str, Any]:

@@ -34,10 +34,11 @@ from stages.models.base_model import (
     read_config,
     weight_files,
 )
+from stages.models.safetensors_header import StoredTensor, read_header
 from stages.weights.folding import Update, check_shapes, folded, merged_shape, read_update, tie
 from stages.weights.meta_model import Unfit
 from stages.weights.nf4 import Nf4
-from stages.weights.shards import Tensor, raw_blocks, read, tensors_below, tensors_of, torch_dtype, write
+from stages.weights.shards import raw_blocks, read, tensors_below, torch_dtype, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,7 +146,7 @@ def check_room(files: list[Path], merged: Path) -> None:
 
 def merge_shard(source: Path, target: Path, update: Update, nf4: Nf4 | None) -> str:
     """Write one file with the adapter folded in; its sha256. A block of one tensor is in memory, in NF4 one tensor."""
-    tensors = tensors_of(source)
+    tensors = read_header(source)
     shapes = {}
     for name, tensor in tensors.items():
         shape = merged_shape(name, tensor, update)
@@ -157,7 +158,7 @@ def merge_shard(source: Path, target: Path, update: Update, nf4: Nf4 | None) -> 
     return digest
 
 
-def merged_blocks(name: str, tensor: Tensor, update: Update, nf4: Nf4 | None) -> "Iterator[bytes | torch.Tensor]":
+def merged_blocks(name: str, tensor: StoredTensor, update: Update, nf4: Nf4 | None) -> "Iterator[bytes | torch.Tensor]":
     """A tensor with the adapter's part added in fp32 and rounded once to the tensor's dtype; others come as the bytes that they are."""
     if name not in update.names and (nf4 is None or name not in nf4.names):
         yield from raw_blocks(tensor)

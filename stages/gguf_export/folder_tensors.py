@@ -1,6 +1,5 @@
 """The tensors of a transformers folder, where they lie in its safetensors files: read one at a time, without PyTorch."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.core.errors import StageError
+from stages.models.safetensors_header import read_header
 
 STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 """safetensors' dtypes -> how NumPy can look at them; BF16 as the upper half of a float32."""
@@ -58,18 +58,8 @@ def weights(folder: Path) -> dict[str, Weight]:
     """
     found: dict[str, Weight] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            size = path.stat().st_size
-            if header_bytes > size:
-                raise StageError(f"{folder.name}/{path.name} is no whole safetensors file; make it again")
-            header = json.loads(file.read(header_bytes))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            if 8 + header_bytes + end > size:
-                raise StageError(f"{folder.name}/{path.name} is cut off within {name}; make it again")
-            found[name] = Weight(path, entry["dtype"], tuple(entry["shape"]), 8 + header_bytes + begin)
+        for name, tensor in read_header(path, f"{folder.name}/{path.name}").items():
+            found[name] = Weight(path, tensor.dtype, tensor.shape, tensor.start)
     if not found:
         raise StageError(f"no safetensors in {folder.name}; the merge stage writes them")
     return joined(found, folder.name)

@@ -18,11 +18,12 @@ from stages.core.files import read_json
 from stages.core.params import Runtime
 from stages.merging.tally import Tally, joined
 from stages.models.base_model import device, load_base, parameter_count, weight_files
+from stages.models.safetensors_header import read_header
 from stages.weights.folding import Update
 from stages.weights.layerwise import run_layers
 from stages.weights.meta_model import Unfit, check_names, linear_weights, skeleton
 from stages.weights.nf4 import Nf4
-from stages.weights.shards import tensors_below, tensors_of
+from stages.weights.shards import tensors_below
 from stages.weights.variants import Variant
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def by_layers(
     import torch
 
     files = tensors_below(weight_files(base))
-    plain, beside = Variant(files), tensors_of(adapter / adapter_files.WEIGHTS)
+    plain, beside = Variant(files), read_header(adapter / adapter_files.WEIGHTS)
     check_names(skeleton(base), files)
     nf4 = training_nf4(base, adapter, place)
     variants = {BASE: plain, MERGED: Variant(tensors_below(weight_files(merged)))}

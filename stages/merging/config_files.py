@@ -7,18 +7,14 @@ from stages.contracts import base as base_files
 from stages.contracts import tokens as token_files
 from stages.core.files import read_json, write_json
 from stages.models.base_model import read_config, weight_files
+from stages.models.safetensors_header import read_header
 
 
 def resized_index(index: dict[str, Any], merged: Path) -> dict[str, Any]:
     """The base's index of shards with the size that the merged shards have."""
-    size = sum(file.stat().st_size - header_bytes(file) for file in weight_files(merged))
+    tensors = (tensor for file in weight_files(merged) for tensor in read_header(file).values())
+    size = sum(tensor.stop - tensor.start for tensor in tensors)
     return {**index, "metadata": {**index.get("metadata", {}), "total_size": size}}
-
-
-def header_bytes(file: Path) -> int:
-    """Bytes before the first tensor of a safetensors file."""
-    with file.open("rb") as handle:
-        return 8 + int.from_bytes(handle.read(8), "little")
 
 
 def write_settings(base: Path, tokens: Path, merged: Path, embedding_rows: int) -> None:

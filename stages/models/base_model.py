@@ -1,7 +1,7 @@
 """What train, evaluate and merge share about a base model: its process, its dtype, its NF4 or 16-bit form, its embedding's size."""
 
-import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ from stages.contracts.merged import MARKER
 from stages.core.errors import StageError
 from stages.core.files import read_json, scratch, sha256_file
 from stages.core.params import Runtime
+from stages.models.safetensors_header import read_header
 
 if TYPE_CHECKING:
     import torch
@@ -79,33 +80,9 @@ def weight_files(base: Path) -> list[Path]:
     return files
 
 
-def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """{tensor name: shape} from a safetensors file's header, without torch. Raises StageError if the file is cut or no such file."""
-    try:
-        with file.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(min(size, file.stat().st_size)))
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = 8 + size + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        if end == file.stat().st_size:
-            return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StageError(f"{file} is no safetensors file: fetch or train it again") from error
-    raise StageError(
-        f"{file} has {file.stat().st_size} bytes and should have {end}: it is cut off. Fetch or train it again."
-    )
-
-
 def parameter_count(base: Path) -> int:
     """Weights in the model's files."""
-    total = 0
-    for file in weight_files(base):
-        for shape in tensor_shapes(file).values():
-            count = 1
-            for size in shape:
-                count *= size
-            total += count
-    return total
+    return sum(math.prod(tensor.shape) for file in weight_files(base) for tensor in read_header(file).values())
 
 
 def base_digests(base: Path) -> dict[str, str]:

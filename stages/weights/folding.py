@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from stages.contracts import adapter as adapter_files
 from stages.core.errors import StageError
 from stages.core.files import read_json
-from stages.weights.shards import FLOATS, Tensor, read, tensors_of
+from stages.models.safetensors_header import StoredTensor, read_header
+from stages.weights.shards import FLOATS, read
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ class Update:
     row_numbers: list[int]
     rows: "dict[str, torch.Tensor]"
     """{embedding or head: trained rows, fp32, in the order of `row_numbers`}."""
-    whole: dict[str, Tensor]
+    whole: dict[str, StoredTensor]
     """{weight: what stands in its place}, from the adapter's file (PEFT's modules_to_save)."""
     embedding_rows: int
 
@@ -75,7 +76,7 @@ def read_update(adapter: Path, vocabulary: int) -> Update:
     config: dict[str, Any] = read_json(adapter / adapter_files.CONFIG)
     check_kind(adapter / adapter_files.CONFIG, config)
     file = adapter / adapter_files.WEIGHTS
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors_of(file).items()}
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_header(file).items()}
     check_finite(file, tensors)
     saved = tuple(config.get("modules_to_save") or ())
     whole = {name: tensors.pop(name) for name in list(tensors) if is_saved(name, saved)}
@@ -135,7 +136,7 @@ def is_saved(name: str, modules: tuple[str, ...]) -> bool:
     return name.rpartition(".")[0].endswith(modules) if modules else False
 
 
-def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_finite(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
     """Raise StageError if a number of the adapter is NaN or infinite."""
     import torch
 
@@ -144,7 +145,7 @@ def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
         raise StageError(f"{file}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do); train again")
 
 
-def check_shapes(update: Update, tensors: Mapping[str, Tensor]) -> None:
+def check_shapes(update: Update, tensors: Mapping[str, StoredTensor]) -> None:
     """Raise StageError unless every part of the adapter fits a tensor of the base that can be calculated with."""
     foreign = "another model's adapter"
     for name in sorted(update.names):
@@ -169,7 +170,7 @@ def check_shapes(update: Update, tensors: Mapping[str, Tensor]) -> None:
             raise StageError(f"the base's {name} is quantized ({tensor.dtype}): merge into a base in 16 or 32 bit")
 
 
-def tie(update: Update, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
+def tie(update: Update, config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> None:
     """Where head and embedding are tied, let the head change as the embedding does, if the base's files hold it at all.
 
     Raises StageError if the adapter holds another head than embedding for a base whose files have one matrix for both.
@@ -190,7 +191,7 @@ def tie(update: Update, config: Mapping[str, object], tensors: Mapping[str, Tens
             update.whole[HEAD] = update.whole[names[0]]
 
 
-def merged_shape(name: str, tensor: Tensor, update: Update) -> tuple[int, ...]:
+def merged_shape(name: str, tensor: StoredTensor, update: Update) -> tuple[int, ...]:
     """The shape of a tensor once the adapter is folded in: embedding and head may have got rows."""
     if name in update.whole:
         return update.whole[name].shape

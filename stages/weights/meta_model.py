@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.weights.shards import Tensor
+from stages.models.safetensors_header import StoredTensor
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,7 @@ def add_adapter(model: "PreTrainedModel", adapter: Path) -> None:
     model.eval()
 
 
-def check_names(bones: Skeleton, tensors: Mapping[str, Tensor]) -> None:
+def check_names(bones: Skeleton, tensors: Mapping[str, StoredTensor]) -> None:
     """Raise Unfit unless the files hold every weight of a skeleton without adapter, by its name and in its shape."""
     for name, weight in bones.model.state_dict().items():
         tied = name == bones.own_head != bones.head

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.models.base_model import torch_dtype
-from stages.weights.shards import Tensor, read
+from stages.models.safetensors_header import StoredTensor
+from stages.weights.shards import read
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,7 @@ class Nf4:
     place: str
     """cuda or cpu, where bitsandbytes does it."""
 
-    def restored(self, tensor: Tensor) -> "torch.Tensor":
+    def restored(self, tensor: StoredTensor) -> "torch.Tensor":
         """What a linear layer calculates with: a matrix quantized and dequantized, in `dtype`.
 
         Always of a whole tensor, since the scales are themselves quantized around the mean of all of them.

@@ -5,12 +5,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core.errors import StageError
-from stages.weights.safetensors_check import check_weights
+from stages.models.safetensors_header import StoredTensor, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -22,44 +21,18 @@ WAITING = 2
 """Blocks that wait to be written while the next one is made."""
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """Where a tensor lies."""
-
-    file: Path
-    dtype: str
-    """As the format writes it: BF16, F32 ..."""
-    shape: tuple[int, ...]
-    start: int
-    """First byte in the file."""
-    stop: int
-
-
-def tensors_of(file: Path) -> dict[str, Tensor]:
-    """{name: tensor} of a file in the order of its bytes. Raises StageError if the file is damaged or cut off."""
-    check_weights(file, str(file))
-    with file.open("rb") as handle:
-        size = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(size))
-    entries = sorted((entry["data_offsets"], name) for name, entry in header.items() if name != "__metadata__")
-    return {
-        name: Tensor(file, header[name]["dtype"], tuple(header[name]["shape"]), 8 + size + start, 8 + size + stop)
-        for (start, stop), name in entries
-    }
-
-
-def tensors_below(files: Iterable[Path]) -> dict[str, Tensor]:
+def tensors_below(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """{name: tensor} of several files. Raises StageError if two of them hold the same name."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, StoredTensor] = {}
     for file in files:
-        here = tensors_of(file)
+        here = read_header(file)
         if twice := here.keys() & found.keys():
             raise StageError(f"{file} and {found[min(twice)].file.name} both hold {min(twice)}: which one counts?")
         found |= here
     return found
 
 
-def read(tensor: Tensor, first: int = 0, last: int | None = None) -> "torch.Tensor":
+def read(tensor: StoredTensor, first: int = 0, last: int | None = None) -> "torch.Tensor":
     """Rows `first` to `last` of a tensor (all of them, or all of one without dimensions) in its own dtype, in memory of its own."""
     import torch
 
@@ -84,7 +57,7 @@ def read_into(handle: int, view: memoryview) -> None:
         done += got
 
 
-def torch_dtype(tensor: Tensor) -> "torch.dtype":
+def torch_dtype(tensor: StoredTensor) -> "torch.dtype":
     """A tensor's dtype. Raises StageError for types in which nothing can be calculated."""
     import torch
 
@@ -94,7 +67,7 @@ def torch_dtype(tensor: Tensor) -> "torch.dtype":
     return dtypes[tensor.dtype]
 
 
-def raw_blocks(tensor: Tensor) -> Iterator[bytes]:
+def raw_blocks(tensor: StoredTensor) -> Iterator[bytes]:
     """A tensor's bytes as they are."""
     with tensor.file.open("rb", buffering=0) as handle:
         handle.seek(tensor.start)

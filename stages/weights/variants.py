@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from stages.models.safetensors_header import StoredTensor
 from stages.weights.folding import PREFIX, Update, folded
 from stages.weights.nf4 import Nf4
-from stages.weights.shards import Tensor, read, torch_dtype
+from stages.weights.shards import read, torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -19,12 +20,12 @@ ROWS_AT_ONCE = 4096
 class Variant:
     """One model. Everything comes back in fp32."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, StoredTensor]
     """Of the base's or the merged folder."""
     nf4: Nf4 | None = None
     """Set: linear layers have the weights that training saw."""
     update: Update | None = None
-    adapter: Mapping[str, Tensor] | None = None
+    adapter: Mapping[str, StoredTensor] | None = None
     """The adapter's file, where the low-rank part stays apart and PEFT's own layers add it; `update` then gives trained rows and whole
     tensors alone. null: `update` is folded in and rounded to the base's dtype, as a merge does."""
     means: "dict[str, torch.Tensor]" = field(default_factory=dict)
@@ -69,7 +70,7 @@ class Variant:
 
         return torch.cat([self.rows(name, number, number + 1) for number in numbers])
 
-    def mean(self, tensor: Tensor, name: str) -> "torch.Tensor":
+    def mean(self, tensor: StoredTensor, name: str) -> "torch.Tensor":
         """The mean row of a tensor, of shape 1 x columns."""
         import torch
 
@@ -80,6 +81,6 @@ class Variant:
             self.means[name] = (total / tensor.shape[0]).float()
         return self.means[name]
 
-    def with_adapter(self, update: Update, adapter: Mapping[str, Tensor]) -> "Variant":
+    def with_adapter(self, update: Update, adapter: Mapping[str, StoredTensor]) -> "Variant":
         """This model with the adapter beside it."""
         return replace(self, update=update, adapter=adapter)

@@ -171,8 +171,11 @@ def test_disk_without_room_for_the_files_is_refused_before_any_is_written(whole:
     shutil.copytree(whole / "merged", tmp_path / "merged")
     make_tokens(tmp_path / "tokens", AutoTokenizer.from_pretrained(whole / "tokenizer"))
     make_adapter(tmp_path / "adapter")
-    with (tmp_path / "merged" / "model.safetensors").open("r+b") as file:
-        file.truncate(shutil.disk_usage(tmp_path).free + 2**40)  # a hole, which takes no room
+    size = shutil.disk_usage(tmp_path).free + 2**40
+    header = json.dumps({"hole": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    with (tmp_path / "merged" / "model-hole.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)  # a hole, which takes no room
     with pytest.raises(StageError, match=r"GB are free here, and up to .* GB are needed"):
         export(tmp_path, params("q8_0"))
     assert not list((tmp_path / "gguf").rglob("*.gguf"))

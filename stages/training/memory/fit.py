@@ -13,7 +13,8 @@ from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
 from stages.core.files import execution_record
 from stages.core.params import Runtime
-from stages.models.base_model import device, read_config, tensor_shapes, weight_files
+from stages.models.base_model import device, read_config, weight_files
+from stages.models.safetensors_header import read_header
 from stages.training.memory.estimate import GIB, Fit, words
 from stages.training.memory.gpu import limit_allocator, within
 from stages.training.memory.model_shape import Shape
@@ -47,7 +48,7 @@ def read_shape(base: Path, embedding_rows: int | None) -> Shape:
     """The base's sizes, from its config and the heads of its weight files. Raises StageError if the config lacks one."""
     tensors: dict[str, tuple[int, ...]] = {}
     for file in weight_files(base):
-        tensors |= tensor_shapes(file)
+        tensors |= {name: tensor.shape for name, tensor in read_header(file).items()}
     try:
         return Shape.of(read_config(base), tensors, embedding_rows)
     except ValueError as error:

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,17 @@ from stages.models.base_model import (
     check_not_merged,
     embedding_plan,
     parameter_count,
-    tensor_shapes,
 )
 
 
 def safetensors(file: Path, shapes: dict[str, list[int]]) -> None:
-    header = {name: {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
 
 
 def tokens_folder(folder: Path, vocabulary: int, added: dict[str, int]) -> Path:
@@ -47,16 +51,6 @@ def test_parameter_count_adds_up_all_shards(tmp_path: Path) -> None:
     safetensors(tmp_path / "a.safetensors", {"x": [2, 3], "y": [4]})
     safetensors(tmp_path / "b.safetensors", {"z": [5]})
     assert parameter_count(tmp_path) == 15
-    assert tensor_shapes(tmp_path / "a.safetensors") == {"x": (2, 3), "y": (4,)}
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff" * 40, b"\x05\0\0\0\0\0\0\0{}", b"version https://git-lfs.github.com/spec/v1"]
-)
-def test_damaged_weights_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.safetensors").write_bytes(content)
-    with pytest.raises(StageError, match=r"a\.safetensors"):
-        tensor_shapes(tmp_path / "a.safetensors")
 
 
 def test_base_digests_are_the_source_records_or_the_bytes(tmp_path: Path) -> None:

@@ -91,17 +91,18 @@ def test_logits_of_base_and_adapter_equal_pefts(tmp_path: Path, tiny_base: Path,
     from peft import PeftModel
 
     from stages.contracts.adapter import WEIGHTS
+    from stages.models.safetensors_header import read_header
     from stages.weights.folding import read_update
     from stages.weights.layerwise import run_layers
     from stages.weights.meta_model import skeleton
-    from stages.weights.shards import tensors_below, tensors_of
+    from stages.weights.shards import tensors_below
     from stages.weights.variants import Variant
 
     name, settings = SHAPES[shape]
     model = save_model(tmp_path / "base", name, **settings)
     adapter = make_adapter(tmp_path / "base", tiny_base / "tokens", tmp_path / "adapter", **KINDS[kind])
     plain = Variant(tensors_below(sorted((tmp_path / "base").glob("*.safetensors"))))
-    beside = plain.with_adapter(read_update(adapter, 384), tensors_of(adapter / WEIGHTS))
+    beside = plain.with_adapter(read_update(adapter, 384), read_header(adapter / WEIGHTS))
     found = run_layers(skeleton(tmp_path / "base", adapter), beside, rows(), "cpu")
     wanted = whole(PeftModel.from_pretrained(model, adapter).eval())
     assert float((found.logits(0, 384) - wanted).abs().max()) < 1e-5

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import StageError
-from stages.weights.shards import raw_blocks, read, tensors_below, tensors_of, write
+from stages.models.safetensors_header import read_header
+from stages.weights.shards import raw_blocks, read, tensors_below, write
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,7 @@ def test_tensors_and_rows_are_read_as_they_were_saved(tmp_path: Path) -> None:
     import torch
 
     values = save(tmp_path / "one.safetensors")
-    tensors = tensors_of(tmp_path / "one.safetensors")
+    tensors = read_header(tmp_path / "one.safetensors")
     assert tensors.keys() == values.keys()
     for name, value in values.items():
         found = read(tensors[name])
@@ -45,7 +46,7 @@ def test_written_file_is_one_that_others_read_and_its_hash_is_right(tmp_path: Pa
     from safetensors.torch import load_file
 
     values = save(tmp_path / "one.safetensors")
-    tensors = tensors_of(tmp_path / "one.safetensors")
+    tensors = read_header(tmp_path / "one.safetensors")
     shapes = {name: (one.dtype, one.shape, one.stop - one.start) for name, one in tensors.items()}
     blocks = (
         block
@@ -56,7 +57,7 @@ def test_written_file_is_one_that_others_read_and_its_hash_is_right(tmp_path: Pa
     again = load_file(tmp_path / "two.safetensors")
     assert all(torch.equal(again[name], value) for name, value in values.items())
     assert digest == hashlib.sha256((tmp_path / "two.safetensors").read_bytes()).hexdigest()
-    assert tensors_of(tmp_path / "two.safetensors").keys() == tensors.keys()
+    assert read_header(tmp_path / "two.safetensors").keys() == tensors.keys()
     with safe_open(tmp_path / "two.safetensors", framework="pt") as file:
         assert file.metadata() == {"format": "pt"}
     with pytest.raises(ValueError, match="bytes of tensors"):
@@ -71,4 +72,4 @@ def test_damaged_and_doubled_files_are_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "one.safetensors").read_bytes()
     (tmp_path / "one.safetensors").write_bytes(whole[:-3])
     with pytest.raises(StageError, match="cut off"):
-        tensors_of(tmp_path / "one.safetensors")
+        read_header(tmp_path / "one.safetensors")
