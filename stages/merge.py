@@ -95,7 +95,7 @@ def merge(base: Input, adapter: Input, tokens: Input, merged: Output, params: Me
     digests[base_files.CONFIG] = sha256_file(merged / base_files.CONFIG)
     training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
     marker = contract.Marker(base=training["base"], adapter=digest, into=params.into, files=digests)
-    write_json(merged / contract.MARKER, marker)
+    write_json(merged / base_files.MERGED_MARKER, marker)
     say(checks)
 
 

@@ -8,6 +8,10 @@ GENERATION_CONFIG = "generation_config.json"
 SOURCE = "source.json"
 """In data/base: where model and tokenizer come from: {source, revision, files: {base/NAME or tokenizer/NAME: sha256}}."""
 
+MERGED_MARKER = "merged.json"
+"""In a folder that `merge` has written: what was folded into what, a `stages.contracts.merged.Marker`. A folder that holds it is no
+base for the same adapter."""
+
 TOKENIZER = "tokenizer.json"
 
 TOKENIZER_FILES = (

@@ -2,9 +2,6 @@
 
 from typing import Literal, TypedDict
 
-MARKER = "merged.json"
-"""What was folded into what: a `Marker`. A folder that holds it is no base for the same adapter."""
-
 CHECKS = "checks.json"
 """A `Checks`."""
 
@@ -13,7 +10,7 @@ Into = Literal["base16", "dequantized_nf4"]
 
 
 class Marker(TypedDict):
-    """sha256 of everything that made the merged weights, and of what came out."""
+    """`stages.contracts.base.MERGED_MARKER`: sha256 of everything that made the merged weights, and of what came out."""
 
     base: dict[str, str]
     adapter: str

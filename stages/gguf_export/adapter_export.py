@@ -46,7 +46,7 @@ def start_base(base: Path, merged: Path, work: Path, name: str) -> BaseConversio
     """
     folder = work / "base"
     folder.mkdir()
-    own = {merged_files.MARKER, merged_files.CHECKS, base_files.INDEX}
+    own = {base_files.MERGED_MARKER, merged_files.CHECKS, base_files.INDEX}
     weight_files = [file for file in base.iterdir() if file.suffix == ".safetensors" or file.name == base_files.INDEX]
     others = [file for file in merged.iterdir() if file.suffix != ".safetensors" and file.name not in own]
     for file in [*weight_files, *others]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stages.contracts import adapter as adapter_files
+from stages.contracts import base as base_files
 from stages.contracts import merged as merged_files
 from stages.core.errors import StageError
 from stages.core.files import read_json
@@ -41,7 +42,7 @@ def read_adapter(adapter: Path, merged: Path) -> tuple[Update | None, str | None
     """
     training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
     update = read_update(adapter, training["embedding_rows"])
-    marker: merged_files.Marker = read_json(merged / merged_files.MARKER)
+    marker: merged_files.Marker = read_json(merged / base_files.MERGED_MARKER)
     if update.magnitudes:
         return None, "it is a DoRA, whose lengths of rows a GGUF adapter cannot hold (train.lora.use_dora)"
     if update.whole:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from stages.contracts import base as base_files
 from stages.contracts import tokens as token_files
-from stages.contracts.merged import MARKER
 from stages.core.errors import StageError
 from stages.core.files import read_json, scratch, sha256_file
 from stages.core.params import Runtime
@@ -190,7 +189,7 @@ def keep_bits(model: "PreTrainedModel") -> None:
 
 def check_not_merged(base: Path, adapter_sha256: str) -> None:
     """Raises StageError if `base` is a folder into which this adapter was merged already."""
-    marker = base / MARKER
+    marker = base / base_files.MERGED_MARKER
     if marker.exists() and read_json(marker).get("adapter") == adapter_sha256:
         raise StageError(
             f"{base} is already merged with this adapter: merging twice would add it twice. Point fetch_model to the original base."

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from stages.contracts import adapter as adapter_files
-from stages.contracts import merged as merged_files
+from stages.contracts import base as base_files
 from stages.core.errors import StageError
 from stages.core.files import read_json
 from stages.core.params import Runtime
@@ -233,9 +233,9 @@ def test_merge_applied_twice_is_refused_even_where_its_marker_and_its_record_are
         fold(once, adapter, tokens, tmp_path / "twice")
     forged = shutil.copytree(adapter, tmp_path / "forged")
     training = read_json(forged / adapter_files.TRAINING)
-    training["base"] = read_json(once / merged_files.MARKER)["files"]
+    training["base"] = read_json(once / base_files.MERGED_MARKER)["files"]
     (forged / adapter_files.TRAINING).write_text(json.dumps(training), encoding="utf-8")
-    (once / merged_files.MARKER).unlink()
+    (once / base_files.MERGED_MARKER).unlink()
     twice = fold(once, forged, tokens, tmp_path / "twice")
     update = read_update(adapter, 384)
     right = compare(base, adapter, tmp_path / "once", tokens, update, "base16", 2, RUNTIME)

@@ -7,6 +7,7 @@ import pytest
 
 from stages.arrow.tables import write_arrow
 from stages.contracts import adapter as adapter_files
+from stages.contracts import base as base_files
 from stages.contracts import merged as contract
 from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
@@ -198,7 +199,7 @@ def test_merging_onto_a_merged_folder_is_refused(trained: Path, tmp_path: Path) 
     shutil.copytree(trained / "tokens", tmp_path / "tokens")
     with pytest.raises(StageError, match="already merged"):
         fold(tmp_path, "merged", trained / "adapter", tmp_path / "twice")
-    (tmp_path / "merged" / contract.MARKER).unlink()
+    (tmp_path / "merged" / base_files.MERGED_MARKER).unlink()
     with pytest.raises(StageError, match="another base"):
         fold(tmp_path, "merged", trained / "adapter", tmp_path / "twice")
 

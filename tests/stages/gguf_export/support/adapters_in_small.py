@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.contracts import adapter as adapter_files
-from stages.contracts import merged as merged_files
+from stages.contracts import base as base_files
 from stages.core.files import write_json
 from tests.stages.gguf_export.support.models_in_small import make_merged
 from tests.stages.training.support.tiny import TARGETS
@@ -45,4 +45,4 @@ def make_trained(
     write_json(root / "adapter" / adapter_files.TRAINING, training)
     model.merge_and_unload().to(torch.bfloat16).save_pretrained(root / "merged")
     tokenizer.save_pretrained(root / "merged")
-    write_json(root / "merged" / merged_files.MARKER, {"into": "base16"})
+    write_json(root / "merged" / base_files.MERGED_MARKER, {"into": "base16"})
