@@ -12,7 +12,7 @@ PROVEN, CONTRADICTED, NOTHING = 0, 1, 3
 
 
 @dataclass
-class Found:
+class FileOrigin:
     """What is known of a file."""
 
     file: str
@@ -37,7 +37,7 @@ def origin(
     """
     from stages.core.errors import StageError
 
-    folder = records or near_records()
+    folder = records or find_records()
     try:
         found = [look(file, folder) for file in files]
     except StageError as error:
@@ -45,18 +45,18 @@ def origin(
     if as_json:
         print_json([asdict(one) for one in found])
     else:
-        print("\n\n".join(map(told, found)))
+        print("\n\n".join(map(render, found)))
     proofs = {one.proof for one in found}
     raise typer.Exit(CONTRADICTED if "contradicted" in proofs else NOTHING if "none" in proofs else PROVEN)
 
 
-def near_records() -> Path | None:
+def find_records() -> Path | None:
     """data/records of the project around here, if there is one."""
     root = find_root()
     return None if root is None else root / "data/records"
 
 
-def look(file: Path, records: Path | None) -> Found:
+def look(file: Path, records: Path | None) -> FileOrigin:
     """What a file says and what the records say of it. Raises StageError if it is no GGUF file."""
     from stages.core.errors import StageError
     from stages.core.files import sha256_file
@@ -69,12 +69,12 @@ def look(file: Path, records: Path | None) -> Found:
     except (ValueError, OSError, KeyError, IndexError) as error:
         raise StageError(f"{file} is no whole GGUF file") from error
     digest = sha256_file(file)
-    says = said(reader)
-    proof, why = proven(file, digest, says, records)
-    return Found(str(file), digest, says, proof, why)
+    says = read_said(reader)
+    proof, why = prove(file, digest, says, records)
+    return FileOrigin(str(file), digest, says, proof, why)
 
 
-def said(reader: Any) -> dict[str, Any]:  # noqa: ANN401 - gguf ships no types
+def read_said(reader: Any) -> dict[str, Any]:  # noqa: ANN401 - gguf ships no types
     """The metadata that tell of a file's origin, in the file's order."""
     kept = ("retune.", "general.base_model.", "general.dataset.", "general.name", "general.license")
     return {
@@ -84,7 +84,7 @@ def said(reader: Any) -> dict[str, Any]:  # noqa: ANN401 - gguf ships no types
     }
 
 
-def proven(file: Path, digest: str, says: dict[str, Any], records: Path | None) -> tuple[str, list[str]]:
+def prove(file: Path, digest: str, says: dict[str, Any], records: Path | None) -> tuple[str, list[str]]:
     """(proof, why) of a file by the records."""
     from stages.contracts.gguf import KEYS, RECORDS
     from stages.core.files import read_json
@@ -124,7 +124,7 @@ def proven(file: Path, digest: str, says: dict[str, Any], records: Path | None) 
     return ("contradicted" if same or name else "none"), why
 
 
-def told(found: Found) -> str:
+def render(found: FileOrigin) -> str:
     """For the eye."""
     width = max(map(len, found.says), default=0)
     lines = [

@@ -25,12 +25,12 @@ from stages.contracts import gguf as gguf_files
 from stages.contracts import merged as merged_files
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
-from stages.contracts.audit import PROVENANCE, VERDICT, check
+from stages.contracts.audit import PROVENANCE, VERDICT, make_check
 from stages.core.errors import Refusal, StageError
 from stages.core.files import read_json, write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
-from stages.reporting.provenance import bytes_check, chain_checks, model_files
+from stages.reporting.provenance import check_bytes, check_chain, model_files
 
 log = logging.getLogger("retune")
 
@@ -80,20 +80,20 @@ def audit(
     chain = {file.stem: read_json(file) for file in sorted(records.glob("*.json"))}
     if not chain:
         raise StageError(f"{records} holds no record, so nothing can be judged; `dvc repro` makes them")
-    found = bytes_check(chain, [messages, tokens, adapter, metrics, merged, ggufs])
+    found = check_bytes(chain, [messages, tokens, adapter, metrics, merged, ggufs])
     checks = [
-        *chain_checks(chain),
+        *check_chain(chain),
         found,
-        *row_checks(read_json(messages / message_files.SUMMARY), params),
-        *token_checks(
+        *judge_rows(read_json(messages / message_files.SUMMARY), params),
+        *judge_tokens(
             read_parquet(messages / message_files.MESSAGES, ["row_id", "split"]),
             tokens,
             read_parquet(adapter / adapter_files.LEDGER, ["row_id"]),
         ),
-        *label_checks(read_json(tokens / token_files.SUMMARY), params),
-        *quality_checks(read_json(metrics), params),
-        *merge_checks(read_json(merged / merged_files.CHECKS)),
-        *gguf_checks(read_json(ggufs / gguf_files.CHECKS), params),
+        *judge_labels(read_json(tokens / token_files.SUMMARY), params),
+        *judge_quality(read_json(metrics), params),
+        *judge_merge(read_json(merged / merged_files.CHECKS)),
+        *judge_ggufs(read_json(ggufs / gguf_files.CHECKS), params),
     ]
     audit.mkdir()
     write_json(
@@ -110,7 +110,7 @@ def audit(
     log.info("%s", found["says"])
 
 
-def row_checks(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
+def judge_rows(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
     """No row vanishes, not too many are set aside, enough are held out."""
     raw = summary["raw"]
     told = {key: summary[key] for key in ("train", "heldout", "rejected", "excluded")}
@@ -119,18 +119,18 @@ def row_checks(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict
     says = f"{raw} rows = " + " + ".join(f"{count} {key}" for key, count in told.items())
     if lost:
         says += f"; the rows of {', '.join(lost)} do not add up"
-    yield check("rows_accounted", sum(told.values()), raw, passed=whole and not lost, says=says)
+    yield make_check("rows_accounted", sum(told.values()), raw, passed=whole and not lost, says=says)
     share = summary["rejected"] / raw if raw else 1.0
     says = f"{summary['rejected']} of {raw} rows were set aside ({share:.1%}, at most {params.max_rejected_share:.1%}: audit.max_rejected_share)"
-    yield check(
+    yield make_check(
         "rejected_share", share, params.max_rejected_share, passed=share <= params.max_rejected_share, says=says
     )
     held = summary["heldout"]
     says = f"{held} conversations are held out (at least {params.min_heldout_rows}: audit.min_heldout_rows)"
-    yield check("heldout_rows", held, params.min_heldout_rows, passed=held >= params.min_heldout_rows, says=says)
+    yield make_check("heldout_rows", held, params.min_heldout_rows, passed=held >= params.min_heldout_rows, says=says)
 
 
-def token_checks(rows: pa.Table, tokens: Path, ledger: pa.Table) -> Iterator[dict[str, Any]]:
+def judge_tokens(rows: pa.Table, tokens: Path, ledger: pa.Table) -> Iterator[dict[str, Any]]:
     """The tokens are those rows and no others; what was trained is train rows alone, and nothing held out."""
     split = dict(zip(rows["row_id"].to_pylist(), rows["split"].to_pylist(), strict=True))
     train = set(read_arrow(tokens / token_files.TRAIN)["row_id"].to_pylist())
@@ -141,18 +141,18 @@ def token_checks(rows: pa.Table, tokens: Path, ledger: pa.Table) -> Iterator[dic
     says = f"{len(split)} conversations = {len(train)} train + {len(heldout)} held out + {len(rejected)} that the template rejects"
     if lost or extra:
         says += f"; {len(lost)} are lost and {len(extra)} come from nowhere"
-    yield check("tokens_accounted", len(lost) + len(extra), 0, passed=not lost and not extra, says=says)
+    yield make_check("tokens_accounted", len(lost) + len(extra), 0, passed=not lost and not extra, says=says)
     trained = set(ledger["row_id"].to_pylist())
     leaked = (trained & heldout) | (train & heldout) | {row for row in train if split.get(row) != "train"}
-    yield check(
+    yield make_check(
         "no_leak", len(leaked), 0, passed=not leaked, says=f"{len(leaked)} held-out conversations were trained on"
     )
     foreign = trained - train
     says = f"{len(trained)} conversations were trained, {len(foreign)} of them not from the training rows"
-    yield check("ledger", len(foreign), 0, passed=not foreign and bool(trained), says=says)
+    yield make_check("ledger", len(foreign), 0, passed=not foreign and bool(trained), says=says)
 
 
-def label_checks(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
+def judge_labels(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
     """The mask trains on something."""
     train = summary["splits"]["train"]
     share = train["labelled_tokens"] / train["tokens"] if train["tokens"] else 0.0
@@ -160,12 +160,12 @@ def label_checks(summary: Mapping[str, Any], params: AuditParams) -> Iterator[di
         f"{train['labelled_tokens']} of {train['tokens']} training tokens carry a label "
         f"({share:.1%}, at least {params.min_labelled_share:.1%}: audit.min_labelled_share)"
     )
-    yield check(
+    yield make_check(
         "labelled_share", share, params.min_labelled_share, passed=share >= params.min_labelled_share, says=says
     )
 
 
-def quality_checks(metrics: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
+def judge_quality(metrics: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
     """The tuned model is better than its base by what the floors ask."""
     base, tuned = metrics["base"], metrics["tuned"]
     if params.min_loss_gain is not None:
@@ -175,7 +175,7 @@ def quality_checks(metrics: Mapping[str, Any], params: AuditParams) -> Iterator[
             if gain is None
             else f"the held-out loss fell by {gain:.3f} (at least {params.min_loss_gain}: audit.min_loss_gain)"
         )
-        yield check(
+        yield make_check(
             "loss_gain", gain, params.min_loss_gain, passed=gain is not None and gain >= params.min_loss_gain, says=says
         )
     if params.min_exact_match is not None:
@@ -185,7 +185,7 @@ def quality_checks(metrics: Mapping[str, Any], params: AuditParams) -> Iterator[
             if match is None
             else f"{match:.1%} of the held-out answers are right (at least {params.min_exact_match:.1%}: audit.min_exact_match)"
         )
-        yield check(
+        yield make_check(
             "exact_match",
             match,
             params.min_exact_match,
@@ -194,14 +194,14 @@ def quality_checks(metrics: Mapping[str, Any], params: AuditParams) -> Iterator[
         )
 
 
-def merge_checks(checks: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def judge_merge(checks: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The merged model carries the fine-tuning: `merge` has failed already where it differs from base + adapter."""
     change, difference = checks["max_change_from_base"], checks["max_logit_difference"]
     says = f"the merged logits are {difference:.2g} from base + adapter at most, and {change:.2g} from the base"
-    yield check("merge", change, difference, passed=change > difference, says=says)
+    yield make_check("merge", change, difference, passed=change > difference, says=says)
 
 
-def gguf_checks(checks: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
+def judge_ggufs(checks: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
     """Every file answers like the merged model, as far as its quantization's floors ask; the adapter's, by those of the base it lies over."""
     files = [
         (name, file["quantization"], file["quality"], f"take {file['quantization']} out of gguf.quantizations")
@@ -215,13 +215,13 @@ def gguf_checks(checks: Mapping[str, Any], params: AuditParams) -> Iterator[dict
         kl, same = quality["kl"], quality["top_1_agreement"]
         if floor is None:
             says = f"KL divergence {kl:.2g}, the same token first at {same:.1%}: not judged, since there is no floor {param}"
-            yield check(f"{name}: no floor", kl, None, passed=None, says=says)
+            yield make_check(f"{name}: no floor", kl, None, passed=None, says=says)
         else:
             least, most = floor.max_kl_divergence, floor.min_top1_agreement
             says = f"KL divergence from the merged model {kl:.2g} nats a token (at most {least:.2g}: {param}.max_kl_divergence)"
-            yield mendable(check(f"{name}: kl", kl, least, passed=kl <= least, says=says), mend)
+            yield add_remedy(make_check(f"{name}: kl", kl, least, passed=kl <= least, says=says), mend)
             says = f"the same token first at {same:.1%} of the tokens (at least {most:.1%}: {param}.min_top1_agreement)"
-            yield mendable(check(f"{name}: top1", same, most, passed=same >= most, says=says), mend)
+            yield add_remedy(make_check(f"{name}: top1", same, most, passed=same >= most, says=says), mend)
         if params.max_exact_match_loss is not None and quality["exact_match"] is not None:
             right, limit = quality["exact_match"], params.max_exact_match_loss
             lost = checks["merged"]["exact_match"] - right
@@ -229,16 +229,16 @@ def gguf_checks(checks: Mapping[str, Any], params: AuditParams) -> Iterator[dict
                 f"{right:.1%} of {checks['answers']} answers are right, {abs(lost):.1%} {'fewer' if lost > 0 else 'more'} than the merged "
                 f"model's {checks['merged']['exact_match']:.1%} (at most {limit:.1%} fewer: audit.max_exact_match_loss)"
             )
-            yield mendable(check(f"{name}: exact_match", right, limit, passed=lost <= limit, says=says), mend)
+            yield add_remedy(make_check(f"{name}: exact_match", right, limit, passed=lost <= limit, says=says), mend)
 
 
-def mendable(found: dict[str, Any], mend: str) -> dict[str, Any]:
+def add_remedy(found: dict[str, Any], mend: str) -> dict[str, Any]:
     """A check of one file; where it says no, with what to do about it: one weak file refuses the whole model."""
     return found if found["passed"] else {**found, "says": f"{found['says']}; {mend}, or change that floor"}
 
 
 def uses(_params: AuditParams, _inputs: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Of the large folders what is looked into; `bytes_check` hashes the rest, once."""
+    """Of the large folders what is looked into; `check_bytes` hashes the rest, once."""
     return {
         "tokens": [*token_files.SPLITS.values(), token_files.REJECTED, token_files.SUMMARY],
         "adapter": [adapter_files.LEDGER],

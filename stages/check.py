@@ -21,8 +21,8 @@ from stages.core.params import Params, Runtime, read_params, section_problems
 from stages.core.runner import Input, Output, run
 from stages.dedup.contamination import evaluation_files
 from stages.fetching.source_files import CUSTOM, custom_files
-from stages.llama_cpp.programs import existing, lacking, missing
-from stages.llama_cpp.quantization_names import OURS, QUANTIZATIONS, unknown
+from stages.llama_cpp.programs import find_existing, list_lacking, say_lacking
+from stages.llama_cpp.quantization_names import OURS, QUANTIZATIONS, describe_unknown
 
 PROJECT = Path(__file__).resolve().parents[1]
 """The folder with dvc.yaml, which lists the stages, and with the code of each."""
@@ -92,7 +92,7 @@ def contradictions(params: Mapping[str, Any]) -> list[str]:
         )
     if params["merge"]["into"] == "dequantized_nf4" and not train["load_in_4bit"]:
         found.append("merge.into: must be base16 where train.load_in_4bit is false: training never saw the base in NF4")
-    found += [f"audit.gguf.{name}: {unknown(name)}" for name in audit["gguf"] if name not in QUANTIZATIONS]
+    found += [f"audit.gguf.{name}: {describe_unknown(name)}" for name in audit["gguf"] if name not in QUANTIZATIONS]
     if params["standardize"]["heldout_fraction"] == 0:
         floors = {"min_heldout_rows": 0, "min_loss_gain": None, "min_exact_match": None}
         found += [
@@ -107,13 +107,13 @@ def missing_programs(params: Mapping[str, Any]) -> list[str]:
     """What the export would build llama-quantize with, where it needs that, has none, and cannot build one."""
     need = [name for name in params["gguf"]["quantizations"] if name not in OURS]
     try:
-        lacks = lacking() if need and existing("llama-quantize") is None else []
+        lacks = list_lacking() if need and find_existing("llama-quantize") is None else []
     except StageError as error:
         return [f"gguf.quantizations: {error}"]
     if not lacks:
         return []
     said = (
-        f"gguf.quantizations: {', '.join(need)}: made by llama-quantize, which is not here, and to build it {missing(lacks)}. "
+        f"gguf.quantizations: {', '.join(need)}: made by llama-quantize, which is not here, and to build it {say_lacking(lacks)}. "
         "Install that, or name a folder with llama.cpp's programs in LLAMA_CPP_DIR; "
         f"without any of it: {', '.join(OURS)}"
     )

@@ -20,7 +20,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from stages.contracts.adapter import WEIGHTS
-from stages.contracts.gguf import CHECKS, MODELFILE, README, Checks, FileChecks, FileQuality, ImatrixChecks, LoraChecks
+from stages.contracts.gguf import (
+    CHECKS,
+    MODELFILE,
+    README,
+    ExportChecks,
+    FileChecks,
+    FileQuality,
+    ImatrixChecks,
+    LoraChecks,
+)
 from stages.core.errors import StageError
 from stages.core.files import write_json, write_text
 from stages.core.params import Params, Runtime
@@ -28,19 +37,19 @@ from stages.core.runner import Input, Output, run
 from stages.gguf_export import tokenization_check as tokenization
 from stages.gguf_export.adapter_export import export_lora, start_base
 from stages.gguf_export.adapter_file import read_adapter
-from stages.gguf_export.check_plan import Plan, make_plan, tokenizer_metadata
+from stages.gguf_export.check_plan import CheckPlan, make_plan, tokenizer_metadata
 from stages.gguf_export.convert import finish_conversion, outtype, start_conversion
-from stages.gguf_export.file_checks import check_file, summary
+from stages.gguf_export.file_checks import check_file, summarize
 from stages.gguf_export.folder_tensors import weights
-from stages.gguf_export.imatrix import IMATRIX, imatrix
-from stages.gguf_export.modelfile import modelfile
+from stages.gguf_export.imatrix import IMATRIX, compute_imatrix
+from stages.gguf_export.modelfile import render_modelfile
 from stages.gguf_export.provenance_keys import read_origin, tuned_metadata
-from stages.gguf_export.readme import readme, trained_context
-from stages.gguf_export.reference import reference
+from stages.gguf_export.readme import read_trained_context, render_readme
+from stages.gguf_export.reference import run_merged_model
 from stages.gguf_export.tensor_check import verify_conversion
 from stages.llama_cpp.gguf_reader import open_gguf
-from stages.llama_cpp.programs import find
-from stages.llama_cpp.quantization_names import OURS, problems
+from stages.llama_cpp.programs import find_or_build
+from stages.llama_cpp.quantization_names import OURS, find_problems
 from stages.llama_cpp.quantize import quantize
 from stages.models.base_model import device
 
@@ -49,7 +58,7 @@ log = logging.getLogger("retune")
 FULL_PRECISION = "full.gguf"
 
 
-class Sampling(Params):
+class SamplingParams(Params):
     """How an answer is drawn in the commands of README.md and Modelfile: by these rules alone."""
 
     temperature: Annotated[float, Field(ge=0)]
@@ -93,13 +102,13 @@ class GgufParams(Params):
     lora_base: str | None
     """Quantization of a file of the base, NAME-base-QUANT.gguf, to lay the adapter over (one that needs no llama-quantize); it stays the
     same file when one trains again. null: none, and the adapter is measured over the unquantized base."""
-    sampling: Sampling
+    sampling: SamplingParams
 
     @field_validator("quantizations")
     @classmethod
     def known_quantizations(cls, names: list[str], others: ValidationInfo) -> list[str]:
         """Each of them known, none twice, with an importance matrix where one is needed."""
-        found = problems(names, imatrix=others.data.get("imatrix") != "none")
+        found = find_problems(names, imatrix=others.data.get("imatrix") != "none")
         if found:
             raise ValueError("; ".join(found))
         return names
@@ -142,7 +151,7 @@ def gguf(
     tensors = weights(merged)
     plan = make_plan(tokens, params.check_rows, params.check_answers)
     if not OURS.keys() >= set(params.quantizations):
-        find("llama-quantize")  # before the work: it may have to be built
+        find_or_build("llama-quantize")  # before the work: it may have to be built
     update, left_out = (None, None) if params.lora == "none" else read_adapter(adapter, merged)
     work = files / ".work"
     work.mkdir(parents=True)
@@ -156,14 +165,14 @@ def gguf(
         if update:
             base_conversion = start_base(base, merged, work, f"{params.name}-base")
             running.callback(base_conversion.process.kill)
-        theirs = reference(merged, tensors, plan.examples, plan.asked, plan.ends, threads, work)
+        theirs = run_merged_model(merged, tensors, plan.examples, plan.asked, plan.ends, threads, work)
         finish_conversion(conversion, source)
         verify_source(source, tensors, plan.tokenizer)
         says = {**tokenizer_metadata(plan), **tuned_metadata(origin, "model")}
         weighted: ImatrixChecks | None = None
         if params.imatrix == "training_rows":
             target, limit = files / IMATRIX, params.imatrix_tokens
-            weighted = imatrix(
+            weighted = compute_imatrix(
                 merged, tokens, source, target, limit, device(runtime), tuned_metadata(origin, "imatrix")
             )
         found: dict[str, FileChecks] = {}
@@ -195,7 +204,11 @@ def gguf(
         elif left_out:
             log.warning("no GGUF file of the adapter alone: %s", left_out)
     write_pages(
-        files, summary(found, weighted, lora, left_out, plan, theirs, origin), plan, params, trained_context(source)
+        files,
+        summarize(found, weighted, lora, left_out, plan, theirs, origin),
+        plan,
+        params,
+        read_trained_context(source),
     )
     shutil.rmtree(work)
 
@@ -213,7 +226,7 @@ def say(path: Path, quality: FileQuality) -> None:
     )
 
 
-def write_pages(files: Path, checks: Checks, plan: Plan, params: GgufParams, context: int | None) -> None:
+def write_pages(files: Path, checks: ExportChecks, plan: CheckPlan, params: GgufParams, context: int | None) -> None:
     """checks.json, Modelfile, README.md."""
     sampling = params.sampling
     parameters = {
@@ -224,8 +237,8 @@ def write_pages(files: Path, checks: Checks, plan: Plan, params: GgufParams, con
         "top_k": 0,
         "top_p": 1.0,
     }
-    write_text(files / MODELFILE, modelfile(plan.form, list(checks["files"]), plan.stop, parameters))
-    write_text(files / README, readme(params.name, checks, sampling.model_dump(), context))
+    write_text(files / MODELFILE, render_modelfile(plan.form, list(checks["files"]), plan.stop, parameters))
+    write_text(files / README, render_readme(params.name, checks, sampling.model_dump(), context))
     write_json(files / CHECKS, checks)
 
 

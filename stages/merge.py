@@ -23,8 +23,8 @@ from stages.core.errors import StageError
 from stages.core.files import read_json, sha256_file, write_json
 from stages.core.params import Params, Runtime
 from stages.core.runner import Input, Output, run
-from stages.merging.agreement import compare, training_nf4
-from stages.merging.config_files import resized_index, write_settings
+from stages.merging.agreement import compare, read_training_nf4
+from stages.merging.config_files import resize_index, write_settings
 from stages.models.base_model import (
     base_digests,
     base_rows,
@@ -35,7 +35,7 @@ from stages.models.base_model import (
     weight_files,
 )
 from stages.models.safetensors_header import StoredTensor, read_header
-from stages.weights.folding import Update, check_shapes, folded, merged_shape, read_update, tie
+from stages.weights.folding import Update, check_shapes, fold, merged_shape, read_update, tie_head
 from stages.weights.meta_model import Unfit
 from stages.weights.nf4 import Nf4
 from stages.weights.shards import raw_blocks, read, tensors_below, torch_dtype, write
@@ -77,14 +77,14 @@ def merge(base: Input, adapter: Input, tokens: Input, merged: Output, params: Me
     files = weight_files(base)
     tensors = tensors_below(files)
     update = read_update(adapter, base_rows(base))
-    tie(update, read_config(base), tensors)
+    tie_head(update, read_config(base), tensors)
     check_shapes(update, tensors)
-    nf4 = nf4_base(base, adapter, runtime) if params.into == "dequantized_nf4" else None
+    nf4 = read_nf4_base(base, adapter, runtime) if params.into == "dequantized_nf4" else None
     merged.mkdir(parents=True)
     check_room(files, merged)
     digests = {file.name: merge_shard(file, merged / file.name, update, nf4) for file in files}
     if (base / base_files.INDEX).exists():
-        write_json(merged / base_files.INDEX, resized_index(read_json(base / base_files.INDEX), merged))
+        write_json(merged / base_files.INDEX, resize_index(read_json(base / base_files.INDEX), merged))
     for file in sorted((tokens / token_files.TOKENIZER).iterdir()):
         shutil.copyfile(file, merged / file.name)
     write_settings(base, tokens, merged, update.embedding_rows)
@@ -119,10 +119,10 @@ def check_pair(base: Path, adapter: Path) -> str:
     return digest
 
 
-def nf4_base(base: Path, adapter: Path, runtime: Runtime) -> Nf4:
+def read_nf4_base(base: Path, adapter: Path, runtime: Runtime) -> Nf4:
     """The base as training saw it. Raises StageError if it was not in NF4, or cannot be told from the files."""
     try:
-        nf4 = training_nf4(base, adapter, device(runtime))
+        nf4 = read_training_nf4(base, adapter, device(runtime))
     except Unfit as reason:
         raise StageError(
             f"merge.into: dequantized_nf4 cannot be done for this base, since {reason}; use base16"
@@ -152,13 +152,13 @@ def merge_shard(source: Path, target: Path, update: Update, nf4: Nf4 | None) -> 
         shape = merged_shape(name, tensor, update)
         size = tensor.stop - tensor.start
         shapes[name] = (tensor.dtype, shape, size // tensor.shape[0] * shape[0] if tensor.shape else size)
-    blocks = (block for name, tensor in tensors.items() for block in merged_blocks(name, tensor, update, nf4))
+    blocks = (block for name, tensor in tensors.items() for block in merge_blocks(name, tensor, update, nf4))
     digest = write(target, shapes, blocks)
     target.chmod(0o644)
     return digest
 
 
-def merged_blocks(name: str, tensor: StoredTensor, update: Update, nf4: Nf4 | None) -> "Iterator[bytes | torch.Tensor]":
+def merge_blocks(name: str, tensor: StoredTensor, update: Update, nf4: Nf4 | None) -> "Iterator[bytes | torch.Tensor]":
     """A tensor with the adapter's part added in fp32 and rounded once to the tensor's dtype; others come as the bytes that they are."""
     if name not in update.names and (nf4 is None or name not in nf4.names):
         yield from raw_blocks(tensor)
@@ -167,14 +167,14 @@ def merged_blocks(name: str, tensor: StoredTensor, update: Update, nf4: Nf4 | No
 
     dtype = torch_dtype(tensor)
     source = update.whole.get(name, tensor)
-    restored = nf4.restored(tensor) if nf4 is not None and name in nf4.names and source is tensor else None
+    restored = nf4.round_trip(tensor) if nf4 is not None and name in nf4.names and source is tensor else None
     rows, width = merged_shape(name, tensor, update)[0], math.prod(source.shape[1:])
     step = max(1, BLOCK_VALUES // width)
     for first in range(0, rows, step):
         last = min(first + step, rows)
         there = read(source, min(first, source.shape[0]), last) if restored is None else restored[first:last]
         block = torch.cat([there.float(), torch.zeros(last - first - there.shape[0], *source.shape[1:])])
-        block = (folded(name, block, first, update) if source is tensor else block).to(dtype)
+        block = (fold(name, block, first, update) if source is tensor else block).to(dtype)
         # the sum is the cheap look: what is not finite makes it so
         if not bool(block.sum(dtype=torch.float32).isfinite()) and not bool(block.isfinite().all()):
             raise StageError(
@@ -183,7 +183,7 @@ def merged_blocks(name: str, tensor: StoredTensor, update: Update, nf4: Nf4 | No
         yield block
 
 
-def judge(checks: contract.Checks, params: MergeParams) -> None:
+def judge(checks: contract.MergeChecks, params: MergeParams) -> None:
     """Raise StageError unless the merged model is base + adapter, and not the base."""
     if not checks["max_logit_difference"] <= params.max_logit_difference:
         raise StageError(
@@ -196,7 +196,7 @@ def judge(checks: contract.Checks, params: MergeParams) -> None:
         )
 
 
-def say(checks: contract.Checks) -> None:
+def say(checks: contract.MergeChecks) -> None:
     """The figures in the log."""
     log.info(
         "logits differ by at most %.4f from base + adapter, mean KL %.2g",

@@ -21,12 +21,12 @@ from stages.arrow.tables import read_parquet
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
 from stages.contracts.audit import PROVENANCE, VERDICT
-from stages.contracts.gguf import Checks as GgufChecks
-from stages.contracts.merged import Checks
+from stages.contracts.gguf import ExportChecks as GgufChecks
+from stages.contracts.merged import MergeChecks
 from stages.core.files import read_json, write_json, write_text
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
-from stages.reporting.numbers import NOTHING, percent, small
+from stages.reporting.numbers import NOTHING, format_percent, format_small
 from stages.reporting.token_view import control_ids, spread, token_runs, visible
 
 PAGES = Path(__file__).parent / "reporting" / "pages"
@@ -87,12 +87,15 @@ def report(
         "rows": read_json(messages / message_files.SUMMARY),
         "tokens": read_json(tokens / token_files.SUMMARY),
         "steps": log,
-        "curves": curves(log),
+        "curves": draw_curves(log),
         "metrics": read_json(metrics),
         "answers": read_parquet(answers).slice(0, params.examples).to_pylist(),
-        "conversations": conversations(tokens, min(params.examples, CONVERSATIONS)),
-        "merges": merges(read_json(merge)),
-        "ggufs": {**checks, "files": in_order(checks["files"], provenance["chain"]["gguf"]["params"]["quantizations"])},
+        "conversations": read_conversations(tokens, min(params.examples, CONVERSATIONS)),
+        "merges": describe_merges(read_json(merge)),
+        "ggufs": {
+            **checks,
+            "files": sort_files(checks["files"], provenance["chain"]["gguf"]["params"]["quantizations"]),
+        },
     }
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES),
@@ -102,26 +105,26 @@ def report(
         lstrip_blocks=True,
     )
     pages.filters |= {
-        "beside": beside,
-        "number": number,
-        "percent": percent,
-        "signed": signed,
-        "size": size,
-        "small": small,
+        "beside": format_beside,
+        "number": format_number,
+        "percent": format_percent,
+        "signed": format_signed,
+        "size": format_size,
+        "small": format_small,
         "visible": visible,
     }
     report.mkdir()
     for page in ("index.html", "README.md"):
         write_text(report / page, pages.get_template(f"{page}.jinja").render(facts))
-    write_json(figures, compared(read_json(merge), checks))
+    write_json(figures, gather_figures(read_json(merge), checks))
 
 
-def in_order(files: Mapping[str, Any], quantizations: Sequence[str]) -> dict[str, Any]:
+def sort_files(files: Mapping[str, Any], quantizations: Sequence[str]) -> dict[str, Any]:
     """The files as the params list them: the first is the one that is meant where only one is."""
     return dict(sorted(files.items(), key=lambda file: quantizations.index(file[1]["quantization"])))
 
 
-def compared(merge: Checks, ggufs: GgufChecks) -> dict[str, Any]:
+def gather_figures(merge: MergeChecks, ggufs: GgufChecks) -> dict[str, Any]:
     """What one compares exports by: {merge: {losses, max_logit_difference}, merged: {...}, gguf: {QUANTIZATION: {bytes, kl ...}}}; the adapter
     alone by its type and the base's that it was laid over.
     """
@@ -138,7 +141,7 @@ def compared(merge: Checks, ggufs: GgufChecks) -> dict[str, Any]:
     }
 
 
-def conversations(tokens: Path, count: int) -> list[dict[str, Any]]:
+def read_conversations(tokens: Path, count: int) -> list[dict[str, Any]]:
     """Training rows, evenly spread, as the model sees them: {row_id, tokens, trained_tokens, runs, left_out: tokens not shown}."""
     if not count:
         return []
@@ -161,7 +164,7 @@ def conversations(tokens: Path, count: int) -> list[dict[str, Any]]:
     return shown
 
 
-def merges(checks: Checks) -> dict[str, Any]:
+def describe_merges(checks: MergeChecks) -> dict[str, Any]:
     """What checks.json of data/merged says, for a table: {models: [MergeLoss], exported: the one that was written, other: the merge that was not
     or null, and into, rows, positions, base as there}. A model without a loss is left out.
     """
@@ -188,7 +191,7 @@ def merges(checks: Checks) -> dict[str, Any]:
     }
 
 
-def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def draw_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The loss curves as SVG points: {train, heldout: "x,y x,y ...", low, high, last_step}; y grows downwards."""
     train = [(step["step"], step["loss"]) for step in log]
     heldout = [(step["step"], step["eval_loss"]) for step in log if step.get("eval_loss") is not None]
@@ -204,24 +207,24 @@ def curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"train": points(train), "heldout": points(heldout), "low": low, "high": high, "last_step": last}
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def format_number(value: float | None, digits: int = 3) -> str:
     """A measure for a person; a dash where there was nothing to measure."""
     if value is None:
         return NOTHING
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
-def signed(value: float | None) -> str:
+def format_signed(value: float | None) -> str:
     """A difference, with its sign, to two significant digits."""
     return NOTHING if value is None else f"{value:+.2g}"
 
 
-def beside(value: float) -> str:
+def format_beside(value: float) -> str:
     """A difference in words, to stand before what it is a difference from."""
     return f"{abs(value):.2g} {'above' if value > 0 else 'below'}" if value else "equal to"
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """Bytes as people read them."""
     value = float(count)
     for unit in ("B", "kB", "MB"):

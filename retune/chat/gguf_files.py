@@ -34,11 +34,10 @@ def chosen(root: Path, file: Path | None) -> tuple[Path, Path | None]:
 
 def laid_over(path: Path) -> tuple[Path, Path | None]:
     """(the model, an adapter to lay over it) that a GGUF file is. Raises StageError for an adapter without its base, and for no model."""
-    from stages.llama_cpp.gguf_reader import open_gguf
-    from stages.llama_cpp.quantize import metadata
+    from stages.llama_cpp.gguf_reader import open_gguf, read_metadata
 
     try:
-        kind = metadata(open_gguf(path), "general.type")
+        kind = read_metadata(open_gguf(path), "general.type")
     except (ValueError, OSError, KeyError, IndexError):
         return path, None  # who runs it says what is wrong with it
     if kind == "imatrix":

@@ -56,7 +56,7 @@ def check_llama_cpp() -> Iterable[Finding]:
 def check_quantizer(params: dict[str, Any]) -> Iterable[Finding]:
     """llama-quantize, where a quantization of params.yaml is its: whether it is here, or what building it takes."""
     from stages.core.errors import StageError
-    from stages.llama_cpp.programs import existing, lacking, missing
+    from stages.llama_cpp.programs import find_existing, list_lacking, say_lacking
     from stages.llama_cpp.quantization_names import OTHERS
 
     theirs = [name for name in param_value(params, "gguf", "quantizations") or [] if name in OTHERS]
@@ -64,18 +64,18 @@ def check_quantizer(params: dict[str, Any]) -> Iterable[Finding]:
         return
     subject, wanted = "llama-quantize", f"for {', '.join(theirs)}"
     try:
-        found = existing("llama-quantize")
+        found = find_existing("llama-quantize")
     except StageError as error:
         yield Finding(subject, "problem", str(error))
         return
-    lacks = lacking()
+    lacks = list_lacking()
     if found is not None:
         yield Finding(subject, "ok", f"{found} ({wanted})")
     elif lacks:
         yield Finding(
             subject,
             "problem",
-            f"not here ({wanted}), and to build it {missing(lacks)}",
+            f"not here ({wanted}), and to build it {say_lacking(lacks)}",
             "install that, or set LLAMA_CPP_DIR",
         )
     else:

@@ -10,6 +10,6 @@ PROVENANCE = "provenance.json"
 """{model, chain: {stage: record}}: for every stage its code, params, packages, inputs and outputs by sha256."""
 
 
-def check(name: str, found: object, floor: object, *, passed: bool | None, says: str) -> dict[str, Any]:
+def make_check(name: str, found: object, floor: object, *, passed: bool | None, says: str) -> dict[str, Any]:
     """One check of the verdict; `passed` None: a figure that no floor is asked of."""
     return {"name": name, "found": found, "floor": floor, "passed": passed, "says": says}

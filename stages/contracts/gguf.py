@@ -3,7 +3,7 @@
 - `NAME-QUANT.gguf` ...: NAME as in params, QUANT as asked (`demo-q4_k_m.gguf`);
 - `NAME-lora-TYPE.gguf`: the adapter alone, if it is asked for and can be one; `NAME-base-QUANT.gguf`: a base to lay it over, if asked for;
 - `imatrix.gguf`: the importance matrix, if one is asked for, in llama.cpp's format;
-- `checks.json`: Checks, below;
+- `checks.json`: ExportChecks, below;
 - `Modelfile`: for Ollama, of the first quantization (Ollama 0.34.1 and later take no adapter);
 - `README.md`: how to run them.
 
@@ -49,7 +49,7 @@ KINDS = {
 }
 
 
-class Source(TypedDict):
+class OriginSource(TypedDict):
     """A model or a dataset."""
 
     source: str
@@ -63,9 +63,9 @@ class Origin(TypedDict):
     version: str
     """Of Retune."""
     license: str | None
-    base: Source
+    base: OriginSource
     base_sha256: str
-    datasets: list[Source]
+    datasets: list[OriginSource]
     dataset_sha256: str
     adapter_sha256: str
     """Of the adapter's weights that the merged model was made with, as data/adapter has them now."""
@@ -159,7 +159,7 @@ class ImatrixChecks(TypedDict):
     sha256: str
 
 
-class Checks(TypedDict):
+class ExportChecks(TypedDict):
     """checks.json."""
 
     files: dict[str, FileChecks]

@@ -3,7 +3,7 @@
 from typing import Literal, TypedDict
 
 CHECKS = "checks.json"
-"""A `Checks`."""
+"""`MergeChecks`."""
 
 Into = Literal["base16", "dequantized_nf4"]
 """What the adapter was folded into: the 16-bit base, or the base as training saw it in NF4."""
@@ -38,7 +38,7 @@ class Losses(TypedDict):
     """The adapter folded into the dequantized NF4 base, rounded to the base's dtype."""
 
 
-class Checks(TypedDict):
+class MergeChecks(TypedDict):
     """Merged model against base + adapter (through PEFT, on the base that `into` names), both in fp32, at labelled positions of held-out rows."""
 
     into: Into

@@ -12,15 +12,15 @@ from stages.contracts.gguf import BaseFile, LoraChecks, Origin
 from stages.core.errors import StageError
 from stages.core.files import sha256_file
 from stages.gguf_export.adapter_file import rank, verify_lora, write_lora
-from stages.gguf_export.check_plan import Plan, tokenizer_metadata
+from stages.gguf_export.check_plan import CheckPlan, tokenizer_metadata
 from stages.gguf_export.convert import finish_conversion, outtype, start_conversion
-from stages.gguf_export.file_checks import measured, verify_form, verify_tensors
+from stages.gguf_export.file_checks import measure, verify_form, verify_tensors
 from stages.gguf_export.folder_tensors import weights
 from stages.gguf_export.provenance_keys import base_metadata, tuned_metadata, verify_metadata
-from stages.gguf_export.reference import Reference
+from stages.gguf_export.reference import MergedReference
 from stages.gguf_export.tensor_check import names_in_file, verify_conversion
-from stages.llama_cpp.gguf_reader import open_gguf
-from stages.llama_cpp.quantize import architecture, model_shape, quantize
+from stages.llama_cpp.gguf_reader import open_gguf, read_architecture, read_hparams
+from stages.llama_cpp.quantize import quantize
 from stages.llama_cpp.runtime import Model
 from stages.weights.folding import Update
 
@@ -63,8 +63,8 @@ def export_lora(
     kind: str,
     quantization: str | None,
     name: str,
-    plan: Plan,
-    theirs: Reference,
+    plan: CheckPlan,
+    theirs: MergedReference,
     origin: Origin,
     threads: int,
 ) -> LoraChecks:
@@ -90,9 +90,11 @@ def export_lora(
     reader = open_gguf(conversion.path)
     tensors = weights(conversion.folder)
     verify_conversion(reader, tensors)
-    shape = model_shape(reader)
+    hparams = read_hparams(reader)
     path, says = files / f"{name}-lora-{kind}.gguf", tuned_metadata(origin, "lora")
-    write_lora(path, update, names_in_file(architecture(reader), shape.layers, tensors), shape, kind, name, says)
+    write_lora(
+        path, update, names_in_file(read_architecture(reader), hparams.layers, tensors), hparams, kind, name, says
+    )
     lora = open_gguf(path)
     verify_metadata(lora, says, path.name)
     verify_lora(lora, reader, open_gguf(source), len(update.low_rank), threads)
@@ -112,7 +114,7 @@ def export_lora(
             raise StageError(
                 f"llama.cpp loads {path.name}, and nothing changes by it; report it with the versions of `retune doctor`"
             )
-        quality = measured(model, plan, theirs)
+        quality = measure(model, plan, theirs)
     return {
         "file": path.name,
         "type": kind,

@@ -20,7 +20,7 @@ from stages.core.errors import StageError
 from stages.core.files import read_json
 from stages.gguf_export.tensor_check import parts, row_order
 from stages.llama_cpp.quantize import Overrides, add_metadata, as_float32
-from stages.llama_cpp.tensor_types import Shape, layer_order
+from stages.llama_cpp.tensor_types import Hparams, layer_order
 from stages.weights.folding import Update, read_update
 
 STORED: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16)}
@@ -62,7 +62,7 @@ def read_adapter(adapter: Path, merged: Path) -> tuple[Update | None, str | None
 
 
 def write_lora(
-    path: Path, update: Update, names: Mapping[str, str], shape: Shape, kind: str, name: str, says: Overrides
+    path: Path, update: Update, names: Mapping[str, str], hparams: Hparams, kind: str, name: str, says: Overrides
 ) -> None:
     """Write the adapter's file.
 
@@ -70,14 +70,14 @@ def write_lora(
         path: the file.
         update: a plain LoRA.
         names: {name in the GGUF file of the model: name in the folder}.
-        shape: of the model.
+        hparams: of the model.
         kind: a key of STORED.
         name: `general.name`.
         says: what else the file's metadata says.
     """
     import gguf
 
-    writer = gguf.GGUFWriter(path, shape.architecture)
+    writer = gguf.GGUFWriter(path, hparams.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_name(name)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
@@ -87,7 +87,7 @@ def write_lora(
         if names[target] in update.low_rank:
             down, up = (matrix.numpy() for matrix in update.low_rank[names[target]])
             writer.add_tensor(f"{target}.lora_a", down.astype(STORED[kind]))
-            writer.add_tensor(f"{target}.lora_b", up[row_order(target, len(up), shape)].astype(STORED[kind]))
+            writer.add_tensor(f"{target}.lora_b", up[row_order(target, len(up), hparams)].astype(STORED[kind]))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

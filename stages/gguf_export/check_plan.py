@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.core.errors import StageError
 from stages.gguf_export import tokenization_check as tokenization
-from stages.gguf_export.heldout_examples import Ending, Example, Question, find_ending, questions, read_examples
+from stages.gguf_export.heldout_examples import Ending, Example, HeldoutQuestion, find_ending, questions, read_examples
 from stages.gguf_export.modelfile import Form, dialogue_form
 from stages.llama_cpp.quantize import Overrides
 
@@ -15,13 +15,13 @@ CONTEXT_STEP = 256
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckPlan:
     """What every file is held against."""
 
     tokenizer: Any
     split: str
     examples: list[Example]
-    asked: list[Question]
+    asked: list[HeldoutQuestion]
     ending: Ending
     form: Form | None
 
@@ -47,7 +47,7 @@ class Plan:
         return -(-longest // CONTEXT_STEP) * CONTEXT_STEP
 
 
-def make_plan(tokens: Path, rows: int, answers: int) -> Plan:
+def make_plan(tokens: Path, rows: int, answers: int) -> CheckPlan:
     """The rows, questions and tokenizer of data/tokens.
 
     Args:
@@ -66,22 +66,22 @@ def make_plan(tokens: Path, rows: int, answers: int) -> Plan:
             f"{tokens.name}/tokenizer has no chat template; the stage template writes it there (template.chat_template)"
         )
     split, examples = read_examples(tokens, rows)
-    begins = tokenization.begins(tokenizer)
+    begins = tokenization.begins_with_bos(tokenizer)
     for example in examples:
         tokenization.refuse_two_begins(example.ids, tokenizer.bos_token_id, f"row {example.row_id} of {tokens.name}")
         if tokenizer.bos_token_id is not None and begins != (example.ids[0] == tokenizer.bos_token_id):
             raise StageError(
                 f"row {example.row_id} {'lacks the' if begins else 'begins with a'} BOS that the chat template does {'' if begins else 'not '}write; run the stage template again"
             )
-    form = dialogue_form(tokenization.renderer(tokenizer, None), tokenizer.bos_token or "")
+    form = dialogue_form(tokenization.make_renderer(tokenizer, None), tokenizer.bos_token or "")
     closing = tokenization.encode(tokenizer, form.answer[1]) if form else []
     ending = find_ending(examples, frozenset(tokenizer.added_tokens_decoder), closing)
-    return Plan(tokenizer, split, examples, questions(examples, ending, answers), ending, form)
+    return CheckPlan(tokenizer, split, examples, questions(examples, ending, answers), ending, form)
 
 
-def tokenizer_metadata(plan: Plan) -> Overrides:
+def tokenizer_metadata(plan: CheckPlan) -> Overrides:
     """What the file must say so that a runner feeds it as training did, whatever the converter guessed from the tokenizer's files."""
-    says: dict[str, str | int | bool] = {"tokenizer.ggml.add_bos_token": tokenization.begins(plan.tokenizer)}
+    says: dict[str, str | int | bool] = {"tokenizer.ggml.add_bos_token": tokenization.begins_with_bos(plan.tokenizer)}
     if plan.ending.is_control and plan.ending.ids[0] != plan.tokenizer.eos_token_id:
         says["tokenizer.ggml.eot_token_id"] = plan.ending.ids[0]
     return says

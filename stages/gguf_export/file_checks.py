@@ -3,38 +3,38 @@
 from collections import Counter
 from pathlib import Path
 
-from stages.contracts.gguf import Checks, FileChecks, FileQuality, ImatrixChecks, LoraChecks, Origin
+from stages.contracts.gguf import ExportChecks, FileChecks, FileQuality, ImatrixChecks, LoraChecks, Origin
 from stages.core.errors import StageError
 from stages.core.files import sha256_file
 from stages.gguf_export import tokenization_check as tokenization
-from stages.gguf_export.check_plan import Plan
+from stages.gguf_export.check_plan import CheckPlan
 from stages.gguf_export.modelfile import go_template
 from stages.gguf_export.provenance_keys import verify_metadata
 from stages.gguf_export.quality import (
-    answers,
+    answer_questions,
     count_exact,
     mean_error,
     measure_divergence,
     perplexity,
     reference_loss,
-    rounded,
+    round_figure,
 )
-from stages.gguf_export.reference import Reference
+from stages.gguf_export.reference import MergedReference
 from stages.gguf_export.tensor_check import verify_quantized
-from stages.llama_cpp.gguf_reader import open_gguf
-from stages.llama_cpp.quantize import Overrides, metadata, quantizer
+from stages.llama_cpp.gguf_reader import open_gguf, read_metadata
+from stages.llama_cpp.quantize import Overrides, name_quantizer
 from stages.llama_cpp.runtime import Model
-from stages.llama_cpp.tensor_types import Choice
+from stages.llama_cpp.tensor_types import TensorType
 
 
 def check_file(
     path: Path,
     source: Path,
     quantization: str,
-    choices: dict[str, Choice],
+    choices: dict[str, TensorType],
     says: Overrides,
-    plan: Plan,
-    theirs: Reference,
+    plan: CheckPlan,
+    theirs: MergedReference,
     threads: int,
 ) -> FileChecks:
     """Everything that is known about one quantized file. Raises StageError for what no rounding explains."""
@@ -44,8 +44,8 @@ def check_file(
         texts, dialogues = verify_form(model, plan)
         return {
             "quantization": quantization,
-            "quantizer": quantizer(quantization, source),
-            "imatrix": metadata(reader, "quantize.imatrix.file") is not None,
+            "quantizer": name_quantizer(quantization, source),
+            "imatrix": read_metadata(reader, "quantize.imatrix.file") is not None,
             "bytes": path.stat().st_size,
             "sha256": sha256_file(path),
             "tensors": len(choices),
@@ -55,15 +55,15 @@ def check_file(
                 for name, choice in choices.items()
                 if choice.kind != choice.wanted
             },
-            "pre_tokenizer": metadata(reader, "tokenizer.ggml.pre"),
+            "pre_tokenizer": read_metadata(reader, "tokenizer.ggml.pre"),
             "texts_equal": texts,
             "dialogues_equal": dialogues,
             "adds_bos": model.adds_bos,
-            "quality": measured(model, plan, theirs),
+            "quality": measure(model, plan, theirs),
         }
 
 
-def verify_tensors(path: Path, source: Path, says: Overrides, plan: Plan, threads: int) -> None:
+def verify_tensors(path: Path, source: Path, says: Overrides, plan: CheckPlan, threads: int) -> None:
     """Raise StageError unless a file holds the unquantized one's tensors, the tokenizer's vocabulary, and says what it shall."""
     reader = open_gguf(path)
     verify_metadata(reader, says, path.name)
@@ -71,7 +71,7 @@ def verify_tensors(path: Path, source: Path, says: Overrides, plan: Plan, thread
     tokenization.verify_vocabulary(reader, plan.tokenizer)
 
 
-def verify_form(model: Model, plan: Plan) -> tuple[int, int]:
+def verify_form(model: Model, plan: CheckPlan) -> tuple[int, int]:
     """How many texts and dialogues were compared with the tokenizer's reading of them.
 
     Raises StageError where one differs, or the file does not end where the data's answers end.
@@ -83,7 +83,7 @@ def verify_form(model: Model, plan: Plan) -> tuple[int, int]:
     return texts, dialogues
 
 
-def verify_ends(model: Model, plan: Plan) -> None:
+def verify_ends(model: Model, plan: CheckPlan) -> None:
     """Raise StageError unless the file knows the tokenizer's EOS, stops at what ends an answer in the data, and not within one."""
     if plan.tokenizer.eos_token_id is not None and model.eos != plan.tokenizer.eos_token_id:
         raise StageError(
@@ -98,29 +98,29 @@ def verify_ends(model: Model, plan: Plan) -> None:
         raise StageError(f"{model.name} would stop at token {within}, which stands within answers of data/tokens")
 
 
-def measured(model: Model, plan: Plan, theirs: Reference) -> FileQuality:
+def measure(model: Model, plan: CheckPlan, theirs: MergedReference) -> FileQuality:
     """An open file's figures against the merged model."""
     divergence = measure_divergence(model, plan.examples, theirs)
-    given = answers(model, plan.asked)
+    given = answer_questions(model, plan.asked)
     return {
-        "kl": rounded(divergence.kl / divergence.tokens),
+        "kl": round_figure(divergence.kl / divergence.tokens),
         "kl_error": mean_error(divergence.rows),
-        "top_1_agreement": rounded(divergence.same_top / divergence.tokens),
+        "top_1_agreement": round_figure(divergence.same_top / divergence.tokens),
         "perplexity": perplexity(divergence.loss, divergence.tokens),
         "exact_match": share(count_exact(given, plan.asked, plan.ending, plan.ends), len(plan.asked)),
         "answers_equal": sum(ours == other for ours, other in zip(given, theirs.answers, strict=True)),
     }
 
 
-def summary(
+def summarize(
     found: dict[str, FileChecks],
     imatrix: ImatrixChecks | None,
     lora: LoraChecks | None,
     left_out: str | None,
-    plan: Plan,
-    theirs: Reference,
+    plan: CheckPlan,
+    theirs: MergedReference,
     origin: Origin,
-) -> Checks:
+) -> ExportChecks:
     """checks.json."""
     tokens = sum(len(example.targets()) for example in plan.examples)
     return {
@@ -146,4 +146,4 @@ def summary(
 
 def share(part: int, whole: int) -> float | None:
     """Part of the whole, 0 to 1; None of nothing."""
-    return rounded(part / whole) if whole else None
+    return round_figure(part / whole) if whole else None

@@ -42,7 +42,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Question:
+class HeldoutQuestion:
     """One assistant's turn to be answered, given the true history."""
 
     row_id: str
@@ -110,9 +110,9 @@ def find_ending(examples: Sequence[Example], control: frozenset[int], closing: S
     )
 
 
-def questions(examples: Sequence[Example], ending: Ending, count: int) -> list[Question]:
+def questions(examples: Sequence[Example], ending: Ending, count: int) -> list[HeldoutQuestion]:
     """The first `count` assistant's turns of the rows, as questions."""
-    asked: list[Question] = []
+    asked: list[HeldoutQuestion] = []
     for index, example in enumerate(examples):
         offset = 0
         for begin, end in example.spans():
@@ -120,6 +120,6 @@ def questions(examples: Sequence[Example], ending: Ending, count: int) -> list[Q
             whole = tuple(answer[-len(ending.ids) :]) == ending.ids
             gold = answer[: -len(ending.ids)] if whole else answer
             limit = len(gold) + len(ending.ids)
-            asked.append(Question(example.row_id, example.ids[:begin], gold, limit, index, offset))
+            asked.append(HeldoutQuestion(example.row_id, example.ids[:begin], gold, limit, index, offset))
             offset += len(answer)
     return asked[:count]

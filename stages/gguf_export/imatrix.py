@@ -20,13 +20,13 @@ from stages.core.errors import StageError
 from stages.core.files import sha256_file
 from stages.gguf_export.folder_tensors import weights
 from stages.gguf_export.tensor_check import names_in_file
-from stages.llama_cpp.gguf_reader import open_gguf
+from stages.llama_cpp.gguf_reader import open_gguf, read_architecture, read_hparams
 from stages.llama_cpp.imatrix_file import write_importance
-from stages.llama_cpp.quantize import Overrides, architecture, model_shape
+from stages.llama_cpp.quantize import Overrides
 from stages.llama_cpp.tensor_types import is_quantized
 from stages.show.progress import Advance, progress
 from stages.weights.layerwise import run_layers
-from stages.weights.meta_model import Unfit, check_names, skeleton
+from stages.weights.meta_model import Unfit, build_meta_model, check_names
 from stages.weights.shards import tensors_below
 from stages.weights.variants import Variant
 
@@ -40,7 +40,7 @@ STATES_BYTES = 1 << 30
 """Of the hidden states that are in memory at once: rows go through the layers in groups that fit, each of which reads the weights again."""
 
 
-def imatrix(
+def compute_imatrix(
     merged: Path, tokens: Path, source: Path, target: Path, limit: int, place: str, says: Overrides
 ) -> ImatrixChecks:
     """Compute an importance matrix and write it.
@@ -57,10 +57,10 @@ def imatrix(
     Raises:
         StageError: there is no training row, or not every matrix of the model's layers can be watched.
     """
-    rows = training_rows(tokens / TRAIN, limit)
+    rows = read_training_rows(tokens / TRAIN, limit)
     count = sum(map(len, rows))
     reader = open_gguf(source)
-    if model_shape(reader).experts:
+    if read_hparams(reader).experts:
         raise StageError(
             "an importance matrix is not computed for models with experts, whose matrices see the tokens that are routed to them alone; "
             "set `gguf.imatrix` to none"
@@ -68,15 +68,15 @@ def imatrix(
     there = weights(merged)
     names = {
         folder.removesuffix(".weight"): file
-        for file, folder in names_in_file(architecture(reader), model_shape(reader).layers, there).items()
+        for file, folder in names_in_file(read_architecture(reader), read_hparams(reader).layers, there).items()
         if file.startswith("blk.") and is_quantized(file, len(there[folder].shape))
     }
-    write_importance(target, squares(merged, rows, names, place), count, len(rows), says)
+    write_importance(target, sum_squares(merged, rows, names, place), count, len(rows), says)
     log.info("importance matrix: %d tokens of %d training rows", count, len(rows))
     return ImatrixChecks(file=target.name, rows=len(rows), tokens=count, sha256=sha256_file(target))
 
 
-def training_rows(path: Path, limit: int) -> list[list[int]]:
+def read_training_rows(path: Path, limit: int) -> list[list[int]]:
     """Ids of rows with `limit` tokens in all, the last row cut there; rows in the order of their ids, which are hashes: as if drawn."""
     table = read_tokens(path)
     found: list[list[int]] = []
@@ -94,7 +94,7 @@ def training_rows(path: Path, limit: int) -> list[list[int]]:
     return found
 
 
-class Watch:
+class SquareSums:
     """Sums over the tokens that go through a model's linear layers.
 
     Args:
@@ -129,7 +129,7 @@ class Watch:
         self.advance(values.shape[0])
 
 
-def squares(
+def sum_squares(
     merged: Path, rows: Sequence[Sequence[int]], names: Mapping[str, str], place: str
 ) -> dict[str, NDArray[np.float64]]:
     """{matrix in the GGUF file: the sums of its inputs' squares over all tokens}; `names`: {module: matrix in the GGUF file}.
@@ -138,13 +138,13 @@ def squares(
     """
     count = sum(map(len, rows))
     with progress("importance matrix", count * len(names), "inputs") as advance:
-        watched = Watch(names, advance)
+        watched = SquareSums(names, advance)
         try:
-            by_layers(merged, rows, watched, place)
+            run_by_layers(merged, rows, watched, place)
         except Unfit as reason:
             log.info("importance matrix: the model is run whole, since %s", reason)
-            watched = Watch(names, advance)
-            whole(merged, rows, watched, place)
+            watched = SquareSums(names, advance)
+            run_whole(merged, rows, watched, place)
     other = sorted(name for name, tokens in watched.seen.items() if tokens != count)
     if other:
         raise StageError(
@@ -154,18 +154,18 @@ def squares(
     return {name: total.cpu().numpy() for name, total in watched.sums.items()}
 
 
-def by_layers(merged: Path, rows: Sequence[Sequence[int]], watched: Watch, place: str) -> None:
+def run_by_layers(merged: Path, rows: Sequence[Sequence[int]], watched: SquareSums, place: str) -> None:
     """Run rows through the model, layer by layer, group by group. Raises Unfit if its architecture does not allow it."""
     files = tensors_below(sorted(merged.glob("*.safetensors")))
-    first = skeleton(merged)
+    first = build_meta_model(merged)
     check_names(first, files)
-    for group in groups(rows, first.model.config.get_text_config().hidden_size):
-        bones = skeleton(merged)
-        watched.attach(bones.model)
-        run_layers(bones, Variant(files), [(ids, [len(ids) - 1]) for ids in group], place)
+    for group in group_rows(rows, first.model.config.get_text_config().hidden_size):
+        meta_model = build_meta_model(merged)
+        watched.attach(meta_model.model)
+        run_layers(meta_model, Variant(files), [(ids, [len(ids) - 1]) for ids in group], place)
 
 
-def groups(rows: Sequence[Sequence[int]], width: int) -> list[list[Sequence[int]]]:
+def group_rows(rows: Sequence[Sequence[int]], width: int) -> list[list[Sequence[int]]]:
     """Rows in groups whose hidden states, before and after a layer, take STATES_BYTES at most."""
     most = max(1, STATES_BYTES // (2 * 4 * width))
     found: list[list[Sequence[int]]] = []
@@ -179,7 +179,7 @@ def groups(rows: Sequence[Sequence[int]], width: int) -> list[list[Sequence[int]
     return found
 
 
-def whole(merged: Path, rows: Sequence[Sequence[int]], watched: Watch, place: str) -> None:
+def run_whole(merged: Path, rows: Sequence[Sequence[int]], watched: SquareSums, place: str) -> None:
     """Run rows through the model, all of it in memory."""
     import torch
     from transformers import AutoModelForCausalLM

@@ -145,7 +145,7 @@ def literal(text: str) -> str:
     return text.replace("{{", '{{ "{{" }}')
 
 
-def modelfile(
+def render_modelfile(
     form: Form | None,
     files: Sequence[str],
     stop: Sequence[str],
@@ -172,12 +172,12 @@ def modelfile(
             "# Writes what the model's Jinja template writes (compared over several conversations; outer white space of a text aside).",
             f'TEMPLATE """{template}"""',
         ]
-    lines += [f"PARAMETER stop {quoted(text)}" for text in stop]
+    lines += [f"PARAMETER stop {quote(text)}" for text in stop]
     lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
     return "\n".join(lines) + "\n"
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """A parameter's value in quotes, as Ollama reads it."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 

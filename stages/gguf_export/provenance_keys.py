@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stages.contracts.gguf import KEYS, KINDS, RECORDS, Origin, Source
+from stages.contracts.gguf import KEYS, KINDS, RECORDS, Origin, OriginSource
 from stages.core.errors import StageError
 from stages.core.files import read_json, sha256_file, sha256_tree
-from stages.llama_cpp.quantize import Overrides, metadata
+from stages.llama_cpp.gguf_reader import read_metadata
+from stages.llama_cpp.quantize import Overrides
 
 
 def read_origin(records: Iterable[Path], adapter: Path, license_name: str | None) -> Origin:
@@ -39,9 +40,11 @@ def read_origin(records: Iterable[Path], adapter: Path, license_name: str | None
     return Origin(
         version=importlib.metadata.version("retune"),
         license=license_name,
-        base=Source(source=base["params"]["source"], revision=base["params"]["revision"]),
+        base=OriginSource(source=base["params"]["source"], revision=base["params"]["revision"]),
         base_sha256=base["outputs"]["base"]["sha256"],
-        datasets=[Source(source=source["source"], revision=source["revision"]) for source in data["params"]["sources"]],
+        datasets=[
+            OriginSource(source=source["source"], revision=source["revision"]) for source in data["params"]["sources"]
+        ],
         dataset_sha256=data["outputs"]["raw"]["sha256"],
         adapter_sha256=sha256_file(adapter),
         merged_into=found["merge"]["params"]["into"],
@@ -86,7 +89,7 @@ def base_metadata(origin: Origin) -> Overrides:
     }
 
 
-def source_metadata(key: str, source: Source) -> dict[str, str]:
+def source_metadata(key: str, source: OriginSource) -> dict[str, str]:
     """Name, organization and version of a model or dataset: of a hub id OWNER/NAME its parts, of a local one its name alone."""
     owner, _, name = source["source"].rpartition("/") if source["revision"] else ("", "", source["source"])
     said = {"name": name, "organization": owner, "version": source["revision"] or ""}
@@ -95,6 +98,6 @@ def source_metadata(key: str, source: Source) -> dict[str, str]:
 
 def verify_metadata(reader: Any, says: Overrides, name: str) -> None:  # noqa: ANN401 - gguf.GGUFReader
     """Raise StageError unless an open GGUF file says what it shall."""
-    wrong = [key for key, value in says.items() if metadata(reader, key) != value]
+    wrong = [key for key, value in says.items() if read_metadata(reader, key) != value]
     if wrong:
         raise StageError(f"{name} does not say {', '.join(wrong)} as it was told to; run the stage gguf again")

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.core.errors import StageError
-from stages.gguf_export.heldout_examples import Ending, Example, Question
-from stages.gguf_export.reference import Reference
+from stages.gguf_export.heldout_examples import Ending, Example, HeldoutQuestion
+from stages.gguf_export.reference import MergedReference
 from stages.llama_cpp.runtime import Model
 
 DIGITS = 6
@@ -33,7 +33,7 @@ class Divergence:
     """(tokens, kl) of each row."""
 
 
-def measure_divergence(model: Model, examples: Sequence[Example], reference: Reference) -> Divergence:
+def measure_divergence(model: Model, examples: Sequence[Example], reference: MergedReference) -> Divergence:
     """Run the rows through the file and compare with the merged model, token by labelled token.
 
     Raises StageError where the file's vocabulary has another size than the merged model's logits, or its logits are no numbers.
@@ -62,7 +62,7 @@ def measure_divergence(model: Model, examples: Sequence[Example], reference: Ref
     return total
 
 
-def reference_loss(examples: Sequence[Example], reference: Reference) -> float:
+def reference_loss(examples: Sequence[Example], reference: MergedReference) -> float:
     """The merged model's own negative log-likelihood of the true tokens, summed, in nats."""
     loss = 0.0
     for index, example in enumerate(examples):
@@ -73,20 +73,22 @@ def reference_loss(examples: Sequence[Example], reference: Reference) -> float:
     return loss
 
 
-def answers(model: Model, asked: Sequence[Question]) -> list[list[int]]:
+def answer_questions(model: Model, asked: Sequence[HeldoutQuestion]) -> list[list[int]]:
     """The file's greedy answers, with what ends them, at most each question's limit."""
     return [list(model.generate(question.prompt, question.limit)) for question in asked]
 
 
-def count_exact(given: Sequence[Sequence[int]], asked: Sequence[Question], ending: Ending, ends: frozenset[int]) -> int:
+def count_exact(
+    given: Sequence[Sequence[int]], asked: Sequence[HeldoutQuestion], ending: Ending, ends: frozenset[int]
+) -> int:
     """How many answers are the true ones, token for token, and end there."""
     return sum(
-        bare(answer, ending, ends) == question.gold and len(answer) > len(question.gold)
+        strip_ending(answer, ending, ends) == question.gold and len(answer) > len(question.gold)
         for answer, question in zip(given, asked, strict=True)
     )
 
 
-def bare(answer: Sequence[int], ending: Ending, ends: frozenset[int]) -> list[int]:
+def strip_ending(answer: Sequence[int], ending: Ending, ends: frozenset[int]) -> list[int]:
     """An answer without what ends it."""
     if answer and answer[-1] in ends:
         return list(answer[:-1])
@@ -119,14 +121,14 @@ def mean_error(rows: Sequence[tuple[int, float]]) -> float | None:
         return None
     mean = sum(total for _, total in rows) / tokens
     spread = sum((total - mean * size) ** 2 for size, total in rows) * count / (count - 1)
-    return rounded(math.sqrt(spread) / tokens)
+    return round_figure(math.sqrt(spread) / tokens)
 
 
 def perplexity(loss: float, tokens: int) -> float:
     """The exponential of the mean loss; bounded, since JSON has no infinity."""
-    return rounded(math.exp(min(loss / tokens, 700.0)))
+    return round_figure(math.exp(min(loss / tokens, 700.0)))
 
 
-def rounded(value: float) -> float:
+def round_figure(value: float) -> float:
     """A figure with DIGITS significant digits."""
     return float(f"{value:.{DIGITS}g}")

@@ -8,10 +8,9 @@ from typing import Any
 
 import jinja2
 
-from stages.contracts.gguf import KEYS, MODELFILE, RECORDS, Checks
-from stages.llama_cpp.gguf_reader import open_gguf
-from stages.llama_cpp.quantize import architecture, metadata
-from stages.reporting.numbers import percent, small
+from stages.contracts.gguf import KEYS, MODELFILE, RECORDS, ExportChecks
+from stages.llama_cpp.gguf_reader import open_gguf, read_architecture, read_metadata
+from stages.reporting.numbers import format_percent, format_small
 
 CONTEXT = 4096
 """Tokens of a dialogue with its answer in the commands, unless the model knows fewer: the cache for the 131,072 that a Llama 3.2 knows takes
@@ -187,7 +186,7 @@ LC_ALL=C sha256sum {{ records }} | sha256sum
 """
 
 
-def readme(name: str, checks: Checks, sampling: Mapping[str, float], trained_context: int | None) -> str:
+def render_readme(name: str, checks: ExportChecks, sampling: Mapping[str, float], trained_context: int | None) -> str:
     """The text of README.md.
 
     Args:
@@ -205,7 +204,7 @@ def readme(name: str, checks: Checks, sampling: Mapping[str, float], trained_con
         for source in checks["origin"]["datasets"]
     ]
     return (
-        environment()
+        make_environment()
         .from_string(TEXT)
         .render(
             {
@@ -230,7 +229,7 @@ def readme(name: str, checks: Checks, sampling: Mapping[str, float], trained_con
     )
 
 
-def environment() -> jinja2.Environment:
+def make_environment() -> jinja2.Environment:
     """Jinja as this page needs it."""
     pages = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -239,14 +238,14 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - Markdown
     )
-    pages.filters |= {"megabytes": megabytes, "divergence": divergence, "percent": percent}
+    pages.filters |= {"megabytes": format_megabytes, "divergence": format_divergence, "percent": format_percent}
     return pages
 
 
-def trained_context(path: Path) -> int | None:
+def read_trained_context(path: Path) -> int | None:
     """Tokens that the model in a GGUF file knows, as far as the file says so."""
     reader = open_gguf(path)
-    found = metadata(reader, f"{architecture(reader)}.context_length")
+    found = read_metadata(reader, f"{read_architecture(reader)}.context_length")
     return None if found is None else int(found)
 
 
@@ -255,12 +254,12 @@ def vllm_rank(rank: int) -> int:
     return next((known for known in VLLM_RANKS if known >= rank), rank)
 
 
-def divergence(quality: Mapping[str, Any]) -> str:
+def format_divergence(quality: Mapping[str, Any]) -> str:
     """The KL divergence of a file, with two standard errors."""
     error = quality["kl_error"]
-    return small(quality["kl"]) + ("" if error is None else f" ± {small(2 * error)}")
+    return format_small(quality["kl"]) + ("" if error is None else f" ± {format_small(2 * error)}")
 
 
-def megabytes(count: int) -> str:
+def format_megabytes(count: int) -> str:
     """Bytes as people read them."""
     return f"{count / 1e6:,.1f} MB"

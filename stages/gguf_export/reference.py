@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stages.core.errors import StageError
 from stages.gguf_export.folder_tensors import Weight
-from stages.gguf_export.heldout_examples import Example, Question
+from stages.gguf_export.heldout_examples import Example, HeldoutQuestion
 from stages.llama_cpp.runtime import SMALL_MODEL
 
 FLOAT32_BYTES = 4 << 30
@@ -18,7 +18,7 @@ FLOAT32_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
-class Reference:
+class MergedReference:
     """The merged model's logits and answers."""
 
     logits: list[Path]
@@ -33,15 +33,15 @@ class Reference:
         return loaded
 
 
-def reference(
+def run_merged_model(
     merged: Path,
     weights: dict[str, Weight],
     examples: Sequence[Example],
-    asked: Sequence[Question],
+    asked: Sequence[HeldoutQuestion],
     ends: frozenset[int],
     threads: int,
     folder: Path,
-) -> Reference:
+) -> MergedReference:
     """Run the merged model on the CPU.
 
     Args:
@@ -72,7 +72,7 @@ def reference(
         missing = ", ".join(sorted(loaded["missing_keys"])[:5])
         raise StageError(f"the merged model lacks {missing}; merge again")
     model.eval()
-    found = Reference(
+    found = MergedReference(
         [folder / f"logits-{index}.npy" for index in range(len(examples))], [], str(model.dtype).removeprefix("torch.")
     )
     with torch.inference_mode():
@@ -83,19 +83,21 @@ def reference(
             likely = found.logits_of(question.example).argmax(axis=1)
             true = examples[question.example].targets()
             # What the model finds most likely after the true history is its greedy answer, as far as the two agree.
-            agreed = agreeing(likely[question.offset :], true[question.offset :], question.limit)
-            found.answers.append(agreed + greedy(model, question.prompt + agreed, question.limit - len(agreed), ends))
+            agreed = common_prefix(likely[question.offset :], true[question.offset :], question.limit)
+            found.answers.append(
+                agreed + answer_greedily(model, question.prompt + agreed, question.limit - len(agreed), ends)
+            )
     return found
 
 
-def agreeing(one: NDArray[np.int64], other: NDArray[np.int64], limit: int) -> list[int]:
+def common_prefix(one: NDArray[np.int64], other: NDArray[np.int64], limit: int) -> list[int]:
     """The first tokens of both, at most `limit`, as far as they are the same."""
     same = one[:limit] == other[:limit]
     count = len(same) if same.all() else int(same.argmin())
     return [int(token) for token in other[:count]]
 
 
-def greedy(model: Any, prompt: list[int], limit: int, ends: frozenset[int]) -> list[int]:  # noqa: ANN401 - a transformers model
+def answer_greedily(model: Any, prompt: list[int], limit: int, ends: frozenset[int]) -> list[int]:  # noqa: ANN401 - a transformers model
     """The most likely tokens, up to and with the one that ends the answer, at most `limit`."""
     import torch
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from stages.core.errors import StageError
 from stages.gguf_export.folder_tensors import Weight
-from stages.llama_cpp.library import DEQUANTIZERS, library
-from stages.llama_cpp.quantize import architecture, as_float32, metadata, model_shape
-from stages.llama_cpp.tensor_types import Shape
+from stages.llama_cpp.gguf_reader import read_architecture, read_hparams, read_metadata
+from stages.llama_cpp.library import DEQUANTIZERS, load_library
+from stages.llama_cpp.quantize import as_float32
+from stages.llama_cpp.tensor_types import Hparams
 
 ROWS_AT_ONCE = 1 << 21
 """Values compared at once."""
@@ -39,9 +40,9 @@ SMALL_ROW = 0.1
 
 def verify_conversion(reader: Any, weights: Mapping[str, Weight]) -> None:  # noqa: ANN401 - gguf.GGUFReader
     """Raise StageError unless an unquantized GGUF file holds exactly the folder's tensors, value for value."""
-    shape = model_shape(reader)
+    hparams = read_hparams(reader)
     found = {tensor.name: tensor for tensor in reader.tensors}
-    expected = names_in_file(architecture(reader), shape.layers, weights)
+    expected = names_in_file(read_architecture(reader), hparams.layers, weights)
     if "output.weight" not in found and "output.weight" in expected:
         # Tied: the folder may hold the matrix twice, the file holds it once.
         if not equal_weights(weights[expected["output.weight"]], weights[expected["token_embd.weight"]]):
@@ -56,7 +57,7 @@ def verify_conversion(reader: Any, weights: Mapping[str, Weight]) -> None:  # no
         raise StageError(
             f"the converted file {' and '.join(filter(None, parts))}; the merged folder and its config.json do not belong together"
         )
-    lacking = sorted(whole_model(shape, found) - found.keys())
+    lacking = sorted(required_tensors(hparams, found) - found.keys())
     if lacking:
         raise StageError(
             f"the merged model lacks {', '.join(lacking[:5])}{' ...' if lacking[5:] else ''} (names as in the GGUF file); merge again"
@@ -67,7 +68,7 @@ def verify_conversion(reader: Any, weights: Mapping[str, Weight]) -> None:  # no
             raise StageError(
                 f"{name} has the shape {tensor.shape[::-1].tolist()} in the GGUF file and {list(weight.shape)} in the merged model"
             )
-        if not same_values(name, tensor, weight, shape):
+        if not same_values(name, tensor, weight, hparams):
             raise StageError(f"{name} has other values in the GGUF file than {source} in the merged model")
 
 
@@ -94,9 +95,9 @@ def names_in_file(name: str, layers: int, weights: Mapping[str, Weight]) -> dict
     return mapped
 
 
-def whole_model(shape: Shape, found: Mapping[str, Any]) -> set[str]:
+def required_tensors(hparams: Hparams, found: Mapping[str, Any]) -> set[str]:
     """What a model must hold: the embeddings, the last norm, and in each layer what any layer of its kind (dense, with experts) holds."""
-    layers: list[set[str]] = [set() for _ in range(shape.layers)]
+    layers: list[set[str]] = [set() for _ in range(hparams.layers)]
     for name in found:
         if name.startswith("blk."):
             _, layer, part = name.split(".", 2)
@@ -111,15 +112,15 @@ def whole_model(shape: Shape, found: Mapping[str, Any]) -> set[str]:
     }
 
 
-def same_values(name: str, tensor: Any, weight: Weight, shape: Shape) -> bool:  # noqa: ANN401 - gguf.ReaderTensor
+def same_values(name: str, tensor: Any, weight: Weight, hparams: Hparams) -> bool:  # noqa: ANN401 - gguf.ReaderTensor
     """Whether a tensor is the weight as it stands, or as llama.cpp's converter rearranges it.
 
     It interleaves the rows of a Llama's query and key matrices (another form of rotary embedding), and adds one to Gemma's norms.
     Raises StageError for values that are no finite numbers.
     """
     rows = weight.shape[0]
-    order = row_order(name, rows, shape)
-    more = 1.0 if shape.architecture.startswith("gemma") and name.endswith("norm.weight") else 0.0
+    order = row_order(name, rows, hparams)
+    more = 1.0 if hparams.architecture.startswith("gemma") and name.endswith("norm.weight") else 0.0
     for part in parts(rows, int(np.prod(weight.shape[1:], dtype=np.int64))):
         there = as_float32(tensor.data[part]).reshape(-1)
         stored = weight.rows(order[part])
@@ -133,11 +134,11 @@ def same_values(name: str, tensor: Any, weight: Weight, shape: Shape) -> bool:  
     return True
 
 
-def row_order(name: str, rows: int, shape: Shape) -> NDArray[np.int64]:
+def row_order(name: str, rows: int, hparams: Hparams) -> NDArray[np.int64]:
     """The rows of a folder's matrix in the order that the file has them in; `name` is the file's."""
     order = np.arange(rows)
-    if shape.architecture == "llama" and (".attn_q." in name or ".attn_k." in name):
-        heads = shape.heads if ".attn_q." in name else shape.key_value_heads
+    if hparams.architecture == "llama" and (".attn_q." in name or ".attn_k." in name):
+        heads = hparams.heads if ".attn_q." in name else hparams.key_value_heads
         order = order.reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(-1)
     return order
 
@@ -168,7 +169,7 @@ def verify_quantized(reader: Any, source: Any, threads: int) -> None:  # noqa: A
         raise StageError(
             f"the quantized file holds tensors of the type {', '.join(unknown)}, which cannot be checked here"
         )
-    slack = WITH_IMATRIX if metadata(reader, "quantize.imatrix.file") is not None else 1.0
+    slack = WITH_IMATRIX if read_metadata(reader, "quantize.imatrix.file") is not None else 1.0
     with ThreadPoolExecutor(threads) as pool:
         for name, bad in zip(
             origin, pool.map(lambda name: distant_rows(found[name], origin[name], slack), origin), strict=True
@@ -193,7 +194,7 @@ def distant_rows(tensor: Any, origin: Any, slack: float) -> int:  # noqa: ANN401
     error, size = np.empty(rows), np.empty(rows)
     for part in parts(rows, columns):
         ours = as_float32(exact[part]).reshape(-1, columns)
-        there = dequantized(stored[part], tensor.tensor_type.name, columns)
+        there = dequantize(stored[part], tensor.tensor_type.name, columns)
         error[part] = np.square(there - ours, dtype=np.float64).mean(axis=1) ** 0.5
         size[part] = np.square(ours, dtype=np.float64).mean(axis=1) ** 0.5
     share = ROUNDING[tensor.tensor_type.name]
@@ -201,13 +202,13 @@ def distant_rows(tensor: Any, origin: Any, slack: float) -> int:  # noqa: ANN401
     return int((~(error <= allowed)).sum())
 
 
-def dequantized(stored: NDArray[np.generic], kind: str, columns: int) -> NDArray[np.float32]:
+def dequantize(stored: NDArray[np.generic], kind: str, columns: int) -> NDArray[np.float32]:
     """The values of rows of a type, by ggml's own kernel; shape [rows, columns]."""
     if kind not in DEQUANTIZERS:
         return as_float32(stored).reshape(-1, columns)
     stored = np.ascontiguousarray(stored)
     values = np.empty((len(stored), columns), dtype=np.float32)
-    getattr(library(), DEQUANTIZERS[kind])(stored.ctypes.data, values.ctypes.data, values.size)
+    getattr(load_library(), DEQUANTIZERS[kind])(stored.ctypes.data, values.ctypes.data, values.size)
     return values
 
 

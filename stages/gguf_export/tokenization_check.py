@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.core.errors import StageError
 from stages.gguf_export.modelfile import CONVERSATIONS, Message, Render
-from stages.llama_cpp.quantize import metadata
+from stages.llama_cpp.gguf_reader import read_metadata
 from stages.llama_cpp.runtime import Model
 from stages.tokenization.exportable.pretokenizer import read_apart
 
@@ -40,7 +40,7 @@ def verify_vocabulary(reader: Any, tokenizer: Any) -> None:  # noqa: ANN401 - gg
 
     Merges are compared for byte-level BPE alone: the other kinds have scores, and are proven by ids over texts.
     """
-    entries: list[str] = metadata(reader, "tokenizer.ggml.tokens")
+    entries: list[str] = read_metadata(reader, "tokenizer.ggml.tokens")
     vocabulary = {number: entry for entry, number in tokenizer.get_vocab().items()}
     if max(vocabulary) >= len(entries):
         raise StageError(
@@ -53,14 +53,14 @@ def verify_vocabulary(reader: Any, tokenizer: Any) -> None:  # noqa: ANN401 - gg
         raise StageError(
             f"{len(different)} entries of the vocabulary differ between the file and data/tokens' tokenizer, the first at id {min(different)}; merge again"
         )
-    if metadata(reader, "tokenizer.ggml.model") != "gpt2":
+    if read_metadata(reader, "tokenizer.ggml.model") != "gpt2":
         return
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     ours = [
         merge if isinstance(merge, str) else " ".join(part.replace(" ", "Ġ") for part in merge)
         for merge in model["merges"]
     ]
-    theirs: list[str] = metadata(reader, "tokenizer.ggml.merges") or []
+    theirs: list[str] = read_metadata(reader, "tokenizer.ggml.merges") or []
     if ours != theirs:
         first = next(
             (rank for rank, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
@@ -116,14 +116,14 @@ def verify_template(model: Model, tokenizer: Any) -> int:  # noqa: ANN401 - tran
         raise StageError(
             f"{model.name} holds no chat template; the merged model's tokenizer must have it (chat_template.jinja)"
         )
-    ours, theirs = renderer(tokenizer, None), renderer(tokenizer, template)
+    ours, theirs = make_renderer(tokenizer, None), make_renderer(tokenizer, template)
     compared = 0
     for messages in CONVERSATIONS:
         for answer in (True, False):
             text, other = ours(messages, answer=answer), theirs(messages, answer=answer)
             if text is None and other is None:
                 continue
-            if text is None or other is None or encode(tokenizer, text) != as_served(model, tokenizer, other):
+            if text is None or other is None or encode(tokenizer, text) != tokenize_as_served(model, tokenizer, other):
                 raise StageError(
                     f"the chat template in {model.name} gives other ids than data/tokens' tokenizer does; the merged model holds another template (merge again)"
                 )
@@ -136,7 +136,7 @@ def verify_template(model: Model, tokenizer: Any) -> int:  # noqa: ANN401 - tran
     return compared
 
 
-def as_served(model: Model, tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401 - transformers' tokenizer
+def tokenize_as_served(model: Model, tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401 - transformers' tokenizer
     """Ids of a rendered dialogue as llama.cpp's server makes them: it adds BOS where the file says so, and then drops the template's own."""
     if model.adds_bos and tokenizer.bos_token:
         text = text.removeprefix(tokenizer.bos_token)
@@ -149,13 +149,13 @@ def refuse_two_begins(ids: Sequence[int], bos: int | None, where: str) -> None:
         raise StageError(f"{where} begins with BOS twice; a model is trained with one (see template.chat_template)")
 
 
-def begins(tokenizer: Any) -> bool:  # noqa: ANN401 - transformers' tokenizer
+def begins_with_bos(tokenizer: Any) -> bool:  # noqa: ANN401 - transformers' tokenizer
     """Whether the template's dialogues begin with BOS: then the file must say that BOS is added, else that it is not."""
-    text = next(filter(None, (renderer(tokenizer, None)(messages, answer=True) for messages in CONVERSATIONS)), "")
+    text = next(filter(None, (make_renderer(tokenizer, None)(messages, answer=True) for messages in CONVERSATIONS)), "")
     return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
 
 
-def renderer(tokenizer: Any, template: str | None) -> Render:  # noqa: ANN401 - transformers' tokenizer
+def make_renderer(tokenizer: Any, template: str | None) -> Render:  # noqa: ANN401 - transformers' tokenizer
     """A template as a function; `template` None takes the tokenizer's own."""
     from jinja2.exceptions import TemplateError
 

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 
-def quick_reader(path: Path, mode: Literal["r", "r+"] = "r") -> Any:  # noqa: ANN401 - gguf ships no types
+def open_quickly(path: Path, mode: Literal["r", "r+"] = "r") -> Any:  # noqa: ANN401 - gguf ships no types
     """A gguf.GGUFReader; its tensors are memory-mapped, and with `r+` what is written to them is written to the file.
 
     Read once for several looks at the same file, as long as it stays the same: every quantization looks at the one that it is made from.
     """
     if mode != "r":
-        return reader_class()(path, mode)
+        return make_reader_class()(path, mode)
     state = path.stat()
     return read_once(path.absolute(), state.st_ino, state.st_size, state.st_mtime_ns)
 
@@ -22,11 +22,11 @@ def quick_reader(path: Path, mode: Literal["r", "r+"] = "r") -> Any:  # noqa: AN
 @lru_cache(maxsize=2)
 def read_once(path: Path, *_state: int) -> Any:  # noqa: ANN401 - gguf ships no types
     """A file's reader, kept while two others are not asked for: some 150 MB for a vocabulary of 128,000 tokens."""
-    return reader_class()(path, "r")
+    return make_reader_class()(path, "r")
 
 
 @cache
-def reader_class() -> type[Any]:
+def make_reader_class() -> type[Any]:
     """GGUFReader with another way to the bytes of each of a file's million numbers and texts."""
     from gguf import GGUFReader
 

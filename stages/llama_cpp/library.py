@@ -34,7 +34,7 @@ class OpaqueParams(ctypes.Structure):
     _fields_ = (("words", ctypes.c_uint32 * (OPAQUE_BYTES // 4)),)
 
 
-class Batch(ctypes.Structure):
+class LlamaBatch(ctypes.Structure):
     """`llama_batch`: the tokens of one decoding step."""
 
     _fields_ = (
@@ -78,7 +78,7 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_set_n_threads": (None, [POINTER, INT, INT]),
     "llama_get_memory": (POINTER, [POINTER]),
     "llama_memory_clear": (None, [POINTER, BOOL]),
-    "llama_decode": (INT, [POINTER, Batch]),
+    "llama_decode": (INT, [POINTER, LlamaBatch]),
     "llama_adapter_lora_init": (POINTER, [POINTER, TEXT]),
     "llama_set_adapters_lora": (INT, [POINTER, ctypes.POINTER(POINTER), SIZE, ctypes.POINTER(FLOAT)]),
     "llama_get_logits_ith": (ctypes.POINTER(FLOAT), [POINTER, INT]),
@@ -115,7 +115,7 @@ kept_alive = LogCallback(keep_errors)
 
 
 @cache
-def library() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
     """The library with its signatures set, its log silenced, ready for use.
 
     Raises StageError if xllamacpp is missing or no longer exports the C API as this module knows it.

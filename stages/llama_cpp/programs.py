@@ -54,7 +54,7 @@ LOG_LINES = 12
 """Lines of a failed build's log that an error shows."""
 
 
-def find(name: str) -> Path:
+def find_or_build(name: str) -> Path:
     """A program of llama.cpp: an existing one that is new enough, else a built one. The first build takes minutes on all cores.
 
     Args:
@@ -63,51 +63,51 @@ def find(name: str) -> Path:
     Raises:
         StageError: the one in LLAMA_CPP_DIR is too old; or there is none and nothing to build it with; or the build fails.
     """
-    found = existing(name)
+    found = find_existing(name)
     if found is not None:
         return found
-    lacks = lacking()
+    lacks = list_lacking()
     if lacks:
         raise StageError(
-            f"{name} is not here, and to build it from the pinned sources {missing(lacks)}: "
-            f"install that, or name a folder with llama.cpp's programs (build {pinned_build()} or newer) in LLAMA_CPP_DIR"
+            f"{name} is not here, and to build it from the pinned sources {say_lacking(lacks)}: "
+            f"install that, or name a folder with llama.cpp's programs (build {read_pinned_build()} or newer) in LLAMA_CPP_DIR"
         )
-    build()
-    return cache() / name
+    build_programs()
+    return cache_folder() / name
 
 
-def existing(name: str) -> Path | None:
+def find_existing(name: str) -> Path | None:
     """A program that is here already and new enough; None if there is none.
 
     Raises StageError where LLAMA_CPP_DIR holds one that is not: it was named by intent.
     """
-    wanted = pinned_build()
+    wanted = read_pinned_build()
     named = os.environ.get("LLAMA_CPP_DIR")
     for folder in [Path(named), Path(named, "build", "bin"), Path(named, "bin")] if named else []:
         path = folder / name
         if path.is_file():
-            found = build_of(path)
+            found = read_build(path)
             if found is None or found < wanted:
                 raise StageError(
-                    f"{name} in LLAMA_CPP_DIR is {described(found)}, and build {wanted} or newer is needed; update it, or unset LLAMA_CPP_DIR"
+                    f"{name} in LLAMA_CPP_DIR is {describe_build(found)}, and build {wanted} or newer is needed; update it, or unset LLAMA_CPP_DIR"
                 )
             return path.absolute()
     on_path = shutil.which(name)
     if on_path is not None:
-        found = build_of(Path(on_path))
+        found = read_build(Path(on_path))
         if found is not None and found >= wanted:
             return Path(on_path).absolute()
-        log.warning("%s on PATH is %s: not used, build %d or newer is needed", name, described(found), wanted)
-    cached = cache() / name
-    return cached if cached.is_file() and build_of(cached) == wanted else None
+        log.warning("%s on PATH is %s: not used, build %d or newer is needed", name, describe_build(found), wanted)
+    cached = cache_folder() / name
+    return cached if cached.is_file() and read_build(cached) == wanted else None
 
 
-def described(build: int | None) -> str:
+def describe_build(build: int | None) -> str:
     """A build number in words."""
     return f"build {build}" if build else "of no build that it names"
 
 
-def build_of(program: Path) -> int | None:
+def read_build(program: Path) -> int | None:
     """The build number that a program of llama.cpp prints; None if it names none (0: built outside of git) or does not run."""
     # llama-quantize has no --version: it prints it before it looks for a file that is not there
     arguments = (
@@ -129,7 +129,7 @@ def build_of(program: Path) -> int | None:
     return (int(said.group(1) or said.group(2)) or None) if said else None
 
 
-def pinned_build() -> int:
+def read_pinned_build() -> int:
     """llama.cpp's build number of the installed sources: the wheel says it in the name of a program that it also holds."""
     for file in importlib.metadata.files(WHEEL) or []:
         named = re.fullmatch(r"llama-b(\d+)-bin-.*", file.name)
@@ -140,13 +140,13 @@ def pinned_build() -> int:
     )
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """Where built programs lie: outside the checkout, by build and processor."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "retune" / f"llama.cpp-b{pinned_build()}-{platform.system().lower()}-{platform.machine()}"
+    return Path(home) / "retune" / f"llama.cpp-b{read_pinned_build()}-{platform.system().lower()}-{platform.machine()}"
 
 
-def lacking() -> list[str]:
+def list_lacking() -> list[str]:
     """What a build needs and this machine does not have, in words; empty if it can be tried."""
     needs = {
         "cmake": ["cmake"],
@@ -157,21 +157,21 @@ def lacking() -> list[str]:
     return [words for words, names in needs.items() if not any(map(shutil.which, names))]
 
 
-def missing(lacks: Sequence[str]) -> str:
+def say_lacking(lacks: Sequence[str]) -> str:
     """What `lacking` found, as the end of a sentence."""
     return f"{' and '.join(lacks)} {'is' if len(lacks) == 1 else 'are'} missing"
 
 
-def build() -> None:
+def build_programs() -> None:
     """Build PROGRAMS into `cache()`; whoever comes second waits and finds them there.
 
     Raises StageError with the end of the log if the build fails.
     """
-    target = cache()
+    target = cache_folder()
     target.mkdir(parents=True, exist_ok=True)
     with (target / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if all((target / name).is_file() and build_of(target / name) == pinned_build() for name in PROGRAMS):
+        if all((target / name).is_file() and read_build(target / name) == read_pinned_build() for name in PROGRAMS):
             return
         verify_sources()
         work = target / "build"
@@ -180,7 +180,7 @@ def build() -> None:
         (work / "unity.cmake").write_text(UNITY, encoding="utf-8")
         options = {
             **OPTIONS,
-            "LLAMA_BUILD_NUMBER": str(pinned_build()),
+            "LLAMA_BUILD_NUMBER": str(read_pinned_build()),
             "CMAKE_PROJECT_llama.cpp_INCLUDE": str(work / "unity.cmake"),
         }
         generator = "Ninja" if shutil.which("ninja") else "Unix Makefiles"
@@ -200,7 +200,7 @@ def build() -> None:
         for doing, command in (("configuring", configure), ("compiling", compiling)):
             log.info("llama.cpp: %s", doing)
             written = work.with_suffix(".log")
-            carry_out(
+            run_program(
                 command, written, "building llama.cpp", f"llama.cpp's programs could not be built ({written} says all)"
             )
         for name in PROGRAMS:
@@ -222,7 +222,7 @@ def verify_sources() -> None:
             )
 
 
-def carry_out(command: Sequence[str | Path], log_file: Path, doing: str, failed: str) -> None:
+def run_program(command: Sequence[str | Path], log_file: Path, doing: str, failed: str) -> None:
     """Run a program of the build or of llama.cpp's, and show how far it is.
 
     Args:
@@ -248,19 +248,19 @@ def carry_out(command: Sequence[str | Path], log_file: Path, doing: str, failed:
         try:
             for line in process.stdout or ():
                 written.write(line)
-                now = max(percent(line) or 0, done)
+                now = max(read_percent(line) or 0, done)
                 advance(now - done)  # even of nothing: a line that moves no figure shows that it goes on
                 done = now
             process.wait()
         finally:
-            end(process)
+            end_process(process)
     if process.returncode != 0:
         lines = [line for line in log_file.read_text(encoding="utf-8").splitlines() if line.strip()]
         tail = "\n  ".join(lines[-LOG_LINES:])
         raise StageError(f"{failed} (exit code {process.returncode}):\n  {tail}")
 
 
-def end(process: "subprocess.Popen[str]") -> None:
+def end_process(process: "subprocess.Popen[str]") -> None:
     """End a program and what it has started (ninja passes SIGTERM on to its compilers), if it still runs."""
     for number, seconds in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
         if process.poll() is None:
@@ -269,7 +269,7 @@ def end(process: "subprocess.Popen[str]") -> None:
                 process.wait(seconds)
 
 
-def percent(line: str) -> int | None:
+def read_percent(line: str) -> int | None:
     """How far ninja (`[3/40] ...`), make (`[ 7%] ...`) or llama-quantize (`[   3/ 291] ...`) says it is; None where a line says nothing of it."""
     found = re.match(r"\[\s*(\d+)(?:/\s*(\d+)|%)\]", line)
     if not found:

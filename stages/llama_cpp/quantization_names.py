@@ -74,10 +74,10 @@ WITHOUT_IMATRIX = frozenset(("F32", "F16", "BF16", "Q8_0"))
 """Types whose kernels do not look at an importance matrix."""
 
 
-def problems(names: Iterable[str], *, imatrix: bool) -> list[str]:
+def find_problems(names: Iterable[str], *, imatrix: bool) -> list[str]:
     """What is wrong with a list of quantizations, in words; `imatrix`: whether there will be an importance matrix."""
     asked = list(names)
-    found = [unknown(name) for name in dict.fromkeys(asked) if name not in QUANTIZATIONS]
+    found = [describe_unknown(name) for name in dict.fromkeys(asked) if name not in QUANTIZATIONS]
     twice = sorted({name for name in asked if asked.count(name) > 1})
     if twice:
         found.append(f"named twice: {', '.join(twice)}")
@@ -90,7 +90,7 @@ def problems(names: Iterable[str], *, imatrix: bool) -> list[str]:
     return found
 
 
-def unknown(name: str) -> str:
+def describe_unknown(name: str) -> str:
     """The words for a name that is not known."""
     if name.lower() in ALIASES:
         return f"{name} is llama.cpp's other name of {ALIASES[name.lower()]}; write that"

@@ -1,4 +1,4 @@
-"""A GGUF file of full precision -> a quantized one, with llama.cpp's own kernels and no compiler; what `mix` does not cover by llama-quantize.
+"""A GGUF file of full precision -> a quantized one, with llama.cpp's own kernels and no compiler; what tensor_types.py does not cover by llama-quantize.
 
 Tensor by tensor, and within one by groups of rows, on several threads: ctypes gives up Python's lock during the C call,
 and each row is quantized by itself, so the number of threads changes no byte.
@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.core.errors import StageError
-from stages.llama_cpp.gguf_reader import open_gguf
+from stages.llama_cpp.gguf_reader import open_gguf, read_architecture, read_hparams
 from stages.llama_cpp.imatrix_file import Importance, read_importance
-from stages.llama_cpp.library import library
-from stages.llama_cpp.programs import build_of, find
+from stages.llama_cpp.library import load_library
+from stages.llama_cpp.programs import find_or_build, read_build
 from stages.llama_cpp.quantization_names import QUANTIZATIONS, WITHOUT_IMATRIX
-from stages.llama_cpp.quantize_by_program import llama_quantize
-from stages.llama_cpp.tensor_types import Choice, Shape, choose_types, covers
+from stages.llama_cpp.quantize_by_program import run_llama_quantize
+from stages.llama_cpp.tensor_types import TensorType, choose_types, covers
 
 log = logging.getLogger("retune")
 
@@ -35,13 +35,13 @@ Overrides = Mapping[str, str | int | bool]
 
 def quantize(
     source: Path, target: Path, quantization: str, overrides: Overrides, threads: int, imatrix: Path | None = None
-) -> dict[str, Choice]:
+) -> dict[str, TensorType]:
     """Write `target` with the tensors of `source` in the types of a quantization, and all of its metadata.
 
     Args:
         source: a GGUF file with F32, F16 or BF16 tensors.
         target: the file to write.
-        quantization: a key of `names.QUANTIZATIONS`.
+        quantization: a key of `quantization_names.QUANTIZATIONS`.
         overrides: metadata in place of, or beside, the source's. Strings, unsigned integers or booleans.
         threads: for the kernels. They change no byte.
         imatrix: the file of an importance matrix, left aside by types that have no use for one; None: without.
@@ -61,10 +61,10 @@ def quantize(
         "general.file_type": known.file_type,
         **(importance.metadata if importance else {}),
     }
-    if covers(quantization, model_shape(reader)):
+    if covers(quantization, read_hparams(reader)):
         return quantize_here(reader, target, quantization, overrides, own, threads, importance)
     with TemporaryDirectory(dir=target.parent) as folder:
-        made = llama_quantize(source, quantization, imatrix, threads, Path(folder))
+        made = run_llama_quantize(source, quantization, imatrix, threads, Path(folder))
         tensors = {tensor.name: (tensor.shape.tolist(), tensor.tensor_type) for tensor in made.reader.tensors}
         write_file(target, reader, overrides, own, tensors, (tensor.data for tensor in made.reader.tensors))
     kinds = {choice.wanted for choice in made.choices.values()}
@@ -73,11 +73,11 @@ def quantize(
     return dict(made.choices)
 
 
-def quantizer(quantization: str, source: Path) -> str:
+def name_quantizer(quantization: str, source: Path) -> str:
     """What `quantize` makes a file with: `xllamacpp`, or llama-quantize and its build."""
-    if covers(quantization, model_shape(open_gguf(source))):
+    if covers(quantization, read_hparams(open_gguf(source))):
         return "xllamacpp"
-    return f"llama-quantize b{build_of(find('llama-quantize'))}"
+    return f"llama-quantize b{read_build(find_or_build('llama-quantize'))}"
 
 
 def quantize_here(
@@ -88,7 +88,7 @@ def quantize_here(
     own: Overrides,
     threads: int,
     importance: Importance | None,
-) -> dict[str, Choice]:
+) -> dict[str, TensorType]:
     """`quantize` with the kernels of the wheel and the mixes of this project."""
     import gguf
 
@@ -96,7 +96,7 @@ def quantize_here(
     choices = choose_types(
         quantization,
         {name: (tensor.shape[::-1].tolist(), tensor.tensor_type.name) for name, tensor in tensors.items()},
-        model_shape(reader),
+        read_hparams(reader),
         imatrix=importance is not None,
     )
     kinds = {name: gguf.GGMLQuantizationType[choice.kind] for name, choice in choices.items()}
@@ -105,7 +105,7 @@ def quantize_here(
         data = (
             tensors[name].data
             if tensors[name].tensor_type == kinds[name]
-            else converted(tensors[name], kinds[name], weights.get(name), pool)
+            else convert_tensor(tensors[name], kinds[name], weights.get(name), pool)
             for name in choices
         )
         shapes = {name: (tensors[name].shape.tolist(), kinds[name]) for name in choices}
@@ -124,7 +124,7 @@ def write_file(
     """A GGUF file with another's metadata (see `copy_metadata`) and the tensors {name: (shape, the length of a row first; type)}."""
     import gguf
 
-    writer = gguf.GGUFWriter(target, architecture(reader))
+    writer = gguf.GGUFWriter(target, read_architecture(reader))
     copy_metadata(reader, writer, overrides, own)
     for name, (shape, kind) in tensors.items():
         # The writer only notes the shape; `raw_dtype` says what the bytes are.
@@ -135,37 +135,6 @@ def write_file(
     for part in data:
         writer.write_tensor_data(part)
     writer.close()
-
-
-def architecture(reader: Any) -> str:  # noqa: ANN401 - gguf.GGUFReader
-    """`general.architecture` of an open GGUF file."""
-    return str(metadata(reader, "general.architecture"))
-
-
-def metadata(reader: Any, key: str) -> Any:  # noqa: ANN401 - what a GGUF file may hold
-    """One value of an open GGUF file's metadata; None where it is not there."""
-    field = reader.get_field(key)
-    return None if field is None else field.contents()
-
-
-def model_shape(reader: Any) -> Shape:  # noqa: ANN401 - gguf.GGUFReader
-    """What the choice of types depends on, from an open GGUF file's metadata."""
-    name = architecture(reader)
-    heads = first(metadata(reader, f"{name}.attention.head_count"))
-    return Shape(
-        architecture=name,
-        layers=int(metadata(reader, f"{name}.block_count") or 0),
-        heads=heads,
-        key_value_heads=first(metadata(reader, f"{name}.attention.head_count_kv")) or heads,
-        experts=int(metadata(reader, f"{name}.expert_count") or 0),
-    )
-
-
-def first(value: int | list[int] | None) -> int:
-    """The number, or the first of a number for each layer."""
-    if isinstance(value, list):
-        return int(value[0])
-    return int(value or 0)
 
 
 def copy_metadata(reader: Any, writer: Any, overrides: Overrides, own: Overrides) -> None:  # noqa: ANN401 - gguf's reader and writer
@@ -197,10 +166,10 @@ def add_metadata(writer: Any, says: Overrides) -> None:  # noqa: ANN401 - gguf.G
 def stored_bytes(kind: int, shape: list[int]) -> int:
     """Bytes of a tensor in a type; `shape` with the length of a row first, as a GGUF file has it."""
     rows = int(np.prod(shape[1:], dtype=np.int64))
-    return int(library().ggml_row_size(int(kind), shape[0])) * rows
+    return int(load_library().ggml_row_size(int(kind), shape[0])) * rows
 
 
-def converted(
+def convert_tensor(
     tensor: Any,  # noqa: ANN401 - gguf.ReaderTensor
     kind: int,
     importance: NDArray[np.float32] | None,
@@ -217,7 +186,7 @@ def converted(
         )
     weights = None if importance is None else importance.ctypes.data
     rows = int(np.prod(tensor.shape[1:], dtype=np.int64))
-    row_bytes = int(library().ggml_row_size(int(kind), columns))
+    row_bytes = int(load_library().ggml_row_size(int(kind), columns))
     result = np.empty((rows, row_bytes), dtype=np.uint8)
     stored = tensor.data.reshape(rows, -1)
     step = max(1, VALUES_AT_ONCE // columns)
@@ -227,11 +196,11 @@ def converted(
         if not np.isfinite(values).all():
             return False
         part = result[start : start + step]
-        written = library().ggml_quantize_chunk(
+        written = load_library().ggml_quantize_chunk(
             int(kind), values.ctypes.data, part.ctypes.data, 0, len(values), columns, weights
         )
         return bool(
-            written == part.nbytes and library().ggml_validate_row_data(int(kind), part.ctypes.data, part.nbytes)
+            written == part.nbytes and load_library().ggml_validate_row_data(int(kind), part.ctypes.data, part.nbytes)
         )
 
     if not all(pool.map(convert, range(0, rows, step))):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.llama_cpp.gguf_reader import open_gguf
-from stages.llama_cpp.programs import carry_out, find
-from stages.llama_cpp.tensor_types import Choice
+from stages.llama_cpp.programs import find_or_build, run_program
+from stages.llama_cpp.tensor_types import TensorType
 
 FELL_BACK = re.compile(
     r"^warning: (\S+)\s+- ncols\s+\d+ not divisible by\s+\d+ \(required for type\s+(\S+)\)", re.MULTILINE
@@ -16,21 +16,23 @@ FELL_BACK = re.compile(
 
 
 @dataclass(frozen=True)
-class Made:
+class QuantizedFile:
     """A file that llama-quantize wrote."""
 
     reader: Any
     """gguf.GGUFReader of it."""
-    choices: Mapping[str, Choice]
+    choices: Mapping[str, TensorType]
     """In the order of the file."""
 
 
-def llama_quantize(source: Path, quantization: str, imatrix: Path | None, threads: int, folder: Path) -> Made:
+def run_llama_quantize(
+    source: Path, quantization: str, imatrix: Path | None, threads: int, folder: Path
+) -> QuantizedFile:
     """Quantize a file with llama-quantize.
 
     Args:
         source: a GGUF file with F32, F16 or BF16 tensors.
-        quantization: any name of `names.QUANTIZATIONS`.
+        quantization: any name of `quantization_names.QUANTIZATIONS`.
         imatrix: the file of an importance matrix.
         threads: for the kernels. They change no byte.
         folder: to put the file into.
@@ -40,9 +42,18 @@ def llama_quantize(source: Path, quantization: str, imatrix: Path | None, thread
     """
     target, log = folder / f"{quantization}.gguf", folder / f"{quantization}.log"
     given: list[str | Path] = ["--imatrix", imatrix] if imatrix else []
-    command: list[str | Path] = [find("llama-quantize"), *given, source, target, quantization.upper(), str(threads)]
-    carry_out(command, log, f"quantizing to {quantization}", f"llama-quantize failed to make {quantization}")
+    command: list[str | Path] = [
+        find_or_build("llama-quantize"),
+        *given,
+        source,
+        target,
+        quantization.upper(),
+        str(threads),
+    ]
+    run_program(command, log, f"quantizing to {quantization}", f"llama-quantize failed to make {quantization}")
     wanted = dict(FELL_BACK.findall(log.read_text(encoding="utf-8", errors="replace")))
     reader = open_gguf(target)
     kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
-    return Made(reader, {name: Choice(kind, wanted.get(name, kind).upper()) for name, kind in kinds.items()})
+    return QuantizedFile(
+        reader, {name: TensorType(kind, wanted.get(name, kind).upper()) for name, kind in kinds.items()}
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.core.errors import StageError
-from stages.llama_cpp.library import Batch, library, take_errors
+from stages.llama_cpp.library import LlamaBatch, load_library, take_errors
 
 SMALL_MODEL = 50_000_000
 """Parameters below which one thread is faster than several: each of its matrix products is over before the others have woken."""
@@ -29,7 +29,7 @@ class Model:
     """
 
     def __init__(self, path: Path, context: int, threads: int) -> None:
-        self.library = library()
+        self.library = load_library()
         take_errors()
         self.handle = self.library.llama_model_load_from_file(
             str(path).encode(), self.library.llama_model_default_params()
@@ -124,7 +124,7 @@ class Model:
             part = np.ascontiguousarray(ids[start : start + self.step], dtype=np.int32)
             positions = np.arange(first + start, first + start + len(part), dtype=np.int32)
             mask = wanted[start : start + len(part)].astype(np.int8)
-            batch = Batch(
+            batch = LlamaBatch(
                 n_tokens=len(part),
                 token=part.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
                 pos=positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),

@@ -3,7 +3,7 @@
 A quantization's name stands for a mix. q4_k_m, for one, is Q4_K with Q6_K for the output matrix and for the value and down
 projections of the layers that suffer most. The rules are those of `llama_tensor_get_type` (src/llama-quant.cpp), which are others
 where there is an importance matrix; a slow test holds them to a real llama-quantize. What is left out is what would need more of
-them and goes to llama-quantize itself: experts, Falcon, and the mixes of `names.OTHERS`.
+them and goes to llama-quantize itself: experts, Falcon, and the mixes of `quantization_names.OTHERS`.
 """
 
 import re
@@ -23,8 +23,8 @@ FALLBACK = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What the choice of types depends on, beside the tensors' own names and shapes."""
+class Hparams:
+    """A model's hyperparameters (llama.cpp's hparams) that the choice of types depends on, beside the tensors' own names and shapes."""
 
     architecture: str
     layers: int
@@ -39,8 +39,8 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The type of one tensor."""
+class TensorType:
+    """The type that one tensor of a quantized file gets."""
 
     kind: str
     """The type it gets."""
@@ -48,48 +48,48 @@ class Choice:
     """The type that the mix names; another than `kind` where the tensor's rows do not allow it."""
 
 
-def covers(quantization: str, shape: Shape) -> bool:
+def covers(quantization: str, hparams: Hparams) -> bool:
     """Whether the rules here are enough for a quantization of a model: those of one type for all matrices are for every model."""
-    dense = shape.experts == 0 and shape.architecture != "falcon"
+    dense = hparams.experts == 0 and hparams.architecture != "falcon"
     return quantization in OURS and (dense or OURS[quantization].default in (*UNQUANTIZED, "Q8_0"))
 
 
 def choose_types(
-    quantization: str, tensors: Mapping[str, tuple[Sequence[int], str]], shape: Shape, *, imatrix: bool = False
-) -> dict[str, Choice]:
+    quantization: str, tensors: Mapping[str, tuple[Sequence[int], str]], hparams: Hparams, *, imatrix: bool = False
+) -> dict[str, TensorType]:
     """The type of every tensor.
 
     Args:
         quantization: one that `covers` this model.
         tensors: {name in the GGUF file: (shape as NumPy gives it, rows last but one; type in the 16-bit file)}.
-        shape: of the model.
+        hparams: of the model.
         imatrix: whether there is an importance matrix.
 
     Returns:
-        {name: Choice} in the order in which llama.cpp goes through (and writes) them: what is in no layer first, then layer
+        {name: TensorType} in the order in which llama.cpp goes through (and writes) them: what is in no layer first, then layer
         by layer, by name.
     """
     order = sorted(tensors, key=layer_order)
     tied = "output.weight" not in tensors
     values = [name for name in order if is_value_projection(name)]
     downs = [name for name in order if is_down_projection(name)]
-    chosen: dict[str, Choice] = {}
+    chosen: dict[str, TensorType] = {}
     for name in order:
         dims, kind = tensors[name]
         if not is_quantized(name, len(dims)):
-            chosen[name] = Choice(kind, kind)
+            chosen[name] = TensorType(kind, kind)
             continue
         wanted = OURS[quantization].default
         if wanted not in UNQUANTIZED:
             if name == "output.weight" or (tied and name == "token_embd.weight"):
                 wanted = output_type(wanted, dims[-1])
             elif is_value_projection(name):
-                wanted = value_type(quantization, wanted, values.index(name), len(values), shape)
+                wanted = value_type(quantization, wanted, values.index(name), len(values), hparams)
             elif is_down_projection(name):
-                wanted = down_type(quantization, wanted, downs.index(name), shape.layers, imatrix=imatrix)
+                wanted = down_type(quantization, wanted, downs.index(name), hparams.layers, imatrix=imatrix)
             elif "attn_output.weight" in name and quantization == "q3_k_m":
                 wanted = "Q4_K"
-        chosen[name] = Choice(fitting_type(wanted, dims[-1]), wanted)
+        chosen[name] = TensorType(fitting_type(wanted, dims[-1]), wanted)
     return chosen
 
 
@@ -121,19 +121,19 @@ def output_type(default: str, columns: int) -> str:
     return "Q8_0" if default == "Q8_0" or columns % BLOCK[default] else "Q6_K"
 
 
-def value_type(quantization: str, default: str, index: int, count: int, shape: Shape) -> str:
+def value_type(quantization: str, default: str, index: int, count: int, hparams: Hparams) -> str:
     """The value projection of the `index`-th of `count` layers."""
     kind = default
     if quantization == "q3_k_m":
         kind = "Q5_K" if index < 2 else "Q4_K"  # noqa: PLR2004 - llama.cpp's rule
-    elif quantization == "iq4_nl" and shape.shared_heads >= 4:  # noqa: PLR2004 - llama.cpp's rule
+    elif quantization == "iq4_nl" and hparams.shared_heads >= 4:  # noqa: PLR2004 - llama.cpp's rule
         kind = "Q5_K"
     elif quantization in ("q4_k_m", "q5_k_m") and needs_more_bits(index, count):
         kind = "Q6_K"
     elif quantization == "q4_k_s" and index < 4:  # noqa: PLR2004 - llama.cpp's rule
         kind = "Q5_K"
     # A 70B Llama has eight query heads to a value head, so finer values cost it little.
-    is_70b = shape.architecture == "llama" and shape.layers == 80 and shape.heads != shape.key_value_heads  # noqa: PLR2004 - its layers
+    is_70b = hparams.architecture == "llama" and hparams.layers == 80 and hparams.heads != hparams.key_value_heads  # noqa: PLR2004 - its layers
     return "Q5_K" if is_70b and kind in ("Q3_K", "Q4_K") else kind
 
 

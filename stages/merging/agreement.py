@@ -16,12 +16,12 @@ from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
 from stages.core.files import read_json
 from stages.core.params import Runtime
-from stages.merging.tally import Tally, joined
+from stages.merging.logit_comparison import LogitComparison, concatenate
 from stages.models.base_model import device, load_base, parameter_count, weight_files
 from stages.models.safetensors_header import read_header
 from stages.weights.folding import Update
 from stages.weights.layerwise import run_layers
-from stages.weights.meta_model import Unfit, check_names, linear_weights, skeleton
+from stages.weights.meta_model import Unfit, build_meta_model, check_names, linear_weights
 from stages.weights.nf4 import Nf4
 from stages.weights.shards import tensors_below
 from stages.weights.variants import Variant
@@ -43,7 +43,7 @@ VALUES = 1 << 21
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """One row of the check."""
 
     ids: list[int]
@@ -54,14 +54,14 @@ class Row:
     """These tokens."""
 
 
-def training_nf4(base: Path, adapter: Path, place: str) -> Nf4 | None:
+def read_training_nf4(base: Path, adapter: Path, place: str) -> Nf4 | None:
     """The base's weights that were quantized for training; None if it was trained in 16 or 32 bit. Raises Unfit if they cannot be named."""
     training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
     if not training["load_in_4bit"]:
         return None
-    bones = skeleton(base)
-    check_names(bones, tensors_below(weight_files(base)))
-    return Nf4(linear_weights(bones), training["dtype"], place)
+    meta_model = build_meta_model(base)
+    check_names(meta_model, tensors_below(weight_files(base)))
+    return Nf4(linear_weights(meta_model), training["dtype"], place)
 
 
 def compare(
@@ -73,23 +73,23 @@ def compare(
     into: contract.Into,
     rows: int,
     runtime: Runtime,
-) -> contract.Checks:
+) -> contract.MergeChecks:
     """Compare the merged model with base + adapter (on the base that it was merged into) on `rows` held-out rows."""
-    chosen = check_rows(tokens, rows)
+    chosen = read_check_rows(tokens, rows)
     place = device(runtime)
     try:
-        tally = by_layers(base, adapter, merged, chosen, update, into, place)
+        tally = run_by_layers(base, adapter, merged, chosen, update, into, place)
     except Unfit as reason:
         if into != "base16":
             raise
         need = 4 * parameter_count(base) / 2**30
         log.info("the model is checked whole, since %s: this takes about %.1f GiB of memory", reason, need)
-        tally = whole(base, adapter, merged, chosen, update.embedding_rows, place)
+        tally = run_whole(base, adapter, merged, chosen, update.embedding_rows, place)
     training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
-    return figures(tally, len(chosen), into, load_in_4bit=training["load_in_4bit"])
+    return summarize(tally, len(chosen), into, load_in_4bit=training["load_in_4bit"])
 
 
-def check_rows(tokens: Path, count: int) -> list[Row]:
+def read_check_rows(tokens: Path, count: int) -> list[CheckRow]:
     """The first held-out rows, training rows where none is held out. Raises StageError if none has a labelled token."""
     table = token_files.read_tokens(tokens / token_files.HELDOUT)
     table = (table if table.num_rows else token_files.read_tokens(tokens / token_files.TRAIN)).slice(0, count)
@@ -99,7 +99,7 @@ def check_rows(tokens: Path, count: int) -> list[Row]:
         positions = [at - 1 for at, label in enumerate(labels) if label != token_files.NOT_TRAINED and at]
         positions = positions[:POSITIONS_PER_ROW]
         if positions:
-            rows.append(Row(ids[: positions[-1] + 1], positions, [ids[at + 1] for at in positions]))
+            rows.append(CheckRow(ids[: positions[-1] + 1], positions, [ids[at + 1] for at in positions]))
     if not rows:
         raise StageError(
             f"none of the first {count} rows of data/tokens has a labelled token, so no merge can be checked"
@@ -107,16 +107,16 @@ def check_rows(tokens: Path, count: int) -> list[Row]:
     return rows
 
 
-def by_layers(
-    base: Path, adapter: Path, merged: Path, rows: Sequence[Row], update: Update, into: contract.Into, place: str
-) -> Tally:
+def run_by_layers(
+    base: Path, adapter: Path, merged: Path, rows: Sequence[CheckRow], update: Update, into: contract.Into, place: str
+) -> LogitComparison:
     """The tally of all models, each run layer by layer."""
     import torch
 
     files = tensors_below(weight_files(base))
     plain, beside = Variant(files), read_header(adapter / adapter_files.WEIGHTS)
-    check_names(skeleton(base), files)
-    nf4 = training_nf4(base, adapter, place)
+    check_names(build_meta_model(base), files)
+    nf4 = read_training_nf4(base, adapter, place)
     variants = {BASE: plain, MERGED: Variant(tensors_below(weight_files(merged)))}
     if into == "base16":
         variants[ADAPTER] = plain.with_adapter(update, beside)
@@ -127,12 +127,12 @@ def by_layers(
         variants[MERGED_OTHER] = Variant(files, nf4 if into == "base16" else None, update)
     passes = {}
     for name, variant in variants.items():
-        bones = skeleton(merged if name == MERGED else base, adapter if variant.adapter else None)
-        passes[name] = run_layers(bones, variant, [(row.ids, row.positions) for row in rows], place)
+        meta_model = build_meta_model(merged if name == MERGED else base, adapter if variant.adapter else None)
+        passes[name] = run_layers(meta_model, variant, [(row.ids, row.positions) for row in rows], place)
         log.info("checking: %s has run", name)
     targets = torch.tensor([token for row in rows for token in row.targets], device=place)
-    tally = Tally(ADAPTER if into == "base16" else ADAPTER_4BIT, targets)
-    width = plain.tensors[skeleton(base).head].shape[1]
+    tally = LogitComparison(ADAPTER if into == "base16" else ADAPTER_4BIT, targets)
+    width = plain.tensors[build_meta_model(base).head].shape[1]
     step = max(1, VALUES // max(width, targets.shape[0]))
     for first in range(0, update.embedding_rows, step):
         last = min(first + step, update.embedding_rows)
@@ -140,27 +140,29 @@ def by_layers(
     return tally
 
 
-def whole(base: Path, adapter: Path, merged: Path, rows: Sequence[Row], embedding_rows: int, place: str) -> Tally:
+def run_whole(
+    base: Path, adapter: Path, merged: Path, rows: Sequence[CheckRow], embedding_rows: int, place: str
+) -> LogitComparison:
     """The tally of base, base + adapter and merged, each loaded whole, one after the other."""
     import torch
     from peft import PeftModel
 
     plain = load_base(base, load_in_4bit=False, dtype="float32", place=place, rows=embedding_rows)
     tuned = PeftModel.from_pretrained(plain, adapter).eval()
-    found = {ADAPTER: logits(tuned, rows, place)}
+    found = {ADAPTER: compute_logits(tuned, rows, place)}
     with tuned.disable_adapter():
-        found[BASE] = logits(tuned, rows, place)
+        found[BASE] = compute_logits(tuned, rows, place)
     del plain, tuned
     model = load_base(merged, load_in_4bit=False, dtype="float32", place=place, rows=embedding_rows)
-    found[MERGED] = logits(model, rows, place)
+    found[MERGED] = compute_logits(model, rows, place)
     tallies = []
     for number, row in enumerate(rows):
-        tallies.append(Tally(ADAPTER, torch.tensor(row.targets)))
+        tallies.append(LogitComparison(ADAPTER, torch.tensor(row.targets)))
         tallies[-1].add(0, {name: parts[number] for name, parts in found.items()})
-    return joined(tallies)
+    return concatenate(tallies)
 
 
-def logits(model: "torch.nn.Module", rows: Sequence[Row], place: str) -> "list[torch.Tensor]":
+def compute_logits(model: "torch.nn.Module", rows: Sequence[CheckRow], place: str) -> "list[torch.Tensor]":
     """For each row its logits, positions x vocabulary."""
     import torch
 
@@ -173,12 +175,12 @@ def logits(model: "torch.nn.Module", rows: Sequence[Row], place: str) -> "list[t
     return found
 
 
-def figures(tally: Tally, rows: int, into: contract.Into, *, load_in_4bit: bool) -> contract.Checks:
+def summarize(tally: LogitComparison, rows: int, into: contract.Into, *, load_in_4bit: bool) -> contract.MergeChecks:
     """What checks.json says."""
     plain = BASE if into == "base16" else BASE_4BIT
     base16, nf4 = (MERGED, MERGED_OTHER) if into == "base16" else (MERGED_OTHER, MERGED)
     losses = {name: float(tally.losses(name).mean()) for name in tally.top}
-    return contract.Checks(
+    return contract.MergeChecks(
         into=into,
         load_in_4bit=load_in_4bit,
         rows=rows,

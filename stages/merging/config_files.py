@@ -10,7 +10,7 @@ from stages.models.base_model import read_config, weight_files
 from stages.models.safetensors_header import read_header
 
 
-def resized_index(index: dict[str, Any], merged: Path) -> dict[str, Any]:
+def resize_index(index: dict[str, Any], merged: Path) -> dict[str, Any]:
     """The base's index of shards with the size that the merged shards have."""
     tensors = (tensor for file in weight_files(merged) for tensor in read_header(file).values())
     size = sum(tensor.stop - tensor.start for tensor in tensors)

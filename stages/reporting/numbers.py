@@ -4,11 +4,11 @@ NOTHING = "\N{EN DASH}"
 """Where there was nothing to measure."""
 
 
-def small(value: float | None) -> str:
+def format_small(value: float | None) -> str:
     """A measure that may be tiny, to two significant digits."""
     return NOTHING if value is None else f"{value:.2g}"
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """A share as a percentage."""
     return NOTHING if value is None else f"{value:.1%}"

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.contracts.audit import check
+from stages.contracts.audit import make_check
 from stages.core.files import files_below, sha256_file
 from stages.show.progress import progress
 
 
-def chain_checks(chain: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def check_chain(chain: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every stage must have read, by the records, what the stage before it wrote."""
     written: dict[str, tuple[str, Any]] = {}
     for stage, record in chain.items():
@@ -22,10 +22,10 @@ def chain_checks(chain: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if source["path"] in written and written[source["path"]][1] != source["sha256"]
     ]
     says = "; ".join(broken) or "by the records, every stage read the bytes that the stage before it wrote"
-    yield check("chain", len(broken), 0, passed=not broken, says=says)
+    yield make_check("chain", len(broken), 0, passed=not broken, says=says)
 
 
-def bytes_check(chain: Mapping[str, Any], read: Sequence[Path]) -> dict[str, Any]:
+def check_bytes(chain: Mapping[str, Any], read: Sequence[Path]) -> dict[str, Any]:
     """The bytes that lie there now must be those that the records name: every file of `read` is hashed (1 to 2 GB a second)."""
     outputs = {output["path"]: output for record in chain.values() for output in record["outputs"].values()}
     files = {
@@ -50,7 +50,7 @@ def bytes_check(chain: Mapping[str, Any], read: Sequence[Path]) -> dict[str, Any
     says = "; ".join(wrong) or (
         f"the bytes of {', '.join(map(str, read))} are those of the records ({count} files, {size / 1e6:,.1f} MB hashed)"
     )
-    return check("bytes", len(wrong), 0, passed=not wrong, says=says)
+    return make_check("bytes", len(wrong), 0, passed=not wrong, says=says)
 
 
 def model_files(chain: Mapping[str, Any]) -> dict[str, str]:

@@ -37,7 +37,7 @@ AS_TOLD: dict[str, object] = {
     "kasa_config": None,
     "monteclora_config": None,
 }
-"""What an adapter's config must say (or leave out) for `folded` to be all that it does."""
+"""What an adapter's config must say (or leave out) for `fold` to be all that it does."""
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
@@ -119,7 +119,7 @@ def read_update(adapter: Path, vocabulary: int) -> Update:
 
 
 def check_kind(file: Path, config: Mapping[str, Any]) -> None:
-    """Raise StageError for an adapter whose config asks for more than `folded` does."""
+    """Raise StageError for an adapter whose config asks for more than `fold` does."""
     for key, plain in AS_TOLD.items():
         found = config.get(key, plain)
         if found != plain and (found or plain):
@@ -170,7 +170,7 @@ def check_shapes(update: Update, tensors: Mapping[str, StoredTensor]) -> None:
             raise StageError(f"the base's {name} is quantized ({tensor.dtype}): merge into a base in 16 or 32 bit")
 
 
-def tie(update: Update, config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> None:
+def tie_head(update: Update, config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> None:
     """Where head and embedding are tied, let the head change as the embedding does, if the base's files hold it at all.
 
     Raises StageError if the adapter holds another head than embedding for a base whose files have one matrix for both.
@@ -198,7 +198,7 @@ def merged_shape(name: str, tensor: StoredTensor, update: Update) -> tuple[int, 
     return (update.embedding_rows, *tensor.shape[1:]) if name in update.rows else tensor.shape
 
 
-def folded(name: str, weight: "torch.Tensor", first: int, update: Update) -> "torch.Tensor":
+def fold(name: str, weight: "torch.Tensor", first: int, update: Update) -> "torch.Tensor":
     """Rows of a weight, from row `first` on, with the adapter's part in them. May write into `weight`, which is fp32.
 
     LoRA: W + scaling * B @ A. DoRA: the same, each row then brought to the length that was trained. Trained rows stand in the

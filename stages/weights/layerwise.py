@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stages.weights.meta_model import Skeleton, Unfit
+from stages.weights.meta_model import MetaModel, Unfit
 from stages.weights.variants import Variant
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Pass:
+class ForwardPass:
     """One model's hidden states at the positions asked for, and the way from there to logits."""
 
-    bones: Skeleton
+    meta_model: MetaModel
     variant: Variant
     place: str
     positions: int
@@ -29,15 +29,15 @@ class Pass:
         """Logits, positions x (last - first), of the tokens `first` to `last`, with whatever the architecture does to them."""
         import torch
 
-        bias = self.bones.own_head.removesuffix("weight") + "bias"
+        bias = self.meta_model.own_head.removesuffix("weight") + "bias"
         chunk = torch.nn.Linear(1, 1, bias=bias in self.variant.tensors, device="meta")
-        chunk.weight = parameter(self.variant.rows(self.bones.head, first, last), self.place)
+        chunk.weight = parameter(self.variant.read_rows(self.meta_model.head, first, last), self.place)
         if chunk.bias is not None:
-            chunk.bias = parameter(self.variant.tensor(bias)[first:last], self.place)
-        self.bones.model.set_output_embeddings(chunk)
+            chunk.bias = parameter(self.variant.read_tensor(bias)[first:last], self.place)
+        self.meta_model.model.set_output_embeddings(chunk)
         ids = torch.zeros(1, self.positions, dtype=torch.long, device=self.place)
         with torch.no_grad():
-            found: torch.Tensor = self.bones.model(input_ids=ids, use_cache=False).logits[0]
+            found: torch.Tensor = self.meta_model.model(input_ids=ids, use_cache=False).logits[0]
         # the model holds the module until the next call, and several passes go side by side
         del chunk.weight, chunk.bias
         return found
@@ -56,7 +56,7 @@ class Recorder:
     output: Any = None
     """What the model made of it."""
 
-    def forward_of(self, number: int) -> Any:  # noqa: ANN401 - a forward of any signature
+    def make_forward(self, number: int) -> Any:  # noqa: ANN401 - a forward of any signature
         """The forward of the layer with this number."""
 
         def forward(*args: Any, **kwargs: Any) -> "torch.Tensor":  # noqa: ANN401 - the architecture's own
@@ -72,12 +72,12 @@ class Recorder:
 
 
 def run_layers(
-    bones: Skeleton, variant: Variant, rows: Sequence[tuple[Sequence[int], Sequence[int]]], place: str
-) -> Pass:
+    meta_model: MetaModel, variant: Variant, rows: Sequence[tuple[Sequence[int], Sequence[int]]], place: str
+) -> ForwardPass:
     """Run rows through a model, each layer once for all of them.
 
     Args:
-        bones: of the model; used up by it.
+        meta_model: of the model; used up by it.
         variant: its weights.
         rows: (ids, positions whose hidden states are wanted) each.
         place: cuda or cpu.
@@ -86,26 +86,28 @@ def run_layers(
     """
     import torch
 
-    model = bones.model
-    shorten_embedding(bones, variant, sorted({number for ids, _ in rows for number in ids}), place)
-    model.load_state_dict({name: variant.tensor(name).to(place) for name in bones.rest}, strict=False, assign=True)
+    model = meta_model.model
+    shorten_embedding(meta_model, variant, sorted({number for ids, _ in rows for number in ids}), place)
+    model.load_state_dict(
+        {name: variant.read_tensor(name).to(place) for name in meta_model.rest}, strict=False, assign=True
+    )
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if not buffer.is_meta:
                 setattr(module, name, buffer.to(place))
     inputs = [torch.tensor([ids], device=place) for ids, _ in rows]
     with torch.no_grad():
-        recorded = [record(bones, ids) for ids in inputs]
+        recorded = [record(meta_model, ids) for ids in inputs]
         hidden = [recorder.given for recorder in recorded]
-        for number, (name, layer) in enumerate(bones.layers.items()):
+        for number, (name, layer) in enumerate(meta_model.layers.items()):
             empty = layer.state_dict()
-            layer.load_state_dict({key: variant.tensor(f"{name}.{key}").to(place) for key in empty}, assign=True)
+            layer.load_state_dict({key: variant.read_tensor(f"{name}.{key}").to(place) for key in empty}, assign=True)
             for at, recorder in enumerate(recorded):
                 args, kwargs = recorder.calls[number]
                 found = layer(hidden[at], *args, **kwargs)
                 hidden[at] = found[0] if isinstance(found, tuple) else found
             layer.load_state_dict(empty, assign=True)
-        outputs = [record(bones, ids, state).output for ids, state in zip(inputs, hidden, strict=True)]
+        outputs = [record(meta_model, ids, state).output for ids, state in zip(inputs, hidden, strict=True)]
     kept = torch.cat(
         [output.last_hidden_state[0, list(places)] for output, (_, places) in zip(outputs, rows, strict=True)]
     )
@@ -113,27 +115,27 @@ def run_layers(
     answer = type(outputs[0])(last_hidden_state=kept[None])
     ready.forward = lambda *_, **__: answer
     setattr(model, model.base_model_prefix, ready)
-    return Pass(bones, variant, place, kept.shape[0])
+    return ForwardPass(meta_model, variant, place, kept.shape[0])
 
 
-def shorten_embedding(bones: Skeleton, variant: Variant, numbers: Sequence[int], place: str) -> None:
+def shorten_embedding(meta_model: MetaModel, variant: Variant, numbers: Sequence[int], place: str) -> None:
     """Give the embedding the rows of the ids `numbers` (sorted) alone, and let it translate the ids that it gets."""
     import torch
 
-    embedding = bones.model.get_input_embeddings()
-    embedding.weight = parameter(variant.take(bones.embedding, numbers), place)
+    embedding = meta_model.model.get_input_embeddings()
+    embedding.weight = parameter(variant.read_single_rows(meta_model.embedding, numbers), place)
     embedding.padding_idx = None  # of the whole vocabulary; it matters to gradients alone
     known = torch.tensor(numbers, device=place)
     embedding.register_forward_pre_hook(lambda _, given: (torch.searchsorted(known, given[0]),))
 
 
-def record(bones: Skeleton, ids: "torch.Tensor", final: "torch.Tensor | None" = None) -> Recorder:
+def record(meta_model: MetaModel, ids: "torch.Tensor", final: "torch.Tensor | None" = None) -> Recorder:
     """The calls of the layers for one row, and what the model makes of `final` in the place of the last layer's output."""
-    recorder = Recorder(count=len(bones.layers), final=final)
-    for number, layer in enumerate(bones.layers.values()):
-        layer.forward = recorder.forward_of(number)
-    recorder.output = bones.model.base_model(input_ids=ids, use_cache=False)
-    for layer in bones.layers.values():
+    recorder = Recorder(count=len(meta_model.layers), final=final)
+    for number, layer in enumerate(meta_model.layers.values()):
+        layer.forward = recorder.make_forward(number)
+    recorder.output = meta_model.model.base_model(input_ids=ids, use_cache=False)
+    for layer in meta_model.layers.values():
         del layer.forward
     if len(recorder.calls) != recorder.count:
         raise Unfit("it does not call each of its decoder layers once")

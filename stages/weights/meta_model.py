@@ -17,7 +17,7 @@ class Unfit(Exception):  # noqa: N818 - no fault: such a model is checked anothe
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class MetaModel:
     """A model whose parameters have shapes and no values, and its parts."""
 
     model: "PreTrainedModel"
@@ -38,7 +38,7 @@ class Skeleton:
         return [name for name in self.model.state_dict() if name not in apart and not name.startswith(inside)]
 
 
-def skeleton(folder: Path, adapter: Path | None = None) -> Skeleton:
+def build_meta_model(folder: Path, adapter: Path | None = None) -> MetaModel:
     """The model of a folder's config.json, for fp32, with PEFT's layers of an adapter in it if one is given.
 
     Raises Unfit if it has no one list of decoder layers, or no plain embedding and head.
@@ -65,7 +65,7 @@ def skeleton(folder: Path, adapter: Path | None = None) -> Skeleton:
     names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
     if adapter is not None:
         add_adapter(model, adapter)
-    return Skeleton(
+    return MetaModel(
         model=model,
         layers={f"{outer[0]}.{number}": layer for number, layer in enumerate(lists[outer[0]])},
         embedding=names[id(embedding)],
@@ -86,21 +86,21 @@ def add_adapter(model: "PreTrainedModel", adapter: Path) -> None:
     model.eval()
 
 
-def check_names(bones: Skeleton, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise Unfit unless the files hold every weight of a skeleton without adapter, by its name and in its shape."""
-    for name, weight in bones.model.state_dict().items():
-        tied = name == bones.own_head != bones.head
+def check_names(meta_model: MetaModel, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise Unfit unless the files hold every weight of a model without adapter, by its name and in its shape."""
+    for name, weight in meta_model.model.state_dict().items():
+        tied = name == meta_model.own_head != meta_model.head
         if not tied and (name not in tensors or tensors[name].shape != tuple(weight.shape)):
             raise Unfit(f"its files do not hold {name} {tuple(weight.shape)} as transformers has it")
 
 
-def linear_weights(bones: Skeleton) -> frozenset[str]:
-    """The weights that bitsandbytes quantizes: of every linear layer but the head. For a skeleton without adapter."""
+def linear_weights(meta_model: MetaModel) -> frozenset[str]:
+    """The weights that bitsandbytes quantizes: of every linear layer but the head. For a model without adapter."""
     import torch
 
-    head = bones.model.get_output_embeddings()
+    head = meta_model.model.get_output_embeddings()
     return frozenset(
         f"{name}.weight"
-        for name, module in bones.model.named_modules()
+        for name, module in meta_model.model.named_modules()
         if isinstance(module, torch.nn.Linear) and module is not head
     )

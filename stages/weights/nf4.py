@@ -24,7 +24,7 @@ class Nf4:
     place: str
     """cuda or cpu, where bitsandbytes does it."""
 
-    def restored(self, tensor: StoredTensor) -> "torch.Tensor":
+    def round_trip(self, tensor: StoredTensor) -> "torch.Tensor":
         """What a linear layer calculates with: a matrix quantized and dequantized, in `dtype`.
 
         Always of a whole tensor, since the scales are themselves quantized around the mean of all of them.

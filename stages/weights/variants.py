@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from stages.models.safetensors_header import StoredTensor
-from stages.weights.folding import PREFIX, Update, folded
+from stages.weights.folding import PREFIX, Update, fold
 from stages.weights.nf4 import Nf4
 from stages.weights.shards import read, torch_dtype
 
@@ -30,28 +30,28 @@ class Variant:
     tensors alone. null: `update` is folded in and rounded to the base's dtype, as a merge does."""
     means: "dict[str, torch.Tensor]" = field(default_factory=dict)
 
-    def tensor(self, name: str) -> "torch.Tensor":
+    def read_tensor(self, name: str) -> "torch.Tensor":
         """A tensor by its name in the model of transformers, with the parts that PEFT puts into names."""
         if ".lora_" in name and self.adapter is not None:
             stored = PREFIX + name.replace(".default", "")
             return read(self.adapter[stored if stored in self.adapter else stored.removesuffix(".weight")]).float()
         name = name.replace(".base_layer.", ".")
         if self.update is not None and name in self.update.whole:
-            return self.rounded(name, read(self.update.whole[name]).float())
+            return self.round_weight(name, read(self.update.whole[name]).float())
         tensor = self.tensors[name]
         quantized = self.nf4 is not None and name in self.nf4.names
-        weight = (self.nf4.restored(tensor) if self.nf4 and quantized else read(tensor)).float()
+        weight = (self.nf4.round_trip(tensor) if self.nf4 and quantized else read(tensor)).float()
         if self.adapter is None and self.update is not None and name in self.update.low_rank:
-            weight = folded(name, weight, 0, self.update)
-        return self.rounded(name, weight)
+            weight = fold(name, weight, 0, self.update)
+        return self.round_weight(name, weight)
 
-    def rounded(self, name: str, weight: "torch.Tensor") -> "torch.Tensor":
+    def round_weight(self, name: str, weight: "torch.Tensor") -> "torch.Tensor":
         """A weight as a merge would write it, if this is a merged model."""
         if self.update is None or self.adapter is not None:
             return weight
         return weight.to(torch_dtype(self.tensors[name])).float()
 
-    def rows(self, name: str, first: int, last: int) -> "torch.Tensor":
+    def read_rows(self, name: str, first: int, last: int) -> "torch.Tensor":
         """Rows `first` to `last` of the embedding or the head; a row that the base does not have is the mean of those it has."""
         import torch
 
@@ -61,14 +61,14 @@ class Variant:
         new = last - first - there.shape[0]
         weight = torch.cat([there, self.mean(tensor, name).expand(new, -1)]) if new else there
         if self.update and not whole:
-            weight = folded(name, weight, first, self.update)
-        return self.rounded(name, weight)
+            weight = fold(name, weight, first, self.update)
+        return self.round_weight(name, weight)
 
-    def take(self, name: str, numbers: Sequence[int]) -> "torch.Tensor":
+    def read_single_rows(self, name: str, numbers: Sequence[int]) -> "torch.Tensor":
         """Single rows of the embedding."""
         import torch
 
-        return torch.cat([self.rows(name, number, number + 1) for number in numbers])
+        return torch.cat([self.read_rows(name, number, number + 1) for number in numbers])
 
     def mean(self, tensor: StoredTensor, name: str) -> "torch.Tensor":
         """The mean row of a tensor, of shape 1 x columns."""

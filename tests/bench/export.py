@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages.llama_cpp.programs import find
+from stages.llama_cpp.programs import find_or_build
 from tests.bench.measure import Measured, measured
 from tests.oracle import llama3
 from tests.project import ROOT
@@ -69,7 +69,7 @@ def read_flags() -> argparse.Namespace:
     parser.add_argument("--no-checks", action="store_true")
     parser.add_argument("--llama-quantize", dest="quantizer")
     given = parser.parse_args()
-    given.quantizer = given.quantizer or str(find("llama-quantize"))
+    given.quantizer = given.quantizer or str(find_or_build("llama-quantize"))
     return given
 
 

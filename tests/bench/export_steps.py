@@ -18,12 +18,12 @@ TYPE = "bf16"
 def merge(root: Path) -> None:
     """The stage `merge` without its check: read, fold, write, tokenizer, config, sha256."""
     from stages import merge as stage
-    from stages.contracts.merged import Checks, Losses
+    from stages.contracts.merged import Losses, MergeChecks
 
     unmeasured = Losses(
         base=0.0, adapter_base16=None, adapter_4bit=None, merged_base16=0.0, merged_dequantized_nf4=None
     )
-    passed = Checks(
+    passed = MergeChecks(
         into="base16",
         load_in_4bit=True,
         rows=0,

@@ -23,8 +23,8 @@ from stages.gguf_export.convert import finish_conversion, start_conversion
 from stages.gguf_export.folder_tensors import weights
 from stages.gguf_export.tensor_check import verify_conversion, verify_quantized
 from stages.gguf_export.tokenization_check import verify_texts, verify_vocabulary
-from stages.llama_cpp.fast_gguf_reader import quick_reader
-from stages.llama_cpp.programs import existing
+from stages.llama_cpp.fast_gguf_reader import open_quickly
+from stages.llama_cpp.programs import find_existing
 from stages.llama_cpp.quantize import quantize
 from stages.llama_cpp.runtime import Model
 from stages.merge import MergeParams, merge
@@ -48,8 +48,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = save(train(split_by(rules.LLAMA_3)), root / "tokenizer", LLAMA_3_TEMPLATE)
     make_merged(root / "merged", tokenizer)
     convert(root / "merged", root / "full.gguf")
-    verify_conversion(quick_reader(root / "full.gguf"), weights(root / "merged"))
-    verify_vocabulary(quick_reader(root / "full.gguf"), tokenizer)
+    verify_conversion(open_quickly(root / "full.gguf"), weights(root / "merged"))
+    verify_vocabulary(open_quickly(root / "full.gguf"), tokenizer)
     return root
 
 
@@ -82,12 +82,12 @@ def test_converter_and_quantizers_end_well_without_a_tensor_and_the_file_is_refu
     source = tmp_path / "full.gguf"
     convert(folder, source)  # raises nothing
     quantize(source, tmp_path / "q8_0.gguf", "q8_0", {}, threads=1)
-    if tool := existing("llama-quantize"):
+    if tool := find_existing("llama-quantize"):
         subprocess.run([tool, source, tmp_path / "theirs.gguf", "Q8_0"], check=True, capture_output=True)
     with pytest.raises(StageError, match=r"the merged model lacks blk\.1\.ffn_up\.weight"):
-        verify_conversion(quick_reader(source), weights(folder))
+        verify_conversion(open_quickly(source), weights(folder))
     with pytest.raises(StageError, match=r"the converted file lacks blk\.1\.ffn_up\.weight"):
-        verify_conversion(quick_reader(source), weights(whole / "merged"))
+        verify_conversion(open_quickly(source), weights(whole / "merged"))
     with pytest.raises(StageError, match=r"does not load q8_0\.gguf: .*blk\.1\.ffn_up\.weight"):
         Model(tmp_path / "q8_0.gguf", context=256, threads=1)
 
@@ -98,22 +98,22 @@ def test_tensor_altered_after_the_conversion_is_refused_by_its_name(whole: Path,
 
     folder = altered_folder(whole / "merged", tmp_path / "merged", alter)
     with pytest.raises(StageError, match=r"blk\.0\.attn_k\.weight has other values .*layers\.0\.self_attn\.k_proj"):
-        verify_conversion(quick_reader(whole / "full.gguf"), weights(folder))
+        verify_conversion(open_quickly(whole / "full.gguf"), weights(folder))
 
 
 @pytest.mark.parametrize("quantization", ["q8_0", "q4_k_m"])
 def test_row_altered_in_a_quantized_file_is_refused(whole: Path, tmp_path: Path, quantization: str) -> None:
     path = tmp_path / "out.gguf"
     quantize(whole / "full.gguf", path, quantization, {}, threads=1)
-    verify_quantized(quick_reader(path), quick_reader(whole / "full.gguf"), threads=1)
-    reader = quick_reader(path, "r+")
+    verify_quantized(open_quickly(path), open_quickly(whole / "full.gguf"), threads=1)
+    reader = open_quickly(path, "r+")
     down = next(tensor for tensor in reader.tensors if tensor.name == "blk.1.ffn_down.weight").data
     down[9] = down[10].copy()
     reader.data.flush()
     with Model(path, context=256, threads=1):
         pass  # llama.cpp has nothing to say
     with pytest.raises(StageError, match=r"blk\.1\.ffn_down\.weight differs .* in 1 rows"):
-        verify_quantized(quick_reader(path), quick_reader(whole / "full.gguf"), threads=1)
+        verify_quantized(open_quickly(path), open_quickly(whole / "full.gguf"), threads=1)
 
 
 def test_tokenizer_saved_again_with_other_merges_gives_a_file_whose_logits_agree_and_that_is_refused(
@@ -129,7 +129,7 @@ def test_tokenizer_saved_again_with_other_merges_gives_a_file_whose_logits_agree
     file.write_text(json.dumps(tokenizer), encoding="utf-8")
     convert(tmp_path / "merged", tmp_path / "full.gguf")
     right = AutoTokenizer.from_pretrained(whole / "tokenizer")
-    verify_conversion(quick_reader(tmp_path / "full.gguf"), weights(whole / "merged"))
+    verify_conversion(open_quickly(tmp_path / "full.gguf"), weights(whole / "merged"))
     ids, wanted = list(range(40)), np.ones(40, dtype=np.bool_)
     text = "the lamp in the kitchen has a chair"
     with Model(whole / "full.gguf", context=256, threads=1) as one, Model(tmp_path / "full.gguf", 256, 1) as other:
@@ -139,7 +139,7 @@ def test_tokenizer_saved_again_with_other_merges_gives_a_file_whose_logits_agree
         with pytest.raises(StageError, match="tokenizes text 0 of the fixed list in another way"):
             verify_texts(other, right, {})
     with pytest.raises(StageError, match="the merges in the file are not those"):
-        verify_vocabulary(quick_reader(tmp_path / "full.gguf"), right)
+        verify_vocabulary(open_quickly(tmp_path / "full.gguf"), right)
 
 
 def test_dimensions_that_a_k_quant_does_not_take_fall_back_and_the_export_says_to_what(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_file_with_rows_in_the_folders_order_is_no_proof(llama: Path, tmp_path: 
     from stages.gguf_export.adapter_file import read_adapter, verify_lora, write_lora
     from stages.gguf_export.folder_tensors import weights
     from stages.gguf_export.tensor_check import names_in_file
-    from stages.llama_cpp.tensor_types import Shape
+    from stages.llama_cpp.tensor_types import Hparams
 
     edited(llama, tmp_path, "tokens")
     export(tmp_path, params("bf16", lora="f32", lora_base="bf16"))
@@ -161,7 +161,7 @@ def test_file_with_rows_in_the_folders_order_is_no_proof(llama: Path, tmp_path: 
     assert update is not None
     names = names_in_file("llama", 2, weights(llama / "merged"))
     verify_lora(GGUFReader(tmp_path / "gguf/small-lora-f32.gguf"), base, merged, 14, 1)
-    unordered = Shape("no llama", layers=2, heads=4, key_value_heads=2, experts=0)
+    unordered = Hparams("no llama", layers=2, heads=4, key_value_heads=2, experts=0)
     write_lora(tmp_path / "wrong.gguf", update, names, unordered, "f32", "wrong", {})
     with pytest.raises(StageError, match=r"blk\.0\.attn_k\.weight of base \+ adapter differs"):
         verify_lora(GGUFReader(tmp_path / "wrong.gguf"), base, merged, 14, 1)

@@ -15,7 +15,7 @@ import pytest
 from stages.contracts.gguf import KEYS, KINDS, RECORDS
 from stages.core.errors import StageError
 from stages.gguf_export.provenance_keys import read_origin, records_digest, tuned_metadata
-from stages.gguf_export.readme import readme
+from stages.gguf_export.readme import render_readme
 from stages.tokenization.exportable import pretokenizer as rules
 from tests.project import ROOT
 from tests.stages.gguf_export.support.adapters_in_small import make_trained
@@ -124,7 +124,7 @@ def told(**change: Any) -> str:
         "imatrix": None,
         **change,
     }
-    return readme("Small", checks, {"temperature": 0.7, "min_p": 0.1, "max_new_tokens": 256}, 131_072)
+    return render_readme("Small", checks, {"temperature": 0.7, "min_p": 0.1, "max_new_tokens": 256}, 131_072)
 
 
 def test_readme_of_a_model_that_stops_at_a_text_tells_it_to_every_runner() -> None:

@@ -14,12 +14,12 @@ from stages.core.errors import StageError
 from stages.core.files import read_json, sha256_file, write_json
 from stages.core.params import Runtime
 from stages.merge import MergeParams, check_pair, judge, merge
-from stages.merging.agreement import Row, check_rows
+from stages.merging.agreement import CheckRow, read_check_rows
 from stages.merging.config_files import end_ids
 from tests.stages.training.support.tiny import RUNTIME
 
 PARAMS = MergeParams(into="base16", check_rows=6, max_logit_difference=0.2)
-CHECKS = contract.Checks(
+CHECKS = contract.MergeChecks(
     into="base16",
     load_in_4bit=False,
     rows=1,
@@ -87,12 +87,12 @@ def test_check_rows_are_the_first_with_labels_up_to_the_last_position_compared(t
     columns = [["a", "b", "c", "d"], *([row[part] for row in (none, few, many, few)] for part in (0, 1))]
     write_arrow(tmp_path / token_files.TRAIN, pa.table(columns, schema=token_files.SCHEMA))
     write_arrow(tmp_path / token_files.HELDOUT, token_files.SCHEMA.empty_table())
-    short, long = check_rows(tmp_path, 3)
+    short, long = read_check_rows(tmp_path, 3)
     # nothing comes before the first token, so nothing predicts it
-    assert short == Row([7, 8, 9], [1, 2], [9, 10])
-    assert long == Row(list(range(227)), list(range(99, 227)), list(range(100, 228)))
+    assert short == CheckRow([7, 8, 9], [1, 2], [9, 10])
+    assert long == CheckRow(list(range(227)), list(range(99, 227)), list(range(100, 228)))
     with pytest.raises(StageError, match="none of the first 1 rows"):
-        check_rows(tmp_path, 1)
+        read_check_rows(tmp_path, 1)
 
 
 @pytest.mark.parametrize(
@@ -277,12 +277,12 @@ def test_one_altered_tensor_fails_the_check(
 ) -> None:
     from stages import merge as module
 
-    real = module.folded
+    real = module.fold
 
     def altered(name: str, weight: Any, first: int, update: Any) -> Any:
         return real(name, weight, first, update) * (1.5 if name == altered_in else 1)
 
-    monkeypatch.setattr(module, "folded", altered)
+    monkeypatch.setattr(module, "fold", altered)
     with pytest.raises(StageError, match=r"merge\.max_logit_difference"):
         fold(trained, "base", trained / "adapter", tmp_path / "merged")
 

@@ -14,45 +14,54 @@ from stages.report import (
     SHOWN_TOKENS,
     WIDTH,
     ReportParams,
-    beside,
-    curves,
-    merges,
-    number,
-    percent,
+    describe_merges,
+    draw_curves,
+    format_beside,
+    format_number,
+    format_percent,
+    format_signed,
+    format_size,
+    format_small,
     report,
-    signed,
-    size,
-    small,
 )
 from tests.token_files import ids_and_labels, write_token_files
 
 
 def test_curves_train_and_heldout_share_one_scale() -> None:
     log = [{"step": 5, "loss": 4.0, "eval_loss": None}, {"step": 10, "loss": 2.0, "eval_loss": 1.0}]
-    drawn = curves(log)
+    drawn = draw_curves(log)
     assert drawn["train"] == f"{WIDTH / 2:.1f},0.0 {WIDTH:.1f},{HEIGHT / 2:.1f}"
     assert drawn["heldout"] == f"{WIDTH:.1f},{HEIGHT * 0.75:.1f}"
     assert drawn["last_step"] == 10
 
 
 def test_curves_of_nothing_are_empty() -> None:
-    assert curves([])["train"] == ""
+    assert draw_curves([])["train"] == ""
 
 
 @pytest.mark.parametrize(
     ("count", "said"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 kB"), (2041664, "2.0 MB"), (6 * 10**9, "6.00 GB")]
 )
 def test_size_is_said_in_the_unit_that_fits(count: int, said: str) -> None:
-    assert size(count) == said
+    assert format_size(count) == said
 
 
 def test_nothing_measured_is_a_dash_and_never_zero() -> None:
-    assert {number(None), percent(None), small(None), signed(None)} == {"\N{EN DASH}"}
-    assert (number(0.0, 1), percent(0.0), number(12345), small(0.0000143)) == ("0.0", "0.0%", "12,345", "1.4e-05")
+    assert {format_number(None), format_percent(None), format_small(None), format_signed(None)} == {"\N{EN DASH}"}
+    assert (format_number(0.0, 1), format_percent(0.0), format_number(12345), format_small(0.0000143)) == (
+        "0.0",
+        "0.0%",
+        "12,345",
+        "1.4e-05",
+    )
 
 
 def test_difference_is_said_in_words() -> None:
-    assert (beside(0.00123), beside(-0.5), beside(0.0)) == ("0.0012 above", "0.5 below", "equal to")
+    assert (format_beside(0.00123), format_beside(-0.5), format_beside(0.0)) == (
+        "0.0012 above",
+        "0.5 below",
+        "equal to",
+    )
 
 
 # --- the pages -----------------------------------------------------------------------------------------------------
@@ -254,7 +263,7 @@ def test_report_gives_the_losses_of_both_merges_and_says_which_was_exported(tmp_
 
 def test_merges_of_an_adapter_that_was_trained_in_16_bit_is_held_against_that() -> None:
     losses = {**MERGE["losses"], "adapter_4bit": None, "merged_dequantized_nf4": None}
-    found = merges({**MERGE, "load_in_4bit": False, "losses": losses})  # type: ignore[typeddict-item]
+    found = describe_merges({**MERGE, "load_in_4bit": False, "losses": losses})  # type: ignore[typeddict-item]
     assert [(model.name, model.trained, model.exported) for model in found["models"]] == [
         ("adapter beside the 16-bit base", True, False),
         ("merged into the 16-bit base", False, True),

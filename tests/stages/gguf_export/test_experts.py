@@ -14,14 +14,14 @@ from stages.contracts.tokens import SCHEMA
 from stages.core.errors import StageError
 from stages.gguf_export.convert import finish_conversion, outtype, start_conversion
 from stages.gguf_export.folder_tensors import weights
-from stages.gguf_export.imatrix import imatrix
-from stages.gguf_export.tensor_check import verify_conversion, verify_quantized, whole_model
-from stages.llama_cpp.fast_gguf_reader import quick_reader
+from stages.gguf_export.imatrix import compute_imatrix
+from stages.gguf_export.tensor_check import required_tensors, verify_conversion, verify_quantized
+from stages.llama_cpp.fast_gguf_reader import open_quickly
 from stages.llama_cpp.gguf_reader import open_gguf
-from stages.llama_cpp.programs import existing, find
-from stages.llama_cpp.quantize import quantize, quantizer
+from stages.llama_cpp.programs import find_existing, find_or_build
+from stages.llama_cpp.quantize import name_quantizer, quantize
 from stages.llama_cpp.runtime import Model
-from stages.llama_cpp.tensor_types import Shape
+from stages.llama_cpp.tensor_types import Hparams
 from stages.tokenization.exportable import pretokenizer as rules
 from tests.stages.gguf_export.support.models_in_small import LLAMA_3_TEMPLATE, make_adapter, make_tokens
 from tests.stages.gguf_export.support.records_in_small import export, params
@@ -69,7 +69,7 @@ def test_converted_model_with_experts_holds_every_expert_and_gives_transformers_
     path = convert(tmp_path / "merged", tmp_path / "full.gguf", "f32")
     tensors = weights(tmp_path / "merged")
     assert sum(".experts." in name for name in tensors) == 3 * 3
-    verify_conversion(quick_reader(path), tensors)
+    verify_conversion(open_quickly(path), tensors)
     ids = np.random.default_rng(1).integers(0, 1000, 60).tolist()
     with torch.inference_mode():
         theirs = model(input_ids=torch.tensor([ids])).logits[0].numpy()
@@ -81,7 +81,9 @@ def test_converted_model_with_experts_holds_every_expert_and_gives_transformers_
     )  # llama.cpp keeps keys and values in 16 bit, so that a choice between two next to equal may still turn
 
 
-@pytest.mark.skipif(existing("llama-quantize") is None, reason="no llama-quantize here, and experts are its business")
+@pytest.mark.skipif(
+    find_existing("llama-quantize") is None, reason="no llama-quantize here, and experts are its business"
+)
 def test_export_of_a_model_with_experts_is_measured_like_any_other(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -125,7 +127,7 @@ def test_converted_model_with_an_expert_altered_is_refused(tmp_path: Path, alter
     path = convert(tmp_path / "merged", tmp_path / "full.gguf")
     changed(tmp_path / "merged", alter)
     with pytest.raises(StageError, match=r"blk\.2\.ffn_down_exps\.weight has other values"):
-        verify_conversion(quick_reader(path), weights(tmp_path / "merged"))
+        verify_conversion(open_quickly(path), weights(tmp_path / "merged"))
 
 
 @pytest.mark.parametrize(
@@ -150,10 +152,10 @@ def test_layer_with_experts_need_not_hold_what_a_dense_layer_holds() -> None:
     kinds = [dense, experts, experts]
     names = {f"blk.{number}.{part}": None for number, parts in enumerate(kinds) for part in parts}
     whole = {*names, "token_embd.weight", "output_norm.weight"}
-    shape = Shape("deepseek2", 3, 4, 4, 4)
-    assert whole_model(shape, names) == whole
+    shape = Hparams("deepseek2", 3, 4, 4, 4)
+    assert required_tensors(shape, names) == whole
     del names["blk.2.ffn_gate_inp.weight"]
-    assert whole_model(shape, names) == whole
+    assert required_tensors(shape, names) == whole
 
 
 def test_quantized_experts_are_held_against_the_unquantized_row_by_row(tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_quantized_experts_are_held_against_the_unquantized_row_by_row(tmp_path:
     from stages.llama_cpp.quantize import as_float32
 
     make_merged(tmp_path / "merged", "mixtral")
-    source = quick_reader(convert(tmp_path / "merged", tmp_path / "full.gguf"))
+    source = open_quickly(convert(tmp_path / "merged", tmp_path / "full.gguf"))
     kind = gguf.GGMLQuantizationType.Q8_0
     writer = gguf.GGUFWriter(tmp_path / "q8_0.gguf", "llama")
     for tensor in source.tensors:
@@ -175,13 +177,13 @@ def test_quantized_experts_are_held_against_the_unquantized_row_by_row(tmp_path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    verify_quantized(quick_reader(tmp_path / "q8_0.gguf"), source, threads=2)
-    made = quick_reader(tmp_path / "q8_0.gguf", "r+")
+    verify_quantized(open_quickly(tmp_path / "q8_0.gguf"), source, threads=2)
+    made = open_quickly(tmp_path / "q8_0.gguf", "r+")
     experts = next(tensor for tensor in made.tensors if tensor.name == "blk.1.ffn_up_exps.weight").data
     experts[2, 7] = experts[2, 8].copy()
     made.data.flush()
     with pytest.raises(StageError, match=r"blk\.1\.ffn_up_exps\.weight differs from the merged model in 1 rows"):
-        verify_quantized(quick_reader(tmp_path / "q8_0.gguf"), source, threads=2)
+        verify_quantized(open_quickly(tmp_path / "q8_0.gguf"), source, threads=2)
 
 
 @pytest.mark.parametrize("quantization", ["f16", "q8_0", "q4_k_m", "iq3_s"])
@@ -193,13 +195,13 @@ def test_quantized_model_with_experts_is_that_of_llama_quantize(tmp_path: Path, 
         tmp_path / "b.gguf",
     )
     choices = quantize(source, ours, quantization, {}, threads=2)
-    command = [find("llama-quantize"), source, theirs, quantization.upper()]
+    command = [find_or_build("llama-quantize"), source, theirs, quantization.upper()]
     subprocess.run(command, check=True, capture_output=True)
     assert ours.read_bytes() == theirs.read_bytes()
-    verify_quantized(open_gguf(ours), quick_reader(source), threads=2)
+    verify_quantized(open_gguf(ours), open_quickly(source), threads=2)
     mixed = {choice.kind for name, choice in choices.items() if "_exps" in name}
     assert len(mixed) == {"q4_k_m": 2}.get(quantization, 1)
-    assert quantizer(quantization, source).startswith(
+    assert name_quantizer(quantization, source).startswith(
         "xllamacpp" if quantization in ("f16", "q8_0") else "llama-quantize b"
     )
 
@@ -211,4 +213,4 @@ def test_importance_matrix_of_a_model_with_experts_is_refused_in_words(tmp_path:
     (tmp_path / "tokens").mkdir()
     write_arrow(tmp_path / "tokens" / "train.arrow", pa.Table.from_pylist([row], schema=SCHEMA))
     with pytest.raises(StageError, match=r"not computed for models with experts.*`gguf\.imatrix` to none"):
-        imatrix(tmp_path / "merged", tmp_path / "tokens", source, tmp_path / "imatrix.gguf", 10, "cpu", {})
+        compute_imatrix(tmp_path / "merged", tmp_path / "tokens", source, tmp_path / "imatrix.gguf", 10, "cpu", {})

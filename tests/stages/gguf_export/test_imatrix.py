@@ -15,10 +15,10 @@ from stages.core.errors import StageError
 from stages.gguf_export import imatrix as module
 from stages.gguf_export.convert import finish_conversion, outtype, start_conversion
 from stages.gguf_export.folder_tensors import weights
-from stages.gguf_export.imatrix import groups, imatrix, training_rows
+from stages.gguf_export.imatrix import compute_imatrix, group_rows, read_training_rows
 from stages.llama_cpp.gguf_reader import open_gguf
 from stages.llama_cpp.imatrix_file import read_importance, write_importance
-from stages.llama_cpp.programs import find
+from stages.llama_cpp.programs import find_or_build
 from stages.llama_cpp.quantize import quantize
 from stages.llama_cpp.runtime import Model
 from stages.tokenization.exportable import pretokenizer as rules
@@ -43,21 +43,21 @@ def values(path: Path) -> dict[str, np.ndarray]:
 
 def test_training_rows_are_whole_in_the_order_of_their_ids_and_the_last_is_cut(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.arrow", {"c": [1, 2, 3], "a": [4, 5], "b": [6, 7, 8, 9]})
-    assert training_rows(tmp_path / "train.arrow", 5) == [[4, 5], [6, 7, 8]]
-    assert training_rows(tmp_path / "train.arrow", 6) == [[4, 5], [6, 7, 8, 9]]
-    assert training_rows(tmp_path / "train.arrow", 99) == [[4, 5], [6, 7, 8, 9], [1, 2, 3]]
+    assert read_training_rows(tmp_path / "train.arrow", 5) == [[4, 5], [6, 7, 8]]
+    assert read_training_rows(tmp_path / "train.arrow", 6) == [[4, 5], [6, 7, 8, 9]]
+    assert read_training_rows(tmp_path / "train.arrow", 99) == [[4, 5], [6, 7, 8, 9], [1, 2, 3]]
 
 
 def test_training_rows_that_are_none_are_told(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.arrow", {})
     with pytest.raises(StageError, match="no training row"):
-        training_rows(tmp_path / "train.arrow", 5)
+        read_training_rows(tmp_path / "train.arrow", 5)
 
 
 def test_groups_bound_the_hidden_states_and_lose_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STATES_BYTES", 10 * 2 * 4 * 16)
     rows = [[0] * count for count in (4, 6, 1, 12, 3)]
-    assert [[len(ids) for ids in group] for group in groups(rows, 16)] == [[4, 6], [1], [12], [3]]
+    assert [[len(ids) for ids in group] for group in group_rows(rows, 16)] == [[4, 6], [1], [12], [3]]
 
 
 def test_importance_of_a_file_is_the_mean_square(tmp_path: Path) -> None:
@@ -104,12 +104,12 @@ def test_imatrix_is_that_of_llama_imatrix_on_the_same_tokens(model: tuple[Path, 
     (tmp_path / "text.txt").write_text(text)
     sequences = as_llama_imatrix_cuts(root / "fp32.gguf", text)
     write_rows(tmp_path / "tokens" / "train.arrow", {f"{number:03}": ids for number, ids in enumerate(sequences)})
-    said = imatrix(
+    said = compute_imatrix(
         root / "merged", tmp_path / "tokens", root / "full.gguf", tmp_path / "imatrix.gguf", 10**6, "cpu", {}
     )
     assert (said["rows"], said["tokens"]) == (len(sequences), CHUNK * len(sequences))
     command = [
-        find("llama-imatrix"), "-m", root / "fp32.gguf", "-f", tmp_path / "text.txt", "-o", tmp_path / "theirs.gguf",
+        find_or_build("llama-imatrix"), "-m", root / "fp32.gguf", "-f", tmp_path / "text.txt", "-o", tmp_path / "theirs.gguf",
         "-c", str(CHUNK), "-t", "1", "--no-ppl", "-fa", "off",
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=300)
@@ -136,7 +136,7 @@ def test_imatrix_twice_and_in_groups_gives_the_same_bytes(
     digests = []
     for states in (1 << 30, 1 << 30, 1):
         monkeypatch.setattr(module, "STATES_BYTES", states)
-        said = imatrix(root / "merged", tmp_path, root / "full.gguf", tmp_path / "imatrix.gguf", 200, "cpu", {})
+        said = compute_imatrix(root / "merged", tmp_path, root / "full.gguf", tmp_path / "imatrix.gguf", 200, "cpu", {})
         digests.append(said["sha256"])
     assert said["tokens"] == 200
     assert len(set(digests)) == 1
@@ -151,8 +151,8 @@ def test_imatrix_of_a_model_that_does_not_run_by_layers_is_the_same(model: tuple
     }
     rows = [[5, 6, 7, 8, 9], [10, 11, 12]]
     found = []
-    for run in (module.by_layers, module.whole):
-        watched = module.Watch(names)
+    for run in (module.run_by_layers, module.run_whole):
+        watched = module.SquareSums(names)
         run(root / "merged", rows, watched, "cpu")
         found.append({name: total.numpy() for name, total in watched.sums.items()})
     assert found[0].keys() == found[1].keys() == set(names.values())
@@ -164,7 +164,7 @@ def test_imatrix_of_a_model_that_does_not_run_by_layers_is_the_same(model: tuple
 def test_imatrix_that_lacks_a_matrix_is_refused(model: tuple[Path, Any]) -> None:
     root, _ = model
     with pytest.raises(StageError, match=r"cannot be computed for blk\.1\.other\.weight"):
-        module.squares(root / "merged", [[5, 6, 7]], {"model.layers.1.mlp.other": "blk.1.other.weight"}, "cpu")
+        module.sum_squares(root / "merged", [[5, 6, 7]], {"model.layers.1.mlp.other": "blk.1.other.weight"}, "cpu")
 
 
 def test_file_is_one_that_ggufs_own_reader_reads(tmp_path: Path) -> None:

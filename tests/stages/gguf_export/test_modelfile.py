@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import jinja2
 import pytest
 
-from stages.gguf_export.modelfile import CONVERSATIONS, Message, Render, dialogue_form, go_template, modelfile
+from stages.gguf_export.modelfile import CONVERSATIONS, Message, Render, dialogue_form, go_template, render_modelfile
 from tests.stages.gguf_export.support.models_in_small import LLAMA_3_TEMPLATE
 
 BEGIN = "<bos>"
@@ -120,14 +120,14 @@ def test_form_tells_what_closes_an_answer(template: str, close: str) -> None:
 
 def test_template_that_is_more_than_text_around_texts_has_no_form_and_the_modelfile_says_so() -> None:
     assert dialogue_form(renderer(NUMBERED), "<bos>") is None
-    text = modelfile(None, ["a-q8_0.gguf"], ["<end>"], {})
+    text = render_modelfile(None, ["a-q8_0.gguf"], ["<end>"], {})
     assert "TEMPLATE: not known" in text
     assert not re.search(r"^TEMPLATE", text, re.MULTILINE)
 
 
 def test_modelfile_names_its_file_and_where_to_stop() -> None:
     form = dialogue_form(renderer(CHATML), "")
-    text = modelfile(form, ["a-q4_k_m.gguf", "a-q8_0.gguf"], ['<|im_end|>\n"'], {"temperature": 0.7, "top_k": 0})
+    text = render_modelfile(form, ["a-q4_k_m.gguf", "a-q8_0.gguf"], ['<|im_end|>\n"'], {"temperature": 0.7, "top_k": 0})
     assert re.findall(r"^FROM (.*)$", text, re.MULTILINE) == ["./a-q4_k_m.gguf"]
     assert re.findall(r"^PARAMETER (.*)$", text, re.MULTILINE) == [
         r'stop "<|im_end|>\n\""',

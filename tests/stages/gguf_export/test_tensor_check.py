@@ -8,8 +8,8 @@ from safetensors.numpy import save_file
 
 from stages.core.errors import StageError
 from stages.gguf_export.folder_tensors import weights
-from stages.gguf_export.tensor_check import dequantized, verify_conversion, verify_quantized
-from stages.llama_cpp.fast_gguf_reader import quick_reader
+from stages.gguf_export.tensor_check import dequantize, verify_conversion, verify_quantized
+from stages.llama_cpp.fast_gguf_reader import open_quickly
 from stages.llama_cpp.gguf_reader import open_gguf
 from stages.llama_cpp.quantization_names import NEEDS_IMATRIX, OTHERS, OURS
 from stages.llama_cpp.quantize import quantize
@@ -122,7 +122,7 @@ def test_cut_off_safetensors_are_refused(model: tuple[Path, dict[str, np.ndarray
 
 
 def alter(path: Path, edit: Any) -> None:
-    reader = quick_reader(path, "r+")
+    reader = open_quickly(path, "r+")
     edit(next(tensor for tensor in reader.tensors if tensor.name == "blk.1.ffn_down.weight").data)
     reader.data.flush()
 
@@ -167,6 +167,6 @@ def test_kernels_give_back_the_values_that_the_gguf_package_does(tmp_path: Path)
     for quantization in ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q4_0", "iq4_nl"):
         quantize(tmp_path / "source.gguf", tmp_path / "out.gguf", quantization, {}, threads=2)
         for tensor in open_gguf(tmp_path / "out.gguf").tensors:
-            ours = dequantized(np.atleast_2d(tensor.data), tensor.tensor_type.name, int(tensor.shape[0]))
+            ours = dequantize(np.atleast_2d(tensor.data), tensor.tensor_type.name, int(tensor.shape[0]))
             theirs = gguf.quants.dequantize(np.atleast_2d(tensor.data), tensor.tensor_type)
             assert np.allclose(ours, theirs, rtol=1e-6, atol=0), (quantization, tensor.name)

@@ -8,7 +8,7 @@ import pytest
 from stages.core.errors import StageError
 from stages.gguf_export.tokenization_check import (
     TEXTS,
-    begins,
+    begins_with_bos,
     refuse_two_begins,
     verify_template,
     verify_texts,
@@ -174,7 +174,7 @@ def test_file_that_adds_a_bos_which_the_template_does_not_write_fails(
 ) -> None:
     without = LLAMA_3_TEMPLATE.replace("{{- bos_token }}", "")
     bare = save(tokenizer.backend_tokenizer, tmp_path_factory.mktemp("bare"), without)
-    assert (begins(tokenizer), begins(bare)) == (True, False)
+    assert (begins_with_bos(tokenizer), begins_with_bos(bare)) == (True, False)
     with (
         Model(file_of(tmp_path / "a.gguf", bare, template=without), context=256, threads=1) as model,
         pytest.raises(StageError, match="gives other ids"),

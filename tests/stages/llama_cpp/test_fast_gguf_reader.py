@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 import pytest
 
-from stages.llama_cpp.fast_gguf_reader import quick_reader
+from stages.llama_cpp.fast_gguf_reader import open_quickly
 from stages.tokenization.exportable import pretokenizer as rules
 from tests.stages.gguf_export.support.models_in_small import write_model
 from tests.stages.gguf_export.support.tokenizers_in_small import split_by, train, write_vocabulary
@@ -15,7 +15,7 @@ def test_quick_reader_reads_what_ggufs_own_reads(tmp_path: Path, kind: str) -> N
     write_model(tmp_path / "a.gguf", kind=kind)
     write_vocabulary(tmp_path / "b.gguf", train(split_by(rules.LLAMA_3)), "llama-bpe")
     for name in ("a.gguf", "b.gguf"):
-        ours, theirs = quick_reader(tmp_path / name), gguf.GGUFReader(tmp_path / name)
+        ours, theirs = open_quickly(tmp_path / name), gguf.GGUFReader(tmp_path / name)
         assert list(ours.fields) == list(theirs.fields)
         for key, field in theirs.fields.items():
             assert (ours.fields[key].contents(), ours.fields[key].types) == (field.contents(), field.types)
@@ -27,7 +27,7 @@ def test_quick_reader_reads_what_ggufs_own_reads(tmp_path: Path, kind: str) -> N
 
 def test_quick_reader_writes_to_the_file_where_it_is_asked_to(tmp_path: Path) -> None:
     write_model(tmp_path / "a.gguf", kind="F32")
-    reader = quick_reader(tmp_path / "a.gguf", "r+")
+    reader = open_quickly(tmp_path / "a.gguf", "r+")
     reader.tensors[0].data[0, 0] = 7
     reader.data.flush()
     assert gguf.GGUFReader(tmp_path / "a.gguf").tensors[0].data[0, 0] == 7
@@ -36,8 +36,8 @@ def test_quick_reader_writes_to_the_file_where_it_is_asked_to(tmp_path: Path) ->
 def test_quick_reader_reads_a_file_again_when_it_has_changed(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     write_model(path)
-    first = quick_reader(path)
-    assert quick_reader(path) is first
-    assert quick_reader(path, "r+") is not first
+    first = open_quickly(path)
+    assert open_quickly(path) is first
+    assert open_quickly(path, "r+") is not first
     write_model(path, layers=1)
-    assert len(quick_reader(path).tensors) < len(first.tensors)
+    assert len(open_quickly(path).tensors) < len(first.tensors)

@@ -13,14 +13,14 @@ import pytest
 from stages.core.errors import StageError
 from stages.llama_cpp.programs import (
     PROGRAMS,
-    build_of,
-    cache,
-    carry_out,
-    existing,
-    find,
-    lacking,
-    percent,
-    pinned_build,
+    cache_folder,
+    find_existing,
+    find_or_build,
+    list_lacking,
+    read_build,
+    read_percent,
+    read_pinned_build,
+    run_program,
 )
 
 VERSION = "version: 0.2.0-dev (build {build}, commit abc)"
@@ -51,10 +51,10 @@ def test_program_in_llama_cpp_dir_is_taken_before_one_on_path(
     bare: Path, monkeypatch: pytest.MonkeyPatch, inside: str
 ) -> None:
     put_program(bare / "bin", VERSION.format(build=99999))
-    named = put_program(bare / "named" / inside, VERSION.format(build=pinned_build()))
-    assert existing("llama-quantize") == bare / "bin" / "llama-quantize"
+    named = put_program(bare / "named" / inside, VERSION.format(build=read_pinned_build()))
+    assert find_existing("llama-quantize") == bare / "bin" / "llama-quantize"
     monkeypatch.setenv("LLAMA_CPP_DIR", str(bare / "named"))
-    assert find("llama-quantize") == named
+    assert find_or_build("llama-quantize") == named
 
 
 @pytest.mark.parametrize("said", [VERSION.format(build=10000), VERSION.format(build=0), "usage: ..."])
@@ -63,18 +63,18 @@ def test_program_that_is_old_or_names_no_build_is_refused_where_it_was_named_and
 ) -> None:
     put_program(bare / "bin", said)
     with caplog.at_level(logging.WARNING, "retune"):
-        assert existing("llama-quantize") is None
-    assert f"build {pinned_build()} or newer is needed" in caplog.text
+        assert find_existing("llama-quantize") is None
+    assert f"build {read_pinned_build()} or newer is needed" in caplog.text
     monkeypatch.setenv("LLAMA_CPP_DIR", str(bare / "bin"))
-    with pytest.raises(StageError, match=f"in LLAMA_CPP_DIR is .*build {pinned_build()} or newer is needed"):
-        existing("llama-quantize")
+    with pytest.raises(StageError, match=f"in LLAMA_CPP_DIR is .*build {read_pinned_build()} or newer is needed"):
+        find_existing("llama-quantize")
 
 
 def test_built_program_counts_if_it_runs_and_is_of_the_pinned_build(bare: Path) -> None:
-    assert str(cache()).startswith(str(bare / "cache" / "retune" / f"llama.cpp-b{pinned_build()}-"))
-    for said, found in ((VERSION.format(build=pinned_build()), True), ("no such library", False)):
-        program = put_program(cache(), said)
-        assert existing("llama-quantize") == (program if found else None)
+    assert str(cache_folder()).startswith(str(bare / "cache" / "retune" / f"llama.cpp-b{read_pinned_build()}-"))
+    for said, found in ((VERSION.format(build=read_pinned_build()), True), ("no such library", False)):
+        program = put_program(cache_folder(), said)
+        assert find_existing("llama-quantize") == (program if found else None)
 
 
 def test_find_without_anything_to_build_with_names_what_is_missing(bare: Path) -> None:
@@ -82,19 +82,19 @@ def test_find_without_anything_to_build_with_names_what_is_missing(bare: Path) -
     with pytest.raises(
         StageError, match=r"cmake and ninja or make and a C compiler .* and a C\+\+ compiler .* are missing"
     ):
-        find("llama-imatrix")
+        find_or_build("llama-imatrix")
     assert not (bare / "cache").exists()
 
 
 def test_lacking_names_the_part_that_is_not_there(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("make", "gcc", "c++"):
         put_program(bare / "bin", "", name)
-    assert lacking() == ["cmake"]
+    assert list_lacking() == ["cmake"]
     put_program(bare / "bin", "", "cmake")
-    assert lacking() == []
+    assert list_lacking() == []
     (bare / "bin" / "c++").unlink()
     monkeypatch.setenv("CXX", str(put_program(bare / "own", "", "my-compiler")))
-    assert lacking() == []
+    assert list_lacking() == []
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_lacking_names_the_part_that_is_not_there(bare: Path, monkeypatch: pytes
     ],
 )
 def test_percent_reads_ninja_make_and_llama_quantize(line: str, found: int | None) -> None:
-    assert percent(line) == found
+    assert read_percent(line) == found
 
 
 def test_command_that_fails_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('first'); print('last words'); raise SystemExit(7)"]
     with pytest.raises(StageError, match=r"(?s)it went wrong \(exit code 7\):.*last words"):
-        carry_out(command, tmp_path / "log", "doing", "it went wrong")
+        run_program(command, tmp_path / "log", "doing", "it went wrong")
     assert "first" in (tmp_path / "log").read_text()
 
 
@@ -142,7 +142,7 @@ def test_command_that_is_interrupted_is_ended_with_what_it_started(tmp_path: Pat
     Thread(target=press, daemon=True).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            carry_out([sys.executable, "-c", CHILDREN, tmp_path / "pid"], tmp_path / "log", "doing", "it went wrong")
+            run_program([sys.executable, "-c", CHILDREN, tmp_path / "pid"], tmp_path / "log", "doing", "it went wrong")
     finally:
         signal.signal(signal.SIGINT, before)
     until = time.monotonic() + 30
@@ -154,6 +154,6 @@ def test_command_that_is_interrupted_is_ended_with_what_it_started(tmp_path: Pat
 @pytest.mark.slow
 def test_found_programs_run_and_are_new_enough() -> None:
     for name in PROGRAMS:
-        program = find(name)
-        assert (build_of(program) or 0) >= pinned_build()
+        program = find_or_build(name)
+        assert (read_build(program) or 0) >= read_pinned_build()
         assert subprocess.run([program, "--help"], capture_output=True, check=False).stdout

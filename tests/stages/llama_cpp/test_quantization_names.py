@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from stages.llama_cpp.programs import find
-from stages.llama_cpp.quantization_names import ALIASES, NEEDS_IMATRIX, OTHERS, OURS, QUANTIZATIONS, problems
+from stages.llama_cpp.programs import find_or_build
+from stages.llama_cpp.quantization_names import ALIASES, NEEDS_IMATRIX, OTHERS, OURS, QUANTIZATIONS, find_problems
 from tests.stages.gguf_export.support.models_in_small import write_model
 
 
 @pytest.mark.slow
 def test_names_are_those_of_a_real_llama_quantize() -> None:
-    said = subprocess.run([find("llama-quantize"), "--help"], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(
+        [find_or_build("llama-quantize"), "--help"], capture_output=True, text=True, check=False
+    ).stdout
     known = {name.lower(): int(number) for number, name in re.findall(r"^ +(\d+) +or +(\w+) +:", said, re.MULTILINE)}
     assert len(known) > 30
     ours = {name: known_as.file_type for name, known_as in QUANTIZATIONS.items()}
@@ -23,7 +25,7 @@ def test_names_that_need_an_importance_matrix_are_those_for_which_llama_quantize
     write_model(tmp_path / "source.gguf", layers=8)
     asked = set()
     for name in QUANTIZATIONS:
-        command = [find("llama-quantize"), "--dry-run", tmp_path / "source.gguf", name.upper()]
+        command = [find_or_build("llama-quantize"), "--dry-run", tmp_path / "source.gguf", name.upper()]
         ran = subprocess.run(command, capture_output=True, text=True, check=True)
         if "will require an imatrix" in ran.stdout + ran.stderr:
             asked.add(name)
@@ -48,10 +50,10 @@ def test_names_belong_to_one_maker() -> None:
     ],
 )
 def test_problems_of_a_list_are_told_in_words(names: list[str], said: list[str]) -> None:
-    found = problems(names, imatrix=False)
+    found = find_problems(names, imatrix=False)
     assert len(found) == len(said)
     assert all(problem.startswith(start) for problem, start in zip(found, said, strict=True)), found
 
 
 def test_problems_of_an_importance_matrix_end_where_there_is_one() -> None:
-    assert problems(sorted(NEEDS_IMATRIX), imatrix=True) == []
+    assert find_problems(sorted(NEEDS_IMATRIX), imatrix=True) == []

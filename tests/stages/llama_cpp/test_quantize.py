@@ -8,10 +8,10 @@ import pytest
 from stages.core.errors import StageError
 from stages.llama_cpp.gguf_reader import open_gguf
 from stages.llama_cpp.imatrix_file import read_importance
-from stages.llama_cpp.programs import find
+from stages.llama_cpp.programs import find_or_build
 from stages.llama_cpp.quantization_names import NEEDS_IMATRIX, OURS, QUANTIZATIONS, WITHOUT_IMATRIX
 from stages.llama_cpp.quantize import quantize
-from stages.llama_cpp.tensor_types import Choice
+from stages.llama_cpp.tensor_types import TensorType
 from tests.stages.gguf_export.support.models_in_small import write_imatrix, write_model
 
 SHAPES = {
@@ -25,7 +25,7 @@ SHAPES = {
 
 def made_by_llama_quantize(folder: Path, quantization: str, *given: str) -> Path:
     """source.gguf of the folder quantized by llama.cpp's own program, which writes down the path of the importance matrix as it was given."""
-    command = [find("llama-quantize"), *given, "source.gguf", "theirs.gguf", quantization.upper()]
+    command = [find_or_build("llama-quantize"), *given, "source.gguf", "theirs.gguf", quantization.upper()]
     subprocess.run(command, check=True, capture_output=True, cwd=folder)
     return folder / "theirs.gguf"
 
@@ -61,9 +61,9 @@ def test_file_made_by_llama_quantize_has_the_overrides_and_tells_its_fallbacks(t
     )
     fields = open_gguf(tmp_path / "q3_k_l.gguf").fields
     assert (fields["general.name"].contents(), fields["general.file_type"].contents()) == ("x" * 200, 13)
-    assert choices["blk.0.attn_q.weight"] == Choice("Q4_0", "Q3_K")
-    assert choices["blk.0.attn_v.weight"] == Choice("Q5_1", "Q5_K")
-    assert choices["blk.0.attn_norm.weight"] == Choice("F32", "F32")
+    assert choices["blk.0.attn_q.weight"] == TensorType("Q4_0", "Q3_K")
+    assert choices["blk.0.attn_v.weight"] == TensorType("Q5_1", "Q5_K")
+    assert choices["blk.0.attn_norm.weight"] == TensorType("F32", "F32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q3_k_l.gguf", "source.gguf"]
 
 

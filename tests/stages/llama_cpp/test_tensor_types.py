@@ -2,7 +2,7 @@
 import pytest
 
 from stages.llama_cpp.quantization_names import OTHERS, OURS
-from stages.llama_cpp.tensor_types import Shape, choose_types, covers
+from stages.llama_cpp.tensor_types import Hparams, choose_types, covers
 
 PARTS = {
     "attn_norm": (256,),
@@ -24,11 +24,11 @@ def tensors(layers: int, *, tied: bool = False, columns: int = 256) -> dict[str,
     return found
 
 
-def shape(layers: int, *, experts: int = 0, heads: int = 4, kv_heads: int = 2) -> Shape:
-    return Shape("llama", layers, heads, kv_heads, experts)
+def shape(layers: int, *, experts: int = 0, heads: int = 4, kv_heads: int = 2) -> Hparams:
+    return Hparams("llama", layers, heads, kv_heads, experts)
 
 
-def kinds(quantization: str, found: dict[str, tuple[list[int], str]], model: Shape) -> dict[str, str]:
+def kinds(quantization: str, found: dict[str, tuple[list[int], str]], model: Hparams) -> dict[str, str]:
     return {name: choice.kind for name, choice in choose_types(quantization, found, model).items()}
 
 

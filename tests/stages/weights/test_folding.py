@@ -107,11 +107,11 @@ def test_losses_are_those_of_whole_models(world: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from stages.merging.agreement import check_rows
+    from stages.merging.agreement import read_check_rows
 
     adapter = make_adapter(world / "base", world / "tokens", tmp_path / "adapter", load_in_4bit=True)
     losses = read_json(fold(world, "base", adapter, tmp_path / "merged") / contract.CHECKS)["losses"]
-    rows = check_rows(world / "tokens", 3)
+    rows = read_check_rows(world / "tokens", 3)
     models = {
         "base": AutoModelForCausalLM.from_pretrained(world / "base", dtype=torch.float32),
         "merged_base16": AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32),
@@ -219,9 +219,9 @@ def test_architecture_that_does_not_run_by_layers_is_checked_whole(
     (tmp_path / "tokens").symlink_to(world / "tokens")
     attention = {"target_modules": ["q_proj", "v_proj"], "load_in_4bit": True}
     adapter = make_adapter(tmp_path / "base", tmp_path / "tokens", tmp_path / "adapter", **attention)
-    real = module.folded
+    real = module.fold
     if altered:
-        monkeypatch.setattr(module, "folded", lambda *given: real(*given) * 1.5)
+        monkeypatch.setattr(module, "fold", lambda *given: real(*given) * 1.5)
         with pytest.raises(StageError, match=r"merge\.max_logit_difference"):
             fold(tmp_path, "base", adapter, tmp_path / "merged")
         return

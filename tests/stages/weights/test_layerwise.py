@@ -69,18 +69,18 @@ def test_logits_layer_by_layer_equal_those_of_the_whole_model(tmp_path: Path, sh
     import torch
 
     from stages.weights.layerwise import run_layers
-    from stages.weights.meta_model import check_names, skeleton
+    from stages.weights.meta_model import build_meta_model, check_names
     from stages.weights.shards import tensors_below
     from stages.weights.variants import Variant
 
     kind, settings = SHAPES[shape]
     model = save_model(tmp_path, kind, **settings)
-    bones, tensors = skeleton(tmp_path), tensors_below(sorted(tmp_path.glob("*.safetensors")))
-    check_names(bones, tensors)
-    found = run_layers(bones, Variant(tensors), rows(), "cpu")
+    meta_model, tensors = build_meta_model(tmp_path), tensors_below(sorted(tmp_path.glob("*.safetensors")))
+    check_names(meta_model, tensors)
+    found = run_layers(meta_model, Variant(tensors), rows(), "cpu")
     ours = torch.cat([found.logits(0, 100), found.logits(100, 384)], 1)
     assert float((ours - whole(model)).abs().max()) < 1e-5
-    assert all(value.is_meta for layer in bones.layers.values() for value in layer.parameters())
+    assert all(value.is_meta for layer in meta_model.layers.values() for value in layer.parameters())
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_logits_of_base_and_adapter_equal_pefts(tmp_path: Path, tiny_base: Path,
     from stages.models.safetensors_header import read_header
     from stages.weights.folding import read_update
     from stages.weights.layerwise import run_layers
-    from stages.weights.meta_model import skeleton
+    from stages.weights.meta_model import build_meta_model
     from stages.weights.shards import tensors_below
     from stages.weights.variants import Variant
 
@@ -103,33 +103,33 @@ def test_logits_of_base_and_adapter_equal_pefts(tmp_path: Path, tiny_base: Path,
     adapter = make_adapter(tmp_path / "base", tiny_base / "tokens", tmp_path / "adapter", **KINDS[kind])
     plain = Variant(tensors_below(sorted((tmp_path / "base").glob("*.safetensors"))))
     beside = plain.with_adapter(read_update(adapter, 384), read_header(adapter / WEIGHTS))
-    found = run_layers(skeleton(tmp_path / "base", adapter), beside, rows(), "cpu")
+    found = run_layers(build_meta_model(tmp_path / "base", adapter), beside, rows(), "cpu")
     wanted = whole(PeftModel.from_pretrained(model, adapter).eval())
     assert float((found.logits(0, 384) - wanted).abs().max()) < 1e-5
     with torch.no_grad():
-        base = run_layers(skeleton(tmp_path / "base"), plain, rows(), "cpu").logits(0, 384)
+        base = run_layers(build_meta_model(tmp_path / "base"), plain, rows(), "cpu").logits(0, 384)
     assert float((base - wanted).abs().max()) > 0.1
 
 
 def test_architecture_whose_files_have_other_names_is_unfit(tmp_path: Path) -> None:
-    from stages.weights.meta_model import Unfit, check_names, skeleton
+    from stages.weights.meta_model import Unfit, build_meta_model, check_names
     from stages.weights.shards import tensors_below
 
     save_model(tmp_path, "mixtral", num_local_experts=3)
     with pytest.raises(Unfit, match="do not hold"):
-        check_names(skeleton(tmp_path), tensors_below(sorted(tmp_path.glob("*.safetensors"))))
+        check_names(build_meta_model(tmp_path), tensors_below(sorted(tmp_path.glob("*.safetensors"))))
 
 
 def test_model_that_works_between_its_layers_is_unfit(tmp_path: Path) -> None:
     from stages.weights.layerwise import run_layers
-    from stages.weights.meta_model import Unfit, skeleton
+    from stages.weights.meta_model import Unfit, build_meta_model
     from stages.weights.shards import tensors_below
     from stages.weights.variants import Variant
 
     save_model(tmp_path, "llama")
-    bones = skeleton(tmp_path)
+    meta_model = build_meta_model(tmp_path)
     # what an architecture with a residual around two layers does
-    second = list(bones.layers.values())[1]
+    second = list(meta_model.layers.values())[1]
     second.register_forward_pre_hook(lambda _, given: (given[0] * 2, *given[1:]))
     with pytest.raises(Unfit, match="between its decoder layers"):
-        run_layers(bones, Variant(tensors_below(sorted(tmp_path.glob("*.safetensors")))), rows(), "cpu")
+        run_layers(meta_model, Variant(tensors_below(sorted(tmp_path.glob("*.safetensors")))), rows(), "cpu")

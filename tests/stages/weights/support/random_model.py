@@ -23,16 +23,16 @@ def make_base(folder: Path, shard_bytes: int, **settings: Any) -> Path:
     import torch
     from transformers import LlamaConfig
 
-    from stages.weights.meta_model import skeleton
+    from stages.weights.meta_model import build_meta_model
     from stages.weights.shards import write
 
     folder.mkdir(parents=True)
     LlamaConfig(**settings, dtype="bfloat16", bos_token_id=0, eos_token_id=1).save_pretrained(folder)
     torch.manual_seed(0)
-    bones = skeleton(folder)
-    shapes = {name: tuple(value.shape) for name, value in bones.model.state_dict().items()}
-    if bones.head != bones.own_head:
-        del shapes[bones.own_head]
+    meta_model = build_meta_model(folder)
+    shapes = {name: tuple(value.shape) for name, value in meta_model.model.state_dict().items()}
+    if meta_model.head != meta_model.own_head:
+        del shapes[meta_model.own_head]
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     for name, shape in shapes.items():
         if 2 * sum(map(math.prod, [*shards[-1].values(), shape])) > shard_bytes and shards[-1]:

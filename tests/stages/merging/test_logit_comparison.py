@@ -7,7 +7,7 @@ pytestmark = pytest.mark.slow
 def test_sums_over_parts_of_the_vocabulary_equal_those_over_all_of_it(step: int) -> None:
     import torch
 
-    from stages.merging.tally import Tally, joined
+    from stages.merging.logit_comparison import LogitComparison, concatenate
 
     torch.manual_seed(0)
     one = 30 * torch.randn(9, 50)
@@ -15,11 +15,11 @@ def test_sums_over_parts_of_the_vocabulary_equal_those_over_all_of_it(step: int)
     targets = torch.arange(9) * 5
     tallies = []
     for first, last in ((0, 4), (4, 9)):
-        tally = Tally("one", targets[first:last])
+        tally = LogitComparison("one", targets[first:last])
         for start in range(0, 50, step):
             tally.add(start, {name: logits[first:last, start : start + step] for name, logits in models.items()})
         tallies.append(tally)
-    tally = joined(tallies)
+    tally = concatenate(tallies)
     normal = {name: torch.log_softmax(logits.double(), -1) for name, logits in models.items()}
     for name, logits in models.items():
         losses = -normal[name].gather(1, targets[:, None])[:, 0]
@@ -33,9 +33,9 @@ def test_sums_over_parts_of_the_vocabulary_equal_those_over_all_of_it(step: int)
 def test_nan_is_not_lost() -> None:
     import torch
 
-    from stages.merging.tally import Tally
+    from stages.merging.logit_comparison import LogitComparison
 
-    tally = Tally("one", torch.tensor([0]))
+    tally = LogitComparison("one", torch.tensor([0]))
     tally.add(0, {"one": torch.zeros(1, 2), "other": torch.tensor([[0.0, float("nan")]])})
     tally.add(2, {"one": torch.zeros(1, 2), "other": torch.zeros(1, 2)})
     assert bool(tally.difference["other"].isnan())

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Tally:
+class LogitComparison:
     """Sums over the vocabulary, for each model and position, in fp64; what one part of the vocabulary adds to them is not kept."""
 
     reference: str
@@ -69,11 +69,11 @@ class Tally:
         return self.apart[name] / self.total[self.reference] - normal[self.reference] + normal[name]
 
 
-def joined(tallies: Sequence[Tally]) -> Tally:
+def concatenate(tallies: Sequence[LogitComparison]) -> LogitComparison:
     """One tally of the positions of several."""
     import torch
 
-    whole = Tally(tallies[0].reference, torch.cat([one.targets for one in tallies]))
+    whole = LogitComparison(tallies[0].reference, torch.cat([one.targets for one in tallies]))
     for key in ("top", "choice", "total", "wanted", "apart", "difference"):
         for name in tallies[0].top:
             getattr(whole, key)[name] = torch.cat([getattr(one, key)[name] for one in tallies])
