@@ -20,7 +20,7 @@ from stages.evaluate import EvaluateParams, load_tuned, stop_rule
 from stages.models.base_model import base_digests, device, embedding_plan, load_base, prepare_process, read_config
 from stages.tokenization.loading.fast import Reference
 from stages.tokenization.loading.tokenizer_folder import load_tokenizer, read_tokenizer_folder
-from stages.train import TrainParams
+from stages.training.params import TrainParams
 
 
 class TorchSpeaker:

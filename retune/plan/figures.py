@@ -13,13 +13,14 @@ from stages.core.files import read_json
 from stages.core.params import Runtime, section_params
 from stages.models.base_model import embedding_plan, read_config, weight_files
 from stages.template import TemplateParams
-from stages.train import TrainParams, planned
 from stages.training.memory.estimate import GIB, Memory, words
 from stages.training.memory.fit import heldout_lengths, read_shape
 from stages.training.memory.gpu import Gpu
 from stages.training.memory.plan import MARGIN, FittedRuntime, Workload, choices, fastest, fit_of, fitted, make_workload
 from stages.training.memory.step_time import UNKNOWN_RATE, rate_of, seconds
+from stages.training.params import TrainParams
 from stages.training.step_plan import Plan
+from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
 
 CARDS = (6, 8, 12, 16, 24, 80)
@@ -94,7 +95,7 @@ def find(project: Project, gpus: list[Gpu]) -> dict[str, Any]:
     )
     if workload.not_sharded is not None:
         raise StageError(workload.not_sharded)
-    tokens = sum(rows.lengths[row] for step in plan.steps for sequence in step for row in sequence)
+    tokens = plan.tokens(rows.lengths)
     epoch = sum(rows.lengths) if project.has_tokens else 0
     found: dict[str, Any] = {
         "base": {
@@ -132,7 +133,7 @@ def rows_and_plan(project: Project) -> tuple[TokenRows, Plan, list[int]]:
         if not len(rows):
             raise StageError("data/tokens has no training rows")
         try:
-            return rows, planned(rows, project.params), heldout_lengths(project.tokens, project.params)
+            return rows, plan_steps(rows, project.params), heldout_lengths(project.tokens, project.params)
         except ValueError as error:
             raise StageError(f"train.pack_length: {error}") from error
     longest = section_params(TemplateParams, "template", dict(project.values)).max_length
@@ -143,7 +144,11 @@ def rows_and_plan(project: Project) -> tuple[TokenRows, Plan, list[int]]:
     columns = {"row_id": [str(number) for number in range(count)], "input_ids": ids, "labels": ids}
     rows = TokenRows(pa.table(columns, schema=token_files.SCHEMA))
     one = project.params.model_copy(update={"steps": 1, "epochs": None})
-    return rows, planned(rows, one), [longest] * min(project.params.eval_rows, 64) if project.params.eval_steps else []
+    return (
+        rows,
+        plan_steps(rows, one),
+        [longest] * min(project.params.eval_rows, 64) if project.params.eval_steps else [],
+    )
 
 
 def steps_of(project: Project, plan: Plan, rows: TokenRows, tokens: int) -> dict[str, Any]:

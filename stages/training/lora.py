@@ -3,19 +3,19 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow.compute as pc
-from pydantic import Field
 
 from stages.contracts import adapter as contract
 from stages.contracts import base as base_files
 from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
 from stages.core.files import read_json, write_json
-from stages.core.params import Params, Runtime
+from stages.core.params import Runtime
 from stages.models.base_model import base_rows, device, resize_embedding, torch_dtype
 from stages.training.memory.estimate import why_not_sharded
+from stages.training.params import LoraParams
 
 if TYPE_CHECKING:
     import torch
@@ -29,29 +29,6 @@ log = logging.getLogger("retune")
 
 ROWS_NAME = ".trainable_tokens_delta."
 """In the name of a parameter that holds trained rows of the embedding or the head."""
-
-
-class LoraParams(Params):
-    """The shape of the adapter."""
-
-    r: Annotated[int, Field(ge=1)]
-    """Rank of the update of each projection. Effect: more can be learned, more memory; 8 to 64 by the size of the task."""
-    alpha: Annotated[int, Field(ge=1)]
-    """The update is scaled by alpha / r (alpha / sqrt(r) with `use_rslora`). Effect: as a learning rate of the adapter."""
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of an adapter's inputs set to zero while training, 0 to 1. Effect: against overfitting; 0 is Unsloth's fast path."""
-    bias: Literal["none"]
-    """Bias vectors to train. Llama's projections have none, so this is the only value that can be merged."""
-    target_modules: Annotated[list[str], Field(min_length=1)]
-    """Names of the projections that get an adapter."""
-    use_rslora: bool
-    """Scale by 1 / sqrt(r) instead of 1 / r. Effect: high ranks learn as fast as low ones."""
-    use_dora: bool
-    """Train the length of each output's weights apart from their direction (DoRA). Effect: low ranks learn more like full training;
-    slower, and off Unsloth's fast path."""
-    modules_to_save: list[str]
-    """Modules that are trained whole beside the adapter, such as lm_head; [] none. Effect: as many parameters as they have, in 32 bit
-    with their moments: for a large vocabulary gigabytes."""
 
 
 def load_model(

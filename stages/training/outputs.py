@@ -13,10 +13,11 @@ from stages.contracts import adapter as contract
 from stages.contracts import tokens as token_files
 from stages.core.files import execution_record, write_json, write_text
 from stages.core.params import Runtime
-from stages.models.base_model import device
-from stages.training.lora import base_name, save_adapter
+from stages.models.base_model import base_digests, device
+from stages.training.lora import base_name, compute_dtype, save_adapter
 from stages.training.planned_trainer import Work
 from stages.training.step_log import ledger
+from stages.training.task import Task
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,12 +33,18 @@ def versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
-def write_adapter(
-    model: "PeftModel", work: Work, base: Path, tokens: Path, adapter: Path, training: contract.Training
-) -> None:
+def write_adapter(model: "PeftModel", task: Task, work: Work, adapter: Path) -> None:
     """Write the adapter's folder: of the last step, or of the best."""
-    save_adapter(model, adapter, *base_name(base))
-    for file in sorted((tokens / token_files.TOKENIZER).iterdir()):
+    training = contract.Training(
+        base=base_digests(task.base),
+        load_in_4bit=task.params.load_in_4bit,
+        dtype=compute_dtype(model),
+        embedding_rows=task.embedding_rows,
+        trained_rows=task.trained_rows,
+        steps=work.kept_step(),
+    )
+    save_adapter(model, adapter, *base_name(task.base))
+    for file in sorted((task.tokens / token_files.TOKENIZER).iterdir()):
         shutil.copyfile(file, adapter / file.name)
     write_json(adapter / contract.TRAINING, training)
     lines = [json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in work.watch.lines]

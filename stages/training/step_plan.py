@@ -40,6 +40,10 @@ class Plan:
         """Passes over the training rows when `step` steps (from 1) are done."""
         return self.ends[step - 1] / self.rows
 
+    def tokens(self, lengths: Sequence[int]) -> int:
+        """Tokens of all steps, without filling; `lengths` are those of the rows."""
+        return sum(lengths[row] for step in self.steps for sequence in step for row in sequence)
+
 
 def make_plan(
     lengths: Sequence[int],

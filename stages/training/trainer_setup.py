@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from trl import SFTTrainer
 
-    from stages.train import TrainParams
     from stages.training.memory.plan import FittedRuntime
+    from stages.training.params import TrainParams
 
 log = logging.getLogger("retune")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from stages.core.params import read_params
-from stages.train import TrainParams
 from stages.training.memory.estimate import GIB, Fit, Setup, memory
 from stages.training.memory.model_shape import Shape
+from stages.training.params import TrainParams
 from tests.bench.train_data import ROWS, micro_batches
 from tests.bench.train_presets import as_preset
 from tests.project import ROOT

@@ -70,7 +70,7 @@ def lost(model: str, out: str, steps: str = "24", packs: str = "16") -> None:
         (second,) = (
             child
             for child in map(int, children)
-            if b"stages.training.distributed.processes" in Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"stages.training.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
         )
         os.kill(second, signal.SIGKILL)
         killed = time.monotonic()
@@ -116,17 +116,17 @@ def train_here(steps: int, changed: Mapping[str, Any], how: Mapping[str, Any], s
         how: of `runtime`.
         started: when the process began, by `time.perf_counter`.
     """
-    from stages import train as stage
+    from stages.train import train
 
     marks: list[tuple[float, int]] = []
-    watch_steps(stage, marks)
+    watch_steps(marks)
     Path("adapter").mkdir(exist_ok=True)
-    stage.train(
+    train(
         Path("base"),
         Path("tokens"),
         Path("first"),
         Path("adapter"),
-        params(stage, "packed", steps).model_copy(update=changed),
+        params("packed", steps).model_copy(update=changed),
         runtime("packed").model_copy(update=how),
     )()
     record = read_json(Path(".retune/execution/train.json"))

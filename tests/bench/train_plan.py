@@ -41,14 +41,14 @@ def one(model: str, limit: str, steps: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         tokens, base = make_tokens(source, 128000, int(steps) * PACKS * 6), make_base(source)
-        from stages import train as stage
+        from stages.train import train
 
         marks: list[tuple[float, int]] = []
-        watch_steps(stage, marks)
+        watch_steps(marks)
         Path("adapter").mkdir()
         how = {"micro_batch": "auto", "memory_limit_gb": float(limit) or None, "gradient_checkpointing": "auto"}
-        chosen = params(stage, "packed", int(steps))
-        stage.train(base, tokens, Path("first"), Path("adapter"), chosen, runtime("packed").model_copy(update=how))()
+        chosen = params("packed", int(steps))
+        train(base, tokens, Path("first"), Path("adapter"), chosen, runtime("packed").model_copy(update=how))()
         import torch
 
         record = read_json(Path(".retune/execution/train.json"))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from stages.core.params import Runtime, read_params, section_params
 from stages.models.base_model import read_config
-from stages.train import TrainParams
 from stages.training.memory.estimate import GIB
 from stages.training.memory.fit import read_shape
 from stages.training.memory.plan import fitted, make_workload
 from stages.training.memory.step_time import UNKNOWN_RATE, rate_of
+from stages.training.params import TrainParams
 from stages.training.step_plan import make_plan
 from tests.bench.train_data import Row, conversations
 from tests.project import ROOT

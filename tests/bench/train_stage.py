@@ -19,6 +19,7 @@ from stages.contracts import base as base_files
 from stages.contracts import tokens as token_files
 from stages.core.files import write_json
 from stages.core.params import Runtime
+from stages.training.params import TrainParams
 from tests.bench.apart import say_row
 from tests.bench.train_data import Row, conversations
 from tests.bench.train_models import TARGETS, old_torch_attention
@@ -38,12 +39,12 @@ def main() -> None:
         os.chdir(folder)
         tokens = make_tokens(source, vocabulary, steps * PACKS * 6)
         base = make_base(source)
-        from stages import train as stage
+        from stages.train import train
 
         marks: list[tuple[float, int]] = []
-        watch_steps(stage, marks)
+        watch_steps(marks)
         Path("adapter").mkdir()
-        stage.train(base, tokens, Path("first"), Path("adapter"), params(stage, layout, steps), runtime(layout))()
+        train(base, tokens, Path("first"), Path("adapter"), params(layout, steps), runtime(layout))()
         found = figures(f"stage-{layout}", marks, started) | {"losses": losses()}
         os.chdir("/")
     say_row(found)
@@ -80,11 +81,11 @@ def make_tokens(source: Path, vocabulary: int, count: int) -> Path:
     return tokens
 
 
-def params(stage: Any, layout: str, steps: int) -> Any:
+def params(layout: str, steps: int) -> Any:
     """The recipe's, in a layout."""
     packed = layout == "packed"
     lora = {"r": 16, "alpha": 16, "dropout": 0.0, "bias": "none", "target_modules": list(TARGETS)}
-    return stage.TrainParams.model_validate(
+    return TrainParams.model_validate(
         {
             "seed": 3407,
             "load_in_4bit": True,
@@ -137,9 +138,11 @@ def losses() -> list[float]:
     return [round(json.loads(line)["loss"], 4) for line in Path("adapter/steps.jsonl").read_text().splitlines()]
 
 
-def watch_steps(stage: Any, marks: list[tuple[float, int]]) -> None:
+def watch_steps(marks: list[tuple[float, int]]) -> None:
     """Note (time, tokens trained on) at the end of each step."""
-    load, make = stage.load_model, stage.make_trainer
+    from stages.training import job
+
+    load, make = job.load_model, job.make_trainer
 
     def load_model(*rest: Any, **named: Any) -> Any:
         model, tokenizer = load(*rest, **named)
@@ -161,7 +164,7 @@ def watch_steps(stage: Any, marks: list[tuple[float, int]]) -> None:
         trainer.add_callback(Marks())
         return trainer
 
-    stage.load_model, stage.make_trainer = load_model, make_trainer
+    job.load_model, job.make_trainer = load_model, make_trainer
 
 
 def figures(name: str, marks: list[tuple[float, int]], started: float) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from stages.contracts import adapter as contract
 from stages.contracts.tokens import SCHEMA, read_tokens
 from stages.core.errors import StageError
 from stages.core.params import Runtime, section_problems
-from stages.train import TrainParams, planned
 from stages.training.lora import base_name
+from stages.training.params import TrainParams
 from stages.training.planned_trainer import check_gradients
+from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
@@ -60,7 +61,7 @@ def test_params_that_contradict_each_other_are_refused(changed: dict[str, object
 
 def test_step_of_packed_params_has_its_tokens() -> None:
     params = TrainParams.model_validate({**TRAIN, **PACKED})
-    made = planned(TokenRows(rows(*[[1] * 9] * 40)), params)
+    made = plan_steps(TokenRows(rows(*[[1] * 9] * 40)), params)
     assert [len(step) for step in made.steps] == [2, 2, 2] * 5 + [2]
     assert all(len(pack) in {7, 5} for step in made.steps for pack in step)
 

@@ -18,10 +18,11 @@ from stages.contracts.tokens import TRAIN as TRAIN_FILE
 from stages.contracts.tokens import read_tokens
 from stages.core.errors import StageError
 from stages.core.params import Runtime
-from stages.train import TrainParams, planned
 from stages.training.distributed.process_group import Group
 from stages.training.distributed.processes import process_count
 from stages.training.distributed.torchrun import NAMES, launched
+from stages.training.params import TrainParams
+from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
 from tests.project import ROOT
 from tests.stages.conftest import run_probe
@@ -105,7 +106,7 @@ def test_each_conversation_is_trained_once_an_epoch_over_the_processes(
 
     rows = TokenRows(read_tokens(tiny_base / "tokens" / TRAIN_FILE))
     params = TrainParams.model_validate({**TRAIN, **LAYOUTS[layout], "steps": None, "epochs": 1.0})
-    plan = planned(rows, params)
+    plan = plan_steps(rows, params)
     works = []
     for rank in range(ranks):
         group = Group()
@@ -247,7 +248,7 @@ from pathlib import Path
 from stages.core.errors import StageError
 from stages.training.memory.plan import FittedRuntime
 from stages.training.distributed.processes import processes
-from stages.train import TrainParams
+from stages.training.params import TrainParams
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 runtime = FittedRuntime.model_validate({**RUNTIME, "kept_layers": None, "loss_rows": 512})

@@ -57,7 +57,7 @@ class Others:
         whole = json.dumps({**job, "port": self.group.store.port, "parent": os.getpid()})
         with (self.folder / f"{rank}.log").open("wb") as said:
             return subprocess.Popen(
-                [sys.executable, "-m", "stages.training.distributed.processes", whole],
+                [sys.executable, "-m", "stages.training.worker", whole],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,

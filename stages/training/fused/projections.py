@@ -12,7 +12,7 @@ lives in its buffers, its own weights are views of them, or is spread over proce
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -22,10 +22,21 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
 
-    from stages.training.fused.sharding import Shards
-
 TILE = 64
 """Ranks of a group are padded to a multiple of this: the least width that Hopper's matrix kernels take without waste of their own."""
+
+
+class WeightStore(Protocol):
+    """Who keeps the weights of groups where no layer has its own (`stages.training.fused.sharding`)."""
+
+    place: torch.device
+    """The device to compute on."""
+
+    def keep(self, group: "Group") -> "Tensor":
+        """Take a group's weights over; the part of them that this process keeps."""
+
+    def take(self, group: "Group") -> "Tensor":
+        """[out + R, in + R] of a group, valid until the next one of its kind is asked for."""
 
 
 class Scratch:
@@ -53,7 +64,7 @@ class Group:
         tile: int,
         resident: bool,
         kind: int = 0,
-        shards: "Shards | None" = None,
+        shards: "WeightStore | None" = None,
     ) -> None:
         self.kind = kind
         """Groups of one kind have one shape: the place in their layer."""

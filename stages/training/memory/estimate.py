@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stages.training.memory.model_shape import Shape
 
 if TYPE_CHECKING:
-    from stages.training.lora import LoraParams
+    from stages.training.params import LoraParams
 
 GIB = 2**30
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)

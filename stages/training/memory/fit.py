@@ -3,9 +3,8 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -21,27 +20,10 @@ from stages.training.memory.model_shape import Shape
 from stages.training.memory.out_of_memory import noted
 from stages.training.memory.plan import MARGIN, FittedRuntime, Workload, apply, fit_of, fitted, make_workload
 from stages.training.memory.step_time import UNKNOWN_RATE, rate_of
-from stages.training.step_plan import Plan
-from stages.training.token_rows import TokenRows
-
-if TYPE_CHECKING:
-    from stages.train import TrainParams
+from stages.training.params import TrainParams
+from stages.training.task import Task
 
 log = logging.getLogger("retune")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to be trained, and from what."""
-
-    base: Path
-    tokens: Path
-    custom_adapter: Path
-    params: "TrainParams"
-    rows: TokenRows
-    plan: Plan
-    embedding_rows: int
-    trained_rows: list[int]
 
 
 def read_shape(base: Path, embedding_rows: int | None) -> Shape:
@@ -55,7 +37,7 @@ def read_shape(base: Path, embedding_rows: int | None) -> Shape:
         raise StageError(str(error)) from error
 
 
-def heldout_lengths(tokens: Path, params: "TrainParams") -> list[int]:
+def heldout_lengths(tokens: Path, params: TrainParams) -> list[int]:
     """Tokens of the held-out rows that are measured while training."""
     if not params.eval_steps:
         return []
@@ -64,7 +46,7 @@ def heldout_lengths(tokens: Path, params: "TrainParams") -> list[int]:
     return lengths
 
 
-def asked_for(params: "TrainParams", runtime: Runtime) -> dict[str, Any]:
+def asked_for(params: TrainParams, runtime: Runtime) -> dict[str, Any]:
     """What a plan of execution is made of, machine and rows apart: a note about memory holds for the same alone."""
     keys = {"micro_batch", "memory_limit_gb", "gradient_checkpointing", "sharding"}
     return {"train": params.model_dump(mode="json"), "runtime": runtime.model_dump(mode="json", include=keys)}

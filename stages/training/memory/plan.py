@@ -16,7 +16,7 @@ from stages.training.memory.step_time import UNKNOWN_RATE, Amount, seconds, squa
 from stages.training.step_plan import Layout, Plan, micro_batches
 
 if TYPE_CHECKING:
-    from stages.train import TrainParams
+    from stages.training.params import TrainParams
 
 LOSS_ROWS = (4096, 2048, 1024, 512)
 """Rows of logits at a time that are tried: fewer take less memory and somewhat more time."""

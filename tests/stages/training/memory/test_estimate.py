@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 from stages.core.params import Runtime
-from stages.train import TrainParams
-from stages.training.lora import LoraParams
 from stages.training.memory import estimate as memory_plan
 from stages.training.memory.estimate import GIB, Fit, Setup, memory, why_not_fused
 from stages.training.memory.model_shape import Shape
@@ -26,6 +24,7 @@ from stages.training.memory.plan import (
     next_smaller,
     smallest,
 )
+from stages.training.params import LoraParams, TrainParams
 from stages.training.step_plan import Layout, make_plan
 from tests.project import ROOT
 from tests.stages.training.memory.support.shapes import config_of, tensors_of

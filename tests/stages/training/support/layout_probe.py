@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import StageError
-from stages.train import TrainParams
 from stages.training.batches import flat, padded
 from stages.training.isolation import check_apart
 from stages.training.memory.plan import FittedRuntime
+from stages.training.params import TrainParams
 from stages.training.token_rows import TokenRows
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 from tests.stages.training.support.train_probe import set_up

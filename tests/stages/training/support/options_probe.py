@@ -11,7 +11,8 @@ from typing import Any
 from stages.contracts import adapter as contract
 from stages.core.errors import StageError
 from stages.core.params import Runtime
-from stages.train import TrainParams, train
+from stages.train import train
+from stages.training.params import TrainParams
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 SHORT = {"steps": 6, "layout": "flattened", "eval_steps": None, "logging_steps": 1}

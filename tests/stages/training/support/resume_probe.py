@@ -18,8 +18,9 @@ from ruamel.yaml import YAML
 
 from stages.core.errors import StageError
 from stages.core.params import Runtime
-from stages.train import TrainParams, train
+from stages.train import train
 from stages.training import checkpoints
+from stages.training.params import TrainParams
 from stages.training.step_log import Watch
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
@@ -81,9 +82,7 @@ def main() -> None:
 def others() -> list[int]:
     """The processes that share this one's steps."""
     children = [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
-    return [
-        pid for pid in children if b"stages.training.distributed.processes" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [pid for pid in children if b"stages.training.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 if __name__ == "__main__":

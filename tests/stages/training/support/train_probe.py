@@ -14,11 +14,13 @@ from stages.contracts.tokens import read_tokens
 from stages.core.errors import StageError
 from stages.core.params import Runtime
 from stages.models.base_model import embedding_plan
-from stages.train import TrainParams, planned, train
+from stages.train import train
 from stages.training.checkpoints import Checkpoints
 from stages.training.distributed.process_group import Group
 from stages.training.lora import load_model
+from stages.training.params import TrainParams
 from stages.training.planned_trainer import Work
+from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
 from stages.training.trainer_setup import make_trainer, make_work
 from stages.training.trainer_state import trained
@@ -70,7 +72,7 @@ def set_up(params: TrainParams, runtime: Runtime) -> tuple[object, Work]:
         group=Group(),
     )
     checkpoints = Checkpoints(Path(".retune/probe"), {})
-    work = make_work(rows, planned(rows, params), tokens, tokenizer, checkpoints, params, runtime, Group())
+    work = make_work(rows, plan_steps(rows, params), tokens, tokenizer, checkpoints, params, runtime, Group())
     return make_trainer(model, tokenizer, tokens, work, params, runtime), work
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from stages.core.errors import StageError
 from stages.core.params import Runtime
-from stages.train import TrainParams, train
+from stages.train import train
+from stages.training.params import TrainParams
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 LAYOUTS: dict[str, dict[str, Any]] = {

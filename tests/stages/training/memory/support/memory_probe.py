@@ -12,9 +12,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages import train as stage
 from stages.core.errors import StageError
 from stages.core.params import Runtime
+from stages.train import train
+from stages.training import job
+from stages.training.params import TrainParams
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 log = logging.getLogger("retune")
@@ -25,9 +27,9 @@ def main() -> None:
     first, *pairs = rest or ["1"]
     logging.basicConfig(level="INFO", format="train: %(message)s", stream=sys.stdout)
     changed = {key: YAML(typ="safe").load(value) for key, value in (pair.split("=") for pair in pairs)}
-    params = stage.TrainParams.model_validate({**TRAIN, "logging_steps": 1, "eval_steps": None, "steps": 6})
+    params = TrainParams.model_validate({**TRAIN, "logging_steps": 1, "eval_steps": None, "steps": 6})
     runtime = Runtime.model_validate({**RUNTIME, "micro_batch": 8, "save_steps": 2, **changed})
-    load, passes = stage.load_model, [0]
+    load, passes = job.load_model, [0]
 
     def load_model(*rest: Any, **named: Any) -> Any:
         import torch
@@ -44,9 +46,9 @@ def main() -> None:
         model.get_base_model().register_forward_pre_hook(ask, with_kwargs=True)
         return model, tokenizer
 
-    stage.load_model = load_model
+    job.load_model = load_model
     try:
-        stage.train(Path("base"), Path("tokens"), Path("first"), Path(adapter), params, runtime)()
+        train(Path("base"), Path("tokens"), Path("first"), Path(adapter), params, runtime)()
     except StageError as error:
         sys.exit(str(error))
 
