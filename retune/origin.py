@@ -86,7 +86,7 @@ def read_said(reader: Any) -> dict[str, Any]:  # noqa: ANN401 - gguf ships no ty
 
 def prove(file: Path, digest: str, says: dict[str, Any], records: Path | None) -> tuple[str, list[str]]:
     """(proof, why) of a file by the records."""
-    from stages.contracts.gguf import KEYS, RECORDS
+    from stages.contracts.gguf import KEYS
     from stages.core.files import read_json
     from stages.gguf_export.provenance_keys import records_digest
 
@@ -112,11 +112,14 @@ def prove(file: Path, digest: str, says: dict[str, Any], records: Path | None) -
     ]
     if mine is None:
         return ("proven" if name else "none"), why
-    files = [records / f"{stage}.json" for stage in RECORDS]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        return "none", [*why, f"{', '.join(missing)} not among the records"]
-    same = records_digest(files) == mine
+    stages = says.get(KEYS["stages"], "").split()
+    # by the names that are there: what a file says is no path
+    there = {path.stem: path for path in records.glob("*.json")}
+    missing = ", ".join(f"{stage}.json" for stage in stages if stage not in there)
+    if missing or not stages:
+        lacks = f"{missing} not among the records" if missing else "the file does not say whose records its hash is of"
+        return "none", [*why, lacks]
+    same = records_digest(there[stage] for stage in stages) == mine
     why.append(f"the records' own hash {'is' if same else 'is not'} the one in the file")
     if same and name:
         return "proven", why

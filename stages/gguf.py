@@ -4,7 +4,7 @@ Reads   data/merged (a transformers folder), data/adapter (what it was made with
         base to lay the adapter over), the records of the stages before (what the files say of their origin)
 Writes  data/gguf: NAME-QUANT.gguf, NAME-lora-TYPE.gguf, imatrix.gguf, checks.json, Modelfile, README.md (see stages/contracts/gguf.py)
 Command python -m stages.gguf --merged data/merged --adapter data/adapter --tokens data/tokens --base data/base
-        --fetch_model data/records/fetch_model.json ... --merge data/records/merge.json --files data/gguf
+        --records data/records/fetch_model.json ... data/records/merge.json --files data/gguf
 
 A file that differs from the merged model in form (a tensor, the tokenization, the chat template, BOS, the end of a turn) fails
 the stage. How much the rounding costs is measured; `audit` judges it.
@@ -33,7 +33,7 @@ from stages.contracts.gguf import (
 from stages.core.errors import StageError
 from stages.core.files import write_json, write_text
 from stages.core.params import Params, Runtime
-from stages.core.runner import Input, Output, run
+from stages.core.runner import Input, Inputs, Output, run
 from stages.gguf_export import tokenization_check as tokenization
 from stages.gguf_export.adapter_export import export_lora, start_base
 from stages.gguf_export.adapter_file import read_adapter
@@ -134,19 +134,13 @@ def gguf(
     adapter: Input,
     tokens: Input,
     base: Input,
-    fetch_model: Input,
-    fetch_data: Input,
-    standardize: Input,
-    template: Input,
-    train: Input,
-    merge: Input,
+    records: Inputs,
     files: Output,
     params: GgufParams,
     runtime: Runtime,
 ) -> None:
     """Convert once, quantize and check for each name, do the adapter, and write what was found and how to run it."""
     threads = runtime.workers or len(os.sched_getaffinity(0))
-    records = (fetch_model, fetch_data, standardize, template, train, merge)
     origin = read_origin(records, adapter / WEIGHTS, params.license)
     tensors = weights(merged)
     plan = make_plan(tokens, params.check_rows, params.check_answers)

@@ -39,6 +39,17 @@ def downstream(stage: str) -> list[str]:
     return [name for name in STAGES if stage in upstream(name)]
 
 
+def flags_of(stage: str) -> dict[str, list[str]]:
+    """{flag: the paths after it} of a stage's command."""
+    flags: dict[str, list[str]] = {}
+    for word in STAGES[stage]["cmd"].split()[3:]:
+        if word.startswith("--"):
+            flags[word] = []
+        else:
+            flags[list(flags)[-1]].append(word)
+    return flags
+
+
 def module_file(name: str) -> Path | None:
     """The file of one of our modules, or None: `stages.chat.chat` -> stages/chat/chat.py, `stages` -> stages/__init__.py."""
     path = ROOT.joinpath(*name.split("."))

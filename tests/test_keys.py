@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stages.environment.pins import PINNED, locked_versions, pin_file
-from tests.project import ROOT, STAGES, closure, imports_of, outs_of
+from tests.project import ROOT, STAGES, closure, flags_of, imports_of, outs_of, upstream
 
 # files that a stage reads beside Python modules
 DATA_FILES = {
@@ -81,12 +81,18 @@ def test_stage_waits_for_check(name: str) -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_paths_in_its_command_are_its_deps_and_outs(name: str) -> None:
-    stage = STAGES[name]
-    words = stage["cmd"].split()
-    flags = {words[i]: words[i + 1] for i in range(3, len(words), 2)}
-    named = {path for flag, path in flags.items() if flag != "--environment"}
-    external = {dep for dep in stage["deps"] if not dep.startswith("stages")} - {"data/checked.json"}
+    named = {path for flag, paths in flags_of(name).items() if flag != "--environment" for path in paths}
+    external = {dep for dep in STAGES[name]["deps"] if not dep.startswith("stages")} - {"data/checked.json"}
     assert named - {"params.yaml"} == external | outs_of(name)
+
+
+def test_gguf_reads_the_record_of_every_stage_before_it() -> None:
+    before = [stage for stage in upstream("gguf") if stage != "gguf" and "--record" in flags_of(stage)]
+    wanted = {path for stage in before for path in flags_of(stage)["--record"]}
+    missing = sorted(wanted - set(flags_of("gguf")["--records"]))
+    assert not missing, (
+        "the exported files tell what made them: add to --records of gguf, and to its deps\n" + "\n".join(missing)
+    )
 
 
 def test_exempt_files_are_short_and_can_only_show() -> None:

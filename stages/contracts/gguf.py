@@ -19,8 +19,6 @@ CHECKS = "checks.json"
 MODELFILE = "Modelfile"
 README = "README.md"
 
-RECORDS = ("fetch_data", "fetch_model", "merge", "standardize", "template", "train")
-"""The stages whose records stand for all that came before the export."""
 KEYS = {
     # what the file is: one of KINDS
     "kind": "retune.kind",
@@ -34,8 +32,10 @@ KEYS = {
     "dataset": "retune.dataset.sha256",
     # sha256 of data/adapter/adapter_model.safetensors
     "adapter": "retune.adapter.sha256",
-    # sha256 of the records, made so: in data/records, with RECORDS in this (alphabetical) order,
-    # `LC_ALL=C sha256sum fetch_data.json fetch_model.json merge.json standardize.json template.json train.json | sha256sum`
+    # the stages whose records stand for all that came before the export: their names in alphabetical order, with spaces between them
+    "stages": "retune.records.stages",
+    # sha256 of these records, made so: in data/records, with the stages' names as above in the place of STAGES,
+    # `for stage in STAGES; do sha256sum $stage.json; done | sha256sum`
     "records": "retune.records.sha256",
     # the command that wrote the file
     "command": "retune.command",
@@ -70,6 +70,8 @@ class Origin(TypedDict):
     adapter_sha256: str
     """Of the adapter's weights that the merged model was made with, as data/adapter has them now."""
     merged_into: str
+    stages: list[str]
+    """Whose records `records_sha256` is made of, in alphabetical order."""
     records_sha256: str
     command: str
 

@@ -2,7 +2,8 @@
 
 `run(standardize)` under `__main__` makes `python -m stages.standardize --raw data/raw --messages data/messages`:
 
-- each `Input` and `Output` parameter is a flag that takes a path; `params` is the section of params.yaml named like the function;
+- each `Input` and `Output` parameter is a flag that takes a path, `Inputs` one that takes several; `params` is the section of params.yaml
+  named like the function;
   `runtime` (optional) is the section that bears no identity;
 - `run(standardize, uses)` says which files of an input the params ask for, where that is not all of it;
 - the inputs are hashed before the work and must be the same after it: DVC hashes them only when the command has ended,
@@ -32,12 +33,13 @@ from typing import Annotated, Any, get_type_hints
 
 from stages.core.errors import Refusal, StageError
 from stages.core.files import execution_record, scratch, sha256_file, sha256_files, sha256_tree, write_json
-from stages.core.inputs import Uses, changed_inputs, read_inputs
+from stages.core.inputs import Uses, changed_inputs, name_inputs, read_inputs
 from stages.core.interrupts import INTERRUPTED, take_interrupts, uninterrupted
 from stages.core.params import Params, Runtime, read_params, section_params
 from stages.core.parent_death import die_with_parent
 
 Input = Annotated[Path, "input"]
+Inputs = Annotated[list[Path], "inputs"]
 Output = Annotated[Path, "output"]
 Finish = Callable[[], None]
 """What a stage may return: it is called when the outputs and the record are in place."""
@@ -92,8 +94,9 @@ def carry_out(stage: Callable[..., Finish | None], started: float, uses: Uses | 
     flags = read_flags(stage, paths)
     settings = read_settings(name, hints)
     inputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "input"}
+    several = {key: list(map(Path, flags[key])) for key, kind in paths.items() if kind == "inputs"}
     outputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "output"}
-    read = read_inputs(name, inputs, uses, settings.get("params"))
+    read = read_inputs(name, {**inputs, **name_inputs(several)}, uses, settings.get("params"))
     code = project_code()
     keep_code(code)
     temporary = {key: partial_path(path) for key, path in outputs.items()}
@@ -101,7 +104,7 @@ def carry_out(stage: Callable[..., Finish | None], started: float, uses: Uses | 
         remove(path)
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        finish, refusal = work(stage, temporary, {**inputs, **temporary, **settings})
+        finish, refusal = work(stage, temporary, {**inputs, **several, **temporary, **settings})
         refuse_changed(name, changed_inputs(read, uses, settings.get("params")), code)
         record = {
             "stage": name,
@@ -182,11 +185,12 @@ def last_good_files(name: str) -> bool:
     return any((store / digest[:2] / digest[2:]).is_file() for digest in gone)
 
 
-def read_flags(stage: Callable[..., Finish | None], paths: Mapping[str, str]) -> dict[str, str]:
-    """The command line of a stage: one required flag for each path of its signature."""
+def read_flags(stage: Callable[..., Finish | None], paths: Mapping[str, str]) -> dict[str, Any]:
+    """The command line of a stage: one required flag for each path of its signature, or for several (`Inputs`)."""
     parser = argparse.ArgumentParser(prog=f"python -m {stage.__module__}", description=inspect.getdoc(stage))
     for key, kind in paths.items():
-        parser.add_argument(f"--{key}", required=True, metavar="PATH", help=kind)
+        count = "+" if kind == "inputs" else None
+        parser.add_argument(f"--{key}", required=True, nargs=count, metavar="PATH", help=kind)
     parser.add_argument("--record", metavar="FILE", default="", help="write the record of what made the outputs")
     parser.add_argument(
         "--environment", metavar="FILE", default="", help="the pins whose installed versions go into the record"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stages.contracts.gguf import KEYS, KINDS, RECORDS, Origin, OriginSource
+from stages.contracts.gguf import KEYS, KINDS, Origin, OriginSource
 from stages.core.errors import StageError
 from stages.core.files import read_json, sha256_file, sha256_tree
 from stages.llama_cpp.gguf_reader import read_metadata
@@ -21,21 +21,23 @@ def read_origin(records: Iterable[Path], adapter: Path, license_name: str | None
     """What the records of the stages before the export say.
 
     Args:
-        records: the files `STAGE.json` of the stages in RECORDS, in any order.
+        records: the files `STAGE.json` of all stages before the export, in any order; each says whose it is.
         adapter: the adapter's weights.
         license_name: of what is exported.
 
     Raises:
         StageError: a record is missing, or is another stage's.
     """
-    files = {path.name: path for path in records}
-    wanted = [f"{stage}.json" for stage in RECORDS]
-    if sorted(files) != sorted(wanted):
-        raise StageError(f"the records of the export are {', '.join(wanted)}; found {', '.join(sorted(files))}")
-    found = {stage: read_json(files[f"{stage}.json"]) for stage in RECORDS}
+    files = sorted(records)
+    found = {path.stem: read_json(path) for path in files}
     wrong = [stage for stage, record in found.items() if record.get("stage") != stage]
     if wrong:
         raise StageError(f"{wrong[0]}.json is not the record of {wrong[0]}; `dvc repro {wrong[0]}` writes it")
+    lacking = [stage for stage in ("fetch_model", "fetch_data", "merge") if stage not in found]
+    if lacking:
+        raise StageError(
+            f"the record of {lacking[0]} is not among the export's ({', '.join(sorted(found))}); see gguf's --records in dvc.yaml"
+        )
     base, data = found["fetch_model"], found["fetch_data"]
     return Origin(
         version=importlib.metadata.version("retune"),
@@ -48,7 +50,8 @@ def read_origin(records: Iterable[Path], adapter: Path, license_name: str | None
         dataset_sha256=data["outputs"]["raw"]["sha256"],
         adapter_sha256=sha256_file(adapter),
         merged_into=found["merge"]["params"]["into"],
-        records_sha256=records_digest(files.values()),
+        stages=sorted(found),
+        records_sha256=records_digest(files),
         command=command_line(),
     )
 
@@ -73,6 +76,7 @@ def tuned_metadata(origin: Origin, kind: str) -> Overrides:
         KEYS["merged_into"]: origin["merged_into"],
         KEYS["dataset"]: origin["dataset_sha256"],
         KEYS["adapter"]: origin["adapter_sha256"],
+        KEYS["stages"]: " ".join(origin["stages"]),
         KEYS["records"]: origin["records_sha256"],
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from stages.contracts.gguf import KEYS, MODELFILE, RECORDS, ExportChecks
+from stages.contracts.gguf import KEYS, MODELFILE, ExportChecks
 from stages.llama_cpp.gguf_reader import open_gguf, read_architecture, read_metadata
 from stages.reporting.numbers import format_percent, format_small
 
@@ -175,7 +175,7 @@ and of added tokens it takes the merged model, as in the second.
 
     {{ origin.records_sha256 }}
 
-That is the hash of the records of all stages before the export (inputs, code, params, packages, outputs). In the project's `data/records`:
+That is the hash of the records of all stages before the export (inputs, code, params, packages, outputs); `{{ keys.stages }}` names them. In the project's `data/records`:
 
 ```sh
 LC_ALL=C sha256sum {{ records }} | sha256sum
@@ -223,7 +223,7 @@ def render_readme(name: str, checks: ExportChecks, sampling: Mapping[str, float]
                 "vllm_rank": vllm_rank(lora["rank"]) if lora else "RANK",
                 "modelfile": MODELFILE,
                 "keys": KEYS,
-                "records": " ".join(f"{stage}.json" for stage in RECORDS),
+                "records": " ".join(f"{stage}.json" for stage in checks["origin"]["stages"]),
             }
         )
     )

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.contracts.gguf import KEYS, RECORDS
+from stages.contracts.gguf import KEYS
 from tests.end_to_end.conftest import Project
+from tests.project import STAGES, flags_of
 
 pytestmark = pytest.mark.slow
 
@@ -23,24 +24,24 @@ def metadata(project: Project, name: str) -> dict[str, Any]:
 def test_gguf_files_say_the_records_the_command_and_the_licence_of_their_run(project: Project) -> None:
     checks = json.loads((project.root / "data/gguf/checks.json").read_text())
     values = YAML(typ="safe").load(project.root / "params.yaml")
-    command = YAML(typ="safe").load(project.root / "dvc.yaml")["stages"]["gguf"]["cmd"]
-    records = sorted((project.root / "data/records" / f"{stage}.json") for stage in RECORDS)
+    records = sorted(project.root / path for path in flags_of("gguf")["--records"])
     lines = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in records)
     for name in [*checks["files"], checks["lora"]["file"]]:
         said = metadata(project, name)
+        assert said[KEYS["stages"]].split() == [file.stem for file in records]
         assert said[KEYS["records"]] == hashlib.sha256(lines.encode()).hexdigest()
-        assert said[KEYS["command"]] == command
+        assert said[KEYS["command"]] == STAGES["gguf"]["cmd"]
         assert said["general.license"] == values["gguf"]["license"]
         assert said["general.base_model.0.name"] == said["general.dataset.0.name"] == "demo"
 
 
 def test_gguf_records_hash_can_be_made_again_from_the_provenance_alone(project: Project) -> None:
     chain = json.loads((project.root / "data/audit/provenance.json").read_text())["chain"]
+    said = metadata(project, next(iter(json.loads((project.root / "data/gguf/checks.json").read_text())["files"])))
     lines = ""
-    for stage in sorted(RECORDS):
+    for stage in said[KEYS["stages"]].split():
         text = json.dumps(chain[stage], indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         lines += f"{hashlib.sha256(text.encode()).hexdigest()}  {stage}.json\n"
-    said = metadata(project, next(iter(json.loads((project.root / "data/gguf/checks.json").read_text())["files"])))
     assert said[KEYS["records"]] == hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -7,9 +7,12 @@ import gguf
 import numpy as np
 import pytest
 
-from stages.contracts.gguf import KEYS, RECORDS
+from stages.contracts.gguf import KEYS
 from stages.core.files import sha256_file, write_json
 from stages.gguf_export.provenance_keys import records_digest
+
+BEFORE = ("fetch_data", "fetch_model", "merge", "redact", "train")
+"""Stages before the export: as many as there are, one that somebody has added among them."""
 
 
 def make_file(path: Path, **says: str) -> Path:
@@ -31,10 +34,12 @@ def made(tmp_path: Path) -> Path:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "data/gguf").mkdir(parents=True)
     (tmp_path / "data/records").mkdir()
-    for stage in RECORDS:
+    for stage in BEFORE:
         write_json(tmp_path / f"data/records/{stage}.json", {"stage": stage})
-    digest = records_digest(tmp_path / f"data/records/{stage}.json" for stage in RECORDS)
-    file = make_file(tmp_path / "data/gguf/mine-q8_0.gguf", records=digest, kind="fine-tuned model")
+    digest = records_digest(tmp_path / f"data/records/{stage}.json" for stage in BEFORE)
+    file = make_file(
+        tmp_path / "data/gguf/mine-q8_0.gguf", records=digest, stages=" ".join(BEFORE), kind="fine-tuned model"
+    )
     record = {"files": {"path": "data/gguf", "files": {file.name: sha256_file(file)}}}
     write_json(tmp_path / "data/records/gguf.json", {"stage": "gguf", "outputs": record})
     return tmp_path
@@ -72,11 +77,33 @@ def test_changed_file_without_a_hash_of_the_records_is_contradicted_in_its_place
     assert "CONTRADICTED: the record of gguf has another sha256" in answer.stdout
 
 
-def test_changed_record_is_contradicted(made, retune):
-    write_json(made / "data/records/train.json", {"stage": "train", "changed": True})
+@pytest.mark.parametrize("stage", ["redact", "train"])
+def test_changed_record_is_contradicted(made, retune, stage):
+    write_json(made / f"data/records/{stage}.json", {"stage": stage, "changed": True})
     answer = retune("origin", "data/gguf/mine-q8_0.gguf", cwd=made)
     assert answer.returncode == 1
     assert "the records' own hash is not the one in the file" in answer.stdout
+
+
+def test_missing_record_is_named_and_proves_nothing(made, retune):
+    (made / "data/records/redact.json").unlink()
+    answer = retune("origin", "data/gguf/mine-q8_0.gguf", cwd=made)
+    assert answer.returncode == 3
+    assert "redact.json not among the records" in answer.stdout
+
+
+def test_record_of_a_stage_that_is_not_in_the_hash_changes_nothing(made, retune):
+    write_json(made / "data/records/evaluate.json", {"stage": "evaluate"})
+    assert retune("origin", "data/gguf/mine-q8_0.gguf", cwd=made).returncode == 0
+
+
+def test_file_that_does_not_say_whose_records_its_hash_is_made_of_is_not_proven(made, retune):
+    file = make_file(made / "data/gguf/mine-q8_0.gguf", records="0" * 64)
+    record = {"files": {"path": "data/gguf", "files": {file.name: sha256_file(file)}}}
+    write_json(made / "data/records/gguf.json", {"stage": "gguf", "outputs": record})
+    answer = retune("origin", str(file), cwd=made)
+    assert answer.returncode == 3
+    assert "does not say whose records" in answer.stdout
 
 
 def test_file_of_another_project_or_without_records_is_not_proven(made, retune, tmp_path_factory):

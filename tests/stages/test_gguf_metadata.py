@@ -12,20 +12,21 @@ from typing import Any
 
 import pytest
 
-from stages.contracts.gguf import KEYS, KINDS, RECORDS
+from stages.contracts.gguf import KEYS, KINDS
 from stages.core.errors import StageError
+from stages.core.files import write_json
 from stages.gguf_export.provenance_keys import read_origin, records_digest, tuned_metadata
 from stages.gguf_export.readme import render_readme
 from stages.tokenization.exportable import pretokenizer as rules
 from tests.project import ROOT
 from tests.stages.gguf_export.support.adapters_in_small import make_trained
 from tests.stages.gguf_export.support.models_in_small import LLAMA_3_TEMPLATE, make_tokens
-from tests.stages.gguf_export.support.records_in_small import COMMAND, REVISION, export, make_records, params
+from tests.stages.gguf_export.support.records_in_small import BEFORE, COMMAND, REVISION, export, make_records, params
 from tests.stages.gguf_export.support.tokenizers_in_small import save, split_by, train
 
 
 def record_files(folder: Path) -> list[Path]:
-    return [folder / f"{stage}.json" for stage in RECORDS]
+    return [folder / f"{stage}.json" for stage in BEFORE]
 
 
 def make_weights(folder: Path) -> Path:
@@ -35,13 +36,14 @@ def make_weights(folder: Path) -> Path:
 
 
 def by_sha256sum(folder: Path) -> str:
-    """The hash of the records as the contract tells an auditor to make it, with no line of ours."""
+    """The hash of the records in a folder as the contract tells an auditor to make it, with no line of ours."""
     line = next(
         line
         for line in Path("stages/contracts/gguf.py").read_text(encoding="utf-8").splitlines()
         if "| sha256sum" in line
     )
-    command = line.split("`")[1]
+    stages = sorted(file.stem for file in folder.glob("*.json"))
+    command = line.split("`")[1].replace("STAGES", " ".join(stages))
     done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.split()[0]
 
@@ -53,13 +55,27 @@ def test_records_hash_is_what_the_documented_command_prints(tmp_path: Path, monk
     assert records_digest(reversed(record_files(tmp_path))) == by_sha256sum(tmp_path)
 
 
-@pytest.mark.parametrize("stage", RECORDS)
+@pytest.mark.parametrize("stage", BEFORE)
 def test_records_hash_changes_with_any_byte_of_any_record(tmp_path: Path, stage: str) -> None:
     make_records(tmp_path)
     before = records_digest(record_files(tmp_path))
     file = tmp_path / f"{stage}.json"
     file.write_text(file.read_text(encoding="utf-8") + " ", encoding="utf-8")
     assert records_digest(record_files(tmp_path)) != before
+
+
+def test_record_of_a_stage_that_somebody_has_added_is_in_the_hash_and_named(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(ROOT)
+    make_records(tmp_path / "records")
+    weights = make_weights(tmp_path / "adapter")
+    before = read_origin(record_files(tmp_path / "records"), weights, None)
+    write_json(tmp_path / "records/redact.json", {"stage": "redact"})
+    origin = read_origin([*record_files(tmp_path / "records"), tmp_path / "records/redact.json"], weights, None)
+    assert origin["stages"] == ["fetch_data", "fetch_model", "merge", "redact", "standardize", "template", "train"]
+    assert origin["records_sha256"] == by_sha256sum(tmp_path / "records") != before["records_sha256"]
+    said = tuned_metadata(origin, "model")
+    assert said[KEYS["stages"]] == "fetch_data fetch_model merge redact standardize template train"
+    assert said[KEYS["records"]] == origin["records_sha256"]
 
 
 def test_hub_ids_become_organization_name_and_version_and_local_ones_a_name(tmp_path: Path) -> None:
@@ -89,7 +105,7 @@ def test_licence_of_null_is_left_out(tmp_path: Path) -> None:
 def test_records_that_are_another_stages_or_too_few_are_refused(tmp_path: Path) -> None:
     make_records(tmp_path)
     weights = make_weights(tmp_path / "adapter")
-    with pytest.raises(StageError, match=r"found fetch_data\.json, fetch_model\.json"):
+    with pytest.raises(StageError, match=r"the record of merge is not among the export's \(fetch_data, fetch_model\)"):
         read_origin(record_files(tmp_path)[:2], weights, None)
     (tmp_path / "train.json").write_bytes((tmp_path / "merge.json").read_bytes())
     with pytest.raises(StageError, match=r"train\.json is not the record of train"):
@@ -111,7 +127,13 @@ def told(**change: Any) -> str:
         "files": {"small-q8_0.gguf": {"quantization": "q8_0", "bytes": 1_500_000, "quality": quality}},
         "lora": None,
         "lora_left_out": None,
-        "origin": {"license": None, "base": source, "datasets": [source], "records_sha256": "e" * 64},
+        "origin": {
+            "license": None,
+            "base": source,
+            "datasets": [source],
+            "stages": list(BEFORE),
+            "records_sha256": "e" * 64,
+        },
         "merged": {"perplexity": 2.0, "exact_match": None},
         "merged_dtype": "float32",
         "split": "heldout",
@@ -208,6 +230,7 @@ def test_file_says_where_it_comes_from(
         ["sha256sum", root / "adapter/adapter_model.safetensors"], capture_output=True, text=True, check=True
     )
     assert said[KEYS["adapter"]] == done.stdout.split()[0]
+    assert said[KEYS["stages"]].split() == sorted(BEFORE)
     assert said[KEYS["records"]] == by_sha256sum(root / "records") == found["origin"]["records_sha256"]
     assert said[KEYS["kind"]] == KINDS["lora" if "lora" in name else "model"]
     assert said[KEYS["merged_into"]] == "base16"
@@ -221,7 +244,7 @@ def test_base_file_says_nothing_of_the_training(exported: tuple[Path, dict[str, 
     assert said["general.name"] == "small-base"
     assert said["general.base_model.0.version"] == REVISION
     assert said[KEYS["kind"]] == KINDS["base"]
-    training = {KEYS[name] for name in ("records", "adapter", "dataset", "merged_into")}
+    training = {KEYS[name] for name in ("stages", "records", "adapter", "dataset", "merged_into")}
     assert not {*training, "general.dataset.count"} & said.keys()
 
 

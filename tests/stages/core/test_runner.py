@@ -19,7 +19,7 @@ HEAD = """
 from pathlib import Path
 from typing import Annotated
 from pydantic import Field
-from stages.core.runner import Input, Output, run
+from stages.core.runner import Input, Inputs, Output, run
 from stages.core.errors import Refusal, StageError
 from stages.core.params import Params, Runtime
 
@@ -334,3 +334,43 @@ def test_run_interrupted_says_one_line_and_leaves_nothing(tmp_path: Path, where:
     assert (
         sorted(file.name for file in tmp_path.iterdir() if file.name.endswith("partial") or file.name == "target") == []
     )
+
+
+JOIN = """
+def copy(source: Input, parts: Inputs, target: Output, params: CopyParams) -> None:
+    '''Join.'''
+    target.write_text("".join(part.read_text() for part in parts))
+"""
+
+
+def test_run_flag_that_takes_several_paths_gives_them_in_their_order_and_records_each(stage, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("b")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "c.txt").write_text("c")
+    ended = stage(JOIN, "--parts", "folder/c.txt", "b.txt", "source/a.txt", "--record", "records/copy.json")
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "target").read_text() == "cbone"
+    read = json.loads((tmp_path / "records" / "copy.json").read_text())["inputs"]
+    assert {key: one["path"] for key, one in read.items()} == {
+        "source": "source",
+        "parts/c.txt": "folder/c.txt",
+        "parts/b.txt": "b.txt",
+        "parts/a.txt": "source/a.txt",
+    }
+    assert read["parts/a.txt"]["sha256"] == read["source"]["sha256"] != read["parts/b.txt"]["sha256"]
+
+
+def test_run_one_of_several_paths_that_is_missing_or_named_twice_is_said(stage) -> None:
+    ended = stage(JOIN, "--parts", "source/a.txt", "b.txt")
+    assert ended.returncode == 1
+    assert "--parts b.txt does not exist" in ended.stderr
+    ended = stage(JOIN, "--parts", "source/a.txt", "source/../source/a.txt")
+    assert ended.returncode == 1
+    assert "each name once" in ended.stderr
+
+
+def test_run_one_of_several_paths_that_is_changed_meanwhile_fails(stage, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("b")
+    ended = stage(JOIN + '    parts[1].write_text("other")\n', "--parts", "source/a.txt", "b.txt")
+    assert ended.returncode == 1
+    assert "b.txt was changed while copy was reading it" in ended.stderr

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages.contracts.gguf import RECORDS
 from stages.core.files import write_json
 from stages.core.params import Runtime
 from stages.gguf import GgufParams, gguf
@@ -17,6 +16,8 @@ SOURCES: list[dict[str, Any]] = [
     {"source": "somebody/dialogues", "revision": REVISION, "config": None, "split": "train"},
     {"source": "custom/mine.jsonl", "revision": None, "config": None, "split": None},
 ]
+BEFORE = ("fetch_data", "fetch_model", "merge", "standardize", "template", "train")
+"""The stages before the export, as dvc.yaml has them today."""
 COMMAND = ["--merged", "data/merged", "--files", "data/gguf"]
 """Flags of the command that the files are told to be from."""
 MODEL: dict[str, Any] = {"source": "somebody/small-base", "revision": REVISION}
@@ -29,7 +30,7 @@ def make_records(folder: Path) -> None:
         "fetch_data": ({"sources": SOURCES, "limit": None}, {"raw": {"path": "data/raw", "sha256": "d" * 64}}),
         "merge": ({"into": "base16"}, {}),
     }
-    for stage in RECORDS:
+    for stage in BEFORE:
         params, outputs = told.get(stage, ({}, {}))
         write_json(folder / f"{stage}.json", {"stage": stage, "params": params, "outputs": outputs})
 
@@ -48,7 +49,6 @@ def export(root: Path, wanted: GgufParams) -> dict[str, Any]:
     if not (root / "records").exists():
         make_records(root / "records")
     (root / "base").mkdir(exist_ok=True)
-    records = {stage: root / "records" / f"{stage}.json" for stage in RECORDS}
     own = sys.argv
     sys.argv = [own[0], *COMMAND]
     try:
@@ -60,7 +60,7 @@ def export(root: Path, wanted: GgufParams) -> dict[str, Any]:
             files=root / "gguf",
             params=wanted,
             runtime=RUNTIME,
-            **records,
+            records=list((root / "records").glob("*.json")),
         )
     finally:
         sys.argv = own
