@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.core.errors import StageError
 from stages.core.files import scratch
-from stages.training.distributed.process_group import Group
+from stages.training.distributed.process_group import GRACE, Group
 from stages.training.memory.gpu import visible_gpus
 from stages.training.memory.out_of_memory import is_out_of_memory
 
@@ -20,8 +20,6 @@ log = logging.getLogger("retune")
 
 LOOK_EVERY = 0.2
 """Seconds between two looks whether all are alive."""
-GRACE = 10.0
-"""Seconds that the first process has for an error of its own when another is lost; a wait for a GPU may have no end."""
 FAREWELL = 30.0
 """Seconds that the others have to end when all is done."""
 LAST_LINES = 12

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stages.core.errors import StageError
-from stages.training.distributed.process_group import PATIENCE, Group
+from stages.training.distributed.process_group import GRACE, PATIENCE, Group
 from stages.training.memory.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ SILENCE = 20.0
 """Seconds without a sign of life after which a process counts as lost."""
 START = 300.0
 """Seconds until the first one: torch may come from a slow disk."""
-GRACE = 10.0
-"""Seconds that this process has for an error of its own when another is lost; a wait for a GPU may have no end."""
 FAREWELL = 30.0
 """Seconds that a process waits for the others' last word. torchrun ends all on a host as soon as one has failed: the first one, which
 saves and says what was wrong, must be done by then."""

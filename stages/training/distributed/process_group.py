@@ -25,6 +25,8 @@ LOOPBACK = "127.0.0.1"
 LOOPBACK_INTERFACE = "lo"
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: the first one may write a checkpoint or load from a slow disk meanwhile."""
+GRACE = 10.0
+"""Seconds that a process has for an error of its own when another is lost; a wait for a GPU may have no end."""
 LOOK_EVERY = 0.1
 """Seconds between two looks whether all have loaded."""
 
@@ -47,7 +49,7 @@ class Group:
         self.lost: Callable[[], bool] = lambda: False
         """Whether one of the others has ended. Only the first process knows."""
         self.catch_up: Callable[[], None] = lambda: None
-        """Called before values are added up: this process may have to take part in what the others still do (`sharded_weights`)."""
+        """Called before values are added up: this process may have to take part in what the others still do (`stages.training.fused.sharding`)."""
         self.gloo: Any = None
         self.nccl: Any = None
         self.stopping = self.out_of_memory = False

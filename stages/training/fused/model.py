@@ -1,8 +1,8 @@
 """A faster training forward and backward for Llama-shaped models with LoRA, exact in its mathematics, put in place of the model's own.
 
 `attach(model)` after `get_peft_model`. From then on `model(input_ids, labels, packed_seq_lengths=...)` in training mode runs the two
-halves of each layer and the loss of `fused_blocks`; everything else (evaluation, generation, padded batches) runs as before.
-What makes it faster: the low-rank products ride in the large ones (`fused_weights`), q k v and gate up are one product each, the
+halves of each layer and the loss of `stages.training.fused.blocks`; everything else (evaluation, generation, padded batches) runs as before.
+What makes it faster: the low-rank products ride in the large ones (`stages.training.fused.projections`), q k v and gate up are one product each, the
 element-wise work is one pass each, attention stays within documents, and only rows with a label reach the last MLP and the head.
 """
 
@@ -15,9 +15,10 @@ import torch
 from stages.contracts.tokens import NOT_TRAINED
 from stages.training.fused.attention import Documents
 from stages.training.fused.blocks import Attention, AttentionHalf, Batch, Loss, Mlp, MlpHalf, Pick
-from stages.training.fused.projections import TILE, Group, Scratch, refresh
+from stages.training.fused.coverage import GROUPS, TILE
+from stages.training.fused.projections import Group, Scratch, refresh
 from stages.training.fused.sharding import FORWARD, TRAINING, Shards
-from stages.training.fused.support import unsupported
+from stages.training.fused.support import find_projection, unsupported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,17 +87,17 @@ class FusedModel:
         self.layers: list[tuple[AttentionHalf, MlpHalf]] = []
         before = 0
         for number, layer in enumerate(decoder.layers):
-            attention, mlp = layer.self_attn, layer.mlp
             groups = [
-                Group(layers, scratch, self.dtype, tile=tile, resident=resident, kind=kind, shards=shards)
-                for kind, layers in enumerate(
-                    (
-                        (attention.q_proj, attention.k_proj, attention.v_proj),
-                        (attention.o_proj,),
-                        (mlp.gate_proj, mlp.up_proj),
-                        (mlp.down_proj,),
-                    )
+                Group(
+                    [find_projection(layer, name) for name in names],
+                    scratch,
+                    self.dtype,
+                    tile=tile,
+                    resident=resident,
+                    kind=kind,
+                    shards=shards,
                 )
+                for kind, names in enumerate(GROUPS)
             ]
             keep = number >= len(decoder.layers) - kept
             first = AttentionHalf(

@@ -8,7 +8,7 @@ ranks (padded to whole tiles) has the buffer
 
 whose upper part gives the forward `[x | x A^T] [W | s B]^T` and whose left part the backward `[dY | s dY B] [W ; A]`.
 A 4-bit base is dequantized into a buffer that all layers share, or once for all where memory allows (`resident`); a 16-bit base
-lives in its buffers, its own weights are views of them, or is spread over processes and gathered into shared ones (`sharded_weights`).
+lives in its buffers, its own weights are views of them, or is spread over processes and gathered into shared ones (`stages.training.fused.sharding`).
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from stages.training.fused.coverage import pad_ranks
 from stages.training.fused.ops import dequantize, extended, kernel_arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
-
-TILE = 64
-"""Ranks of a group are padded to a multiple of this: the least width that Hopper's matrix kernels take without waste of their own."""
 
 
 class WeightStore(Protocol):
@@ -74,7 +72,7 @@ class Group:
         self.out = sum(self.outs)
         self.adapters: list[tuple[Parameter, Parameter, float] | None] = [lora_of(layer) for layer in layers]
         ranks = [0 if found is None else found[0].shape[0] for found in self.adapters]
-        self.ranks = -(-sum(ranks) // tile) * tile
+        self.ranks = pad_ranks(sum(ranks), tile)
         self.rank_starts = [sum(ranks[:number]) for number in range(len(ranks))]
         self.parameters = [part for found in self.adapters if found is not None for part in found[:2]]
         place = self.bases[0].weight.device if shards is None else shards.place

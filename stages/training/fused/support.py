@@ -1,18 +1,15 @@
-"""Which models the fused training forward (`fused_model`) knows, and why not the others."""
+"""Which models the fused training forward (`stages.training.fused.model`) knows, and why not the others."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stages.training.fused.coverage import AMPERE, MODEL_TYPES, PROJECTIONS, ROPE_KINDS
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-
-MODEL_TYPES = ("llama", "mistral", "qwen2")
-ROPE_KINDS = ("default", "llama3", "linear", "yarn")
-"""Whose angles depend on the position alone, not on the length of the batch."""
-NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def unsupported(model: "Module") -> str | None:
@@ -55,8 +52,9 @@ def unsupported_device(weight: "Tensor") -> str | None:
     """The GPU's attention kernel needs an Ampere or newer, and 16 bit."""
     if not weight.is_cuda:
         return None
+    major, minor = torch.cuda.get_device_capability(weight.device)
     return first_true(
-        (torch.cuda.get_device_capability(weight.device) < (8, 0), "a GPU older than Ampere"),
+        (major + minor / 10 < AMPERE, "a GPU older than Ampere"),
         (weight.dtype not in (torch.bfloat16, torch.float16), f"{weight.dtype} on a GPU"),
     )
 
@@ -69,15 +67,19 @@ def unsupported_layers(layers: "Sequence[Module]") -> str | None:
                 return f"norm {type(norm).__name__}"
         if hasattr(layer.self_attn, "q_norm"):
             return "norms of q and k"
-        for name in NAMES:
-            owner = layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp
-            projection = getattr(owner, name, None)
+        for name in PROJECTIONS:
+            projection = find_projection(layer, name)
             if projection is None:
                 return f"no {name}"
             found = unsupported_projection(projection)
             if found is not None:
                 return f"{name}: {found}"
     return None
+
+
+def find_projection(layer: "Module", name: str) -> Any:  # noqa: ANN401 - a linear layer, or PEFT's on one
+    """The projection of that name in a decoder layer; None if it has none."""
+    return getattr(layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp, name, None)
 
 
 def unsupported_projection(projection: "Module") -> str | None:

@@ -6,28 +6,16 @@ the fused forward's, whose saved tensors are counted one by one, and Unsloth's o
 that they are held to are in tests/stages/training/memory/test_estimate.py.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
+from stages.training.fused.coverage import GROUPS, pad_ranks
 from stages.training.memory.model_shape import Shape
-
-if TYPE_CHECKING:
-    from stages.training.params import LoraParams
+from stages.training.params import LoraParams
 
 GIB = 2**30
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight of a linear layer in 4 bit: half a byte, a scale of one byte for 64, for 256 of those one of four bytes."""
-TILE = 64
-"""As `fused_weights.TILE`: the fused forward pads the ranks of a group to a multiple."""
-GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-"""Projections that the fused forward does in one matrix product."""
-FUSED_TYPES = ("llama", "mistral", "qwen2")
-"""As `fused_support.MODEL_TYPES`."""
-FUSED_ROPE = ("default", "llama3", "linear", "yarn")
-"""As `fused_support.ROPE_KINDS`."""
-AMPERE = 8.0
 UNSLOTH_BUFFERS = 0.15 * GIB
 """What Unsloth's kernels hold beside the weights: dequantized ones."""
 OVER_ALLOCATED = 0.5 * GIB
@@ -39,12 +27,12 @@ class Setup:
     """What the params say about a training's memory."""
 
     shape: Shape
-    lora: "LoraParams"
+    lora: LoraParams
     load_in_4bit: bool
     eight_bit: bool
     """Whether the optimizer's moments are in 8 bit."""
     fused: bool
-    """Whether the fused forward runs it (`why_not_fused`)."""
+    """Whether the fused forward runs it (`stages.training.fused.coverage.why_not_fused`)."""
     item: int = 2
     """Bytes of an activation: 2, or 4 with train.dtype float32."""
     trained_rows: int = 0
@@ -67,7 +55,7 @@ class Setup:
 
     def ranks(self, group: tuple[str, ...]) -> int:
         """Columns that the adapters of a group of the fused forward take."""
-        return -(-self.lora.r * sum(name in self.lora.target_modules for name in group) // TILE) * TILE
+        return pad_ranks(self.lora.r * sum(name in self.lora.target_modules for name in group))
 
     @cached_property
     def standing(self) -> float:
@@ -197,51 +185,3 @@ def memory(setup: Setup, fit: Fit, tokens: int, heldout_tokens: int = 0) -> Memo
         activations=activations,
         working=max(working, heldout - activations),
     )
-
-
-def why_not_sharded(*, load_in_4bit: bool, layout: str, not_fused: str | None) -> str | None:
-    """Why `runtime.sharding: fsdp` is not for a training, and what to do; None if it is."""
-    if load_in_4bit:
-        return (
-            "runtime.sharding: fsdp spreads a 16-bit base over the GPUs. In 4 bit (train.load_in_4bit) a base takes about a quarter of that and "
-            "stays whole on each: set runtime.sharding to none, or train.load_in_4bit to false"
-        )
-    if layout == "padded":
-        return "runtime.sharding: fsdp takes flat batches: set train.layout to flattened or packed"
-    if not_fused is not None:
-        return f"runtime.sharding: fsdp needs the fused forward, which does not take {not_fused}: set runtime.sharding to none"
-    return None
-
-
-def why_not_fused(
-    config: Mapping[str, Any],
-    shape: Shape,
-    lora: "LoraParams",
-    *,
-    layout: str,
-    dtype: str,
-    trained_rows: int = 0,
-    capability: float | None = None,
-) -> str | None:
-    """Why the fused forward will not run a training, as far as config and params tell; None if it will. See `fused_support`.
-
-    `capability` is the GPU's compute capability, as 8.6; None where it is not known.
-    """
-    text = config.get("text_config", config)
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    window = text.get("sliding_window") and text.get("use_sliding_window", shape.kind != "qwen2")
-    names = {name for group in GROUPS for name in group}
-    reasons = {
-        "layout padded": layout == "padded",
-        f"model type {shape.kind}": shape.kind not in FUSED_TYPES or not names <= set(shape.first_layer),
-        f"rotary embedding {kind}": kind not in FUSED_ROPE,
-        "sliding-window attention": bool(window),
-        "DoRA": lora.use_dora,
-        "dropout": lora.dropout > 0,
-        "modules that are trained whole": bool(set(lora.modules_to_save) - {"embed_tokens"}),
-        "a trained head": trained_rows > 0 and not shape.tied,
-        "32-bit arithmetic": dtype == "float32",
-        "a GPU older than Ampere": capability is not None and capability < AMPERE,
-    }
-    return next((reason for reason, true in reasons.items() if true), None)

@@ -1,4 +1,4 @@
-"""The plan of execution for a base, rows and a machine: reads what `execution_plan` needs, and says what came out."""
+"""The plan of execution for a base, rows and a machine: reads what `stages.training.memory.plan` needs, and says what came out."""
 
 import logging
 import math

@@ -5,18 +5,17 @@ None of it changes what is learned: the plan of the steps (`stages.training.step
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from stages.core.params import Runtime
-from stages.training.memory.estimate import Fit, Memory, Setup, memory, why_not_fused, why_not_sharded
+from stages.training.fused.coverage import why_not_fused, why_not_sharded
+from stages.training.memory.estimate import Fit, Memory, Setup, memory
 from stages.training.memory.model_shape import Shape
 from stages.training.memory.step_time import UNKNOWN_RATE, Amount, seconds, squared_mean
+from stages.training.params import TrainParams
 from stages.training.step_plan import Layout, Plan, micro_batches
-
-if TYPE_CHECKING:
-    from stages.training.params import TrainParams
 
 LOSS_ROWS = (4096, 2048, 1024, 512)
 """Rows of logits at a time that are tried: fewer take less memory and somewhat more time."""
@@ -86,7 +85,7 @@ class Workload:
 def make_workload(
     config: Mapping[str, Any],
     shape: Shape,
-    params: "TrainParams",
+    params: TrainParams,
     plan: Plan,
     lengths: Sequence[int],
     heldout: Sequence[int],

@@ -7,7 +7,8 @@ products, a share of it, and what the host needs to start the work of a layer. A
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stages.training.memory.estimate import GROUPS, Fit, Setup
+from stages.training.fused.coverage import GROUPS
+from stages.training.memory.estimate import Fit, Setup
 
 RATES: Mapping[str, float] = {
     "H200": 790e12,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from stages.core.params import Runtime
-from stages.training.memory import estimate as memory_plan
-from stages.training.memory.estimate import GIB, Fit, Setup, memory, why_not_fused
+from stages.training.fused.coverage import why_not_fused
+from stages.training.memory.estimate import GIB, Fit, Setup, memory
 from stages.training.memory.model_shape import Shape
 from stages.training.memory.plan import (
     Workload,
@@ -159,16 +159,6 @@ def test_memory_plan_knows_what_the_fused_forward_does_not_take(
     lora = LoraParams.model_validate({**LORA.model_dump(), **changed})
     found = why_not_fused(config_of("3b"), shape("3b"), lora, layout=layout, dtype="auto", capability=capability)
     assert found == reason
-
-
-def test_memory_plan_and_the_fused_forward_know_the_same_models() -> None:
-    from stages.training.fused import projections as fused_weights
-    from stages.training.fused import support as fused_support
-
-    assert memory_plan.FUSED_TYPES == fused_support.MODEL_TYPES
-    assert memory_plan.FUSED_ROPE == fused_support.ROPE_KINDS
-    assert memory_plan.TILE == fused_weights.TILE
-    assert [name for group in memory_plan.GROUPS for name in group] == list(fused_support.NAMES)
 
 
 def test_auto_takes_more_of_a_larger_memory_and_never_more_than_there_is() -> None:
