@@ -82,7 +82,7 @@ def audit(
         raise StageError(f"{records} holds no record, so nothing can be judged; `dvc repro` makes them")
     found = check_bytes(chain, [messages, tokens, adapter, metrics, merged, ggufs])
     checks = [
-        *check_chain(chain),
+        *check_chain(chain, records),
         found,
         *judge_rows(read_json(messages / message_files.SUMMARY), params),
         *judge_tokens(
@@ -104,7 +104,7 @@ def audit(
             "checks": checks,
         },
     )
-    write_json(audit / PROVENANCE, {"model": model_files(chain), "chain": chain})
+    write_json(audit / PROVENANCE, {"model": model_files(chain, [adapter, merged, ggufs]), "chain": chain})
     if not found["passed"]:
         raise Refusal(f"{found['says']}. `dvc repro` puts the recorded bytes back, or makes them again")
     log.info("%s", found["says"])
@@ -120,11 +120,9 @@ def judge_rows(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict
     if lost:
         says += f"; the rows of {', '.join(lost)} do not add up"
     yield make_check("rows_accounted", sum(told.values()), raw, passed=whole and not lost, says=says)
-    share = summary["rejected"] / raw if raw else 1.0
-    says = f"{summary['rejected']} of {raw} rows were set aside ({share:.1%}, at most {params.max_rejected_share:.1%}: audit.max_rejected_share)"
-    yield make_check(
-        "rejected_share", share, params.max_rejected_share, passed=share <= params.max_rejected_share, says=says
-    )
+    share, most = summary["rejected"] / raw if raw else 1.0, params.max_rejected_share
+    says = f"{summary['rejected']} of {raw} rows were set aside ({share:.1%}, at most {most:.1%}: audit.max_rejected_share)"
+    yield make_check("rejected_share", share, most, passed=share <= most, says=says)
     held = summary["heldout"]
     says = f"{held} conversations are held out (at least {params.min_heldout_rows}: audit.min_heldout_rows)"
     yield make_check("heldout_rows", held, params.min_heldout_rows, passed=held >= params.min_heldout_rows, says=says)
@@ -144,9 +142,8 @@ def judge_tokens(rows: pa.Table, tokens: Path, ledger: pa.Table) -> Iterator[dic
     yield make_check("tokens_accounted", len(lost) + len(extra), 0, passed=not lost and not extra, says=says)
     trained = set(ledger["row_id"].to_pylist())
     leaked = (trained & heldout) | (train & heldout) | {row for row in train if split.get(row) != "train"}
-    yield make_check(
-        "no_leak", len(leaked), 0, passed=not leaked, says=f"{len(leaked)} held-out conversations were trained on"
-    )
+    says = f"{len(leaked)} held-out conversations were trained on"
+    yield make_check("no_leak", len(leaked), 0, passed=not leaked, says=says)
     foreign = trained - train
     says = f"{len(trained)} conversations were trained, {len(foreign)} of them not from the training rows"
     yield make_check("ledger", len(foreign), 0, passed=not foreign and bool(trained), says=says)
@@ -155,14 +152,12 @@ def judge_tokens(rows: pa.Table, tokens: Path, ledger: pa.Table) -> Iterator[dic
 def judge_labels(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
     """The mask trains on something."""
     train = summary["splits"]["train"]
-    share = train["labelled_tokens"] / train["tokens"] if train["tokens"] else 0.0
+    share, least = train["labelled_tokens"] / train["tokens"] if train["tokens"] else 0.0, params.min_labelled_share
     says = (
         f"{train['labelled_tokens']} of {train['tokens']} training tokens carry a label "
-        f"({share:.1%}, at least {params.min_labelled_share:.1%}: audit.min_labelled_share)"
+        f"({share:.1%}, at least {least:.1%}: audit.min_labelled_share)"
     )
-    yield make_check(
-        "labelled_share", share, params.min_labelled_share, passed=share >= params.min_labelled_share, says=says
-    )
+    yield make_check("labelled_share", share, least, passed=share >= least, says=says)
 
 
 def judge_quality(metrics: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
@@ -217,11 +212,13 @@ def judge_ggufs(checks: Mapping[str, Any], params: AuditParams) -> Iterator[dict
             says = f"KL divergence {kl:.2g}, the same token first at {same:.1%}: not judged, since there is no floor {param}"
             yield make_check(f"{name}: no floor", kl, None, passed=None, says=says)
         else:
-            least, most = floor.max_kl_divergence, floor.min_top1_agreement
-            says = f"KL divergence from the merged model {kl:.2g} nats a token (at most {least:.2g}: {param}.max_kl_divergence)"
-            yield add_remedy(make_check(f"{name}: kl", kl, least, passed=kl <= least, says=says), mend)
-            says = f"the same token first at {same:.1%} of the tokens (at least {most:.1%}: {param}.min_top1_agreement)"
-            yield add_remedy(make_check(f"{name}: top1", same, most, passed=same >= most, says=says), mend)
+            most, least = floor.max_kl_divergence, floor.min_top1_agreement
+            says = f"KL divergence from the merged model {kl:.2g} nats a token (at most {most:.2g}: {param}.max_kl_divergence)"
+            yield add_remedy(make_check(f"{name}: kl", kl, most, passed=kl <= most, says=says), mend)
+            says = (
+                f"the same token first at {same:.1%} of the tokens (at least {least:.1%}: {param}.min_top1_agreement)"
+            )
+            yield add_remedy(make_check(f"{name}: top1", same, least, passed=same >= least, says=says), mend)
         if params.max_exact_match_loss is not None and quality["exact_match"] is not None:
             right, limit = quality["exact_match"], params.max_exact_match_loss
             lost = checks["merged"]["exact_match"] - right

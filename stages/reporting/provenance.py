@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from stages.contracts.audit import make_check
-from stages.core.files import files_below, sha256_file
+from stages.core.files import files_below, sha256_file, sha256_files, sha256_tree
 from stages.show.progress import progress
 
 
-def check_chain(chain: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every stage must have read, by the records, what the stage before it wrote."""
+def check_chain(chain: Mapping[str, Any], records: Path) -> Iterator[dict[str, Any]]:
+    """Every stage must have read, by the records, what the stage before it wrote.
+
+    Args:
+        chain: {stage: its record}.
+        records: the folder that they lie in. A record that a stage has read (the export reads those of all stages before it) must be there.
+    """
     written: dict[str, tuple[str, Any]] = {}
     for stage, record in chain.items():
         for output in record["outputs"].values():
@@ -21,8 +26,20 @@ def check_chain(chain: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for source in record["inputs"].values()
         if source["path"] in written and written[source["path"]][1] != source["sha256"]
     ]
+    broken += changed_records(chain, records)
     says = "; ".join(broken) or "by the records, every stage read the bytes that the stage before it wrote"
     yield make_check("chain", len(broken), 0, passed=not broken, says=says)
+
+
+def changed_records(chain: Mapping[str, Any], records: Path) -> Iterator[str]:
+    """What is wrong with the records that stages have read, as they lie there now; in words."""
+    for stage, record in chain.items():
+        for source in record["inputs"].values():
+            path = Path(source["path"])
+            if path.parent == records and not path.is_file():
+                yield f"{path}, which {stage} read, is not there"
+            elif path.parent == records and sha256_tree(sha256_files(path)) != source["sha256"]:
+                yield f"{stage} read another {path} than lies there"
 
 
 def check_bytes(chain: Mapping[str, Any], read: Sequence[Path]) -> dict[str, Any]:
@@ -53,14 +70,14 @@ def check_bytes(chain: Mapping[str, Any], read: Sequence[Path]) -> dict[str, Any
     return make_check("bytes", len(wrong), 0, passed=not wrong, says=says)
 
 
-def model_files(chain: Mapping[str, Any]) -> dict[str, str]:
-    """{file: sha256} of what a user takes away: adapter, merged model, GGUF files."""
-    found: dict[str, str] = {}
-    for stage in ("train", "merge", "gguf"):
-        for output in chain.get(stage, {}).get("outputs", {}).values():
-            found |= {
-                f"{output['path']}/{name}": digest
-                for name, digest in output["files"].items()
-                if name.endswith((".safetensors", ".gguf"))
-            }
-    return found
+def model_files(chain: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, str]:
+    """{file: sha256} of the weights in `folders`, which a user takes away: adapter, merged model, GGUF files."""
+    taken = {folder.as_posix() for folder in folders}
+    return {
+        f"{output['path']}/{name}": digest
+        for record in chain.values()
+        for output in record["outputs"].values()
+        if output["path"] in taken
+        for name, digest in output["files"].items()
+        if name.endswith((".safetensors", ".gguf"))
+    }

@@ -1,5 +1,6 @@
 import copy
 import hashlib
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +204,42 @@ def test_audit_a_weak_file_is_refused_with_its_limit_its_param_and_what_to_do(wo
             "(at most 2.0% fewer: audit.max_exact_match_loss); take q8_0 out of gguf.quantizations, or change that floor"
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda file: file.unlink(), "records/redact.json, which gguf read, is not there"),
+        (lambda file: file.write_text(file.read_text() + " "), "gguf read another {root}/records/redact.json than"),
+    ],
+)
+def test_audit_record_that_the_export_read_must_be_the_one_that_lies_there(
+    world: World, damage: Any, said: str
+) -> None:
+    """Whatever the stages are called: the records themselves say which ones there must be."""
+    file = world.root / "records" / "redact.json"
+    world.root.joinpath("records").mkdir()
+    world.records["redact"] = {"inputs": {}, "outputs": {}}
+    write_json(file, world.records["redact"])
+    read = {"path": file.as_posix(), "sha256": sha256_tree(sha256_files(file))}
+    world.records["gguf"] = {"inputs": {"records/redact.json": read}, "outputs": {}}
+    assert world.judge()["passed"] is True
+    shutil.rmtree(world.root / "audit")
+    world.break_bytes = lambda: damage(file)
+    (reason,) = world.judge()["reasons"]
+    assert reason.startswith("chain: ")
+    assert said.format(root=world.root) in reason
+
+
+@pytest.mark.parametrize(("kl", "top1", "passed"), [(0.01, 0.97, True), (0.0101, 0.97, False), (0.01, 0.9699, False)])
+def test_audit_file_that_just_meets_its_floors_passes_and_the_verdict_names_them(
+    world: World, kl: float, top1: float, passed: bool
+) -> None:
+    world.ggufs["files"]["m-q8_0.gguf"]["quality"].update(kl=kl, top_1_agreement=top1)
+    verdict = world.judge()
+    assert verdict["passed"] is passed
+    floors = {check["name"]: check["floor"] for check in verdict["checks"]}
+    assert (floors["m-q8_0.gguf: kl"], floors["m-q8_0.gguf: top1"]) == (0.01, 0.97)
 
 
 def test_audit_provenance_names_the_files_a_user_takes_away(world: World) -> None:
