@@ -13,9 +13,7 @@ already. Generation goes on from the first token that differs, on the keys and v
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,17 +28,14 @@ from stages.core.errors import StageError
 from stages.core.files import execution_record, read_json, sha256_file, write_json
 from stages.core.params import Params, Runtime
 from stages.core.runner import Input, Output, run
-from stages.evaluation.greedy import Question, Stop, agreed, check_head, forward, generate, head
-from stages.models.base_model import base_digests, batches, check_not_merged, device, load_base, prepare_process
+from stages.evaluation.greedy import StopRule, check_head
+from stages.evaluation.measures import ModelMeasures, measure
+from stages.models.base_model import base_digests, check_not_merged, device, load_base, prepare_process
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
 
 log = logging.getLogger("retune")
-
-HEAD_POSITIONS = 512
-"""Positions whose logits are in memory at once."""
 
 
 class EvaluateParams(Params):
@@ -54,18 +49,6 @@ class EvaluateParams(Params):
     """Tokens of an answer at most. A longer reference cannot be matched."""
     exact_match: bool
     """Whether an answer is right when it equals the reference, as with tasks that have one answer. false: exact_match is null."""
-
-
-@dataclass
-class Measured:
-    """One model's measures, by row."""
-
-    loss: list[float]
-    """Sum of the negative log-likelihoods of the row's labelled tokens, nats."""
-    correct: list[int]
-    """Labelled tokens that are the first choice."""
-    answers: dict[tuple[int, int], list[int]] = field(default_factory=dict)
-    """{(row, turn): ids of the answer, with its end of turn}"""
 
 
 def evaluate(
@@ -93,7 +76,7 @@ def evaluate(
     rows = token_files.read_tokens(tokens / token_files.HELDOUT).slice(0, params.rows)
     if rows.num_rows == 0:
         log.warning("no row is held out, so nothing can be measured (standardize.heldout_fraction)")
-        write_results(rows, [], Measured([], []), Measured([], []), tokens, metrics, answers, params)
+        write_results(rows, [], ModelMeasures([], []), ModelMeasures([], []), tokens, metrics, answers, params)
         return
     prepare_process(base, runtime)
     place = device(runtime)
@@ -101,7 +84,7 @@ def evaluate(
     spans = [
         token_files.answers(row["input_ids"], row["labels"]) for row in rows.select(["input_ids", "labels"]).to_pylist()
     ]
-    stop = stop_rule(tokens, base, params)
+    stop = read_stop_rule(tokens, base, params)
     measured = {
         name: measure(
             model, rows, spans, params.answer_rows, stop, place, runtime.evaluation_batch, adapter_on=name == "tuned"
@@ -129,7 +112,7 @@ def load_tuned(base: Path, adapter: Path, training: adapter_files.Training, plac
     return tuned
 
 
-def stop_rule(tokens: Path, base: Path, params: EvaluateParams) -> Stop:
+def read_stop_rule(tokens: Path, base: Path, params: EvaluateParams) -> StopRule:
     """Answers end at the tokenizer's end of turn, at any end that the base's generation settings name, or at max_new_tokens."""
     summary = read_json(tokens / token_files.SUMMARY)
     end: list[int] = summary["end_of_turn"]["ids"]
@@ -137,100 +120,14 @@ def stop_rule(tokens: Path, base: Path, params: EvaluateParams) -> Stop:
     for name in ("generation_config.json", "config.json"):
         found = read_json(base / name).get("eos_token_id") if (base / name).exists() else None
         ids |= set(found if isinstance(found, list) else [found]) - {None}
-    return Stop(ids=frozenset(ids), sequence=end, longest=params.max_new_tokens)
-
-
-def measure(
-    model: "PeftModel",
-    rows: pa.Table,
-    spans: Sequence[Sequence[tuple[int, int]]],
-    answer_rows: int,
-    stop: Stop,
-    place: str,
-    batch_rows: int,
-    *,
-    adapter_on: bool,
-) -> Measured:
-    """One model's measures of all rows, and its answers for the first `answer_rows`, whatever the batch size (rounding aside)."""
-    import torch
-
-    lengths = [len(ids) for ids in rows["input_ids"].to_pylist()]
-    found = Measured(loss=[0.0] * rows.num_rows, correct=[0] * rows.num_rows)
-    with torch.inference_mode(), nullcontext() if adapter_on else model.disable_adapter():
-        for numbers in batches(lengths, batch_rows):
-            ids = [rows["input_ids"][number].as_py() for number in numbers]
-            hidden, cache = forward(model, ids, place, keep=any(number < answer_rows for number in numbers))
-            questions: list[Question] = []
-            for at, number in enumerate(numbers):
-                choices = score_row(model, hidden[at], ids[at], spans[number], found, number)
-                if number < answer_rows:
-                    questions += open_questions(number, at, ids[at], spans[number], choices, stop, found)
-            questions.sort(key=lambda question: (question.prompt + len(question.said), question.row, question.turn))
-            for start in range(0, len(questions), batch_rows):
-                for question, said in generate(model, cache, questions[start : start + batch_rows], stop, place):
-                    found.answers[question.row, question.turn] = said
-    return found
-
-
-def score_row(
-    model: "PeftModel",
-    hidden: "torch.Tensor",
-    ids: Sequence[int],
-    spans: Sequence[tuple[int, int]],
-    found: Measured,
-    number: int,
-) -> list[int]:
-    """Add one row's loss and first choices to `found`; the first choices themselves, for each labelled token in order.
-
-    A token at position 0 has nothing before it that predicts it: it is not counted, and its choice is -1.
-    """
-    import torch
-
-    places = [position for start, stop in spans for position in range(start, stop)]
-    counted = [position for position in places if position > 0]
-    choices: list[int] = [-1] * (len(places) - len(counted))
-    losses: list[float] = []
-    for start in range(0, len(counted), HEAD_POSITIONS):
-        chunk = torch.tensor(counted[start : start + HEAD_POSITIONS], device=hidden.device)
-        wanted = torch.tensor(
-            [ids[position] for position in counted[start : start + HEAD_POSITIONS]], device=hidden.device
-        )
-        logits = head(model, hidden[chunk - 1])
-        losses.append(float(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double().sum()))
-        first = logits.argmax(-1)
-        found.correct[number] += int((first == wanted).sum())
-        choices += first.tolist()
-    found.loss[number] = math.fsum(losses)
-    return choices
-
-
-def open_questions(
-    row: int,
-    place: int,
-    ids: Sequence[int],
-    spans: Sequence[tuple[int, int]],
-    choices: Sequence[int],
-    stop: Stop,
-    found: Measured,
-) -> Iterator[Question]:
-    """The turns whose answer must be generated; the others' answers, said by the forward pass already, go into `found`."""
-    first = 0
-    for turn, (start, end) in enumerate(spans):
-        reference, chosen = list(ids[start:end]), list(choices[first : first + end - start])
-        first += end - start
-        said = agreed(reference, chosen)
-        ended = next((count for count in range(1, len(said) + 1) if stop.after(said[:count])), None)
-        if ended is not None:
-            found.answers[row, turn] = said[:ended]
-        else:
-            yield Question(row=row, turn=turn, place=place, prompt=start, said=said)
+    return StopRule(ids=frozenset(ids), sequence=end, longest=params.max_new_tokens)
 
 
 def write_results(
     rows: pa.Table,
     spans: Sequence[Sequence[tuple[int, int]]],
-    base: Measured,
-    tuned: Measured,
+    base: ModelMeasures,
+    tuned: ModelMeasures,
     tokens: Path,
     metrics: Path,
     answers: Path,
@@ -254,7 +151,7 @@ def write_results(
         )
 
 
-def scores(measured: Measured, count: int, matches: pa.ChunkedArray) -> contract.Scores:
+def scores(measured: ModelMeasures, count: int, matches: pa.ChunkedArray) -> contract.Scores:
     """One model's numbers from its sums; null where nothing was counted."""
     checked = [match for match in matches.to_pylist() if match is not None]
     loss = math.fsum(measured.loss) / count if count else None
@@ -269,8 +166,8 @@ def scores(measured: Measured, count: int, matches: pa.ChunkedArray) -> contract
 def answer_table(
     rows: pa.Table,
     spans: Sequence[Sequence[tuple[int, int]]],
-    base: Measured,
-    tuned: Measured,
+    base: ModelMeasures,
+    tuned: ModelMeasures,
     tokens: Path,
     *,
     exact_match: bool,

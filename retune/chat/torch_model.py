@@ -16,7 +16,7 @@ from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
 from stages.core.files import read_json
 from stages.core.params import Runtime, read_params, section_params
-from stages.evaluate import EvaluateParams, load_tuned, stop_rule
+from stages.evaluate import EvaluateParams, load_tuned, read_stop_rule
 from stages.models.base_model import base_digests, device, embedding_plan, load_base, prepare_process, read_config
 from stages.tokenization.loading.fast import Reference
 from stages.tokenization.loading.tokenizer_folder import load_tokenizer, read_tokenizer_folder
@@ -127,7 +127,7 @@ def open_base(root: Path, *, with_adapter: bool, context: int, max_tokens: int) 
             place=place,
             rows=embedding_plan(base, tokens)[0],
         )
-    stop = stop_rule(
+    stop = read_stop_rule(
         tokens, base, EvaluateParams(rows=None, answer_rows=0, max_new_tokens=max_tokens, exact_match=False)
     )
     longest = read_config(base).get("max_position_embeddings")

@@ -1,4 +1,4 @@
-"""Answers of a model to held-out questions, greedily.
+"""What a model makes of held-out rows: losses, first choices, greedy answers.
 
 Used by evaluate.
 """

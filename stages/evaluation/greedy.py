@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Question:
+class OpenAnswer:
     """A turn whose answer is not what the forward pass has said: generation goes on from `said`."""
 
     row: int
@@ -27,7 +27,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopRule:
     """When an answer ends."""
 
     ids: frozenset[int]
@@ -67,7 +67,7 @@ def backbone(model: "PeftModel") -> Any:  # noqa: ANN401 - transformers' own bas
     return model.get_base_model().base_model
 
 
-def head(model: "PeftModel", hidden: "torch.Tensor") -> "torch.Tensor":
+def compute_logits(model: "PeftModel", hidden: "torch.Tensor") -> "torch.Tensor":
     """fp32 logits (positions x vocabulary) of hidden states."""
     layer = model.get_base_model().get_output_embeddings()
     found: torch.Tensor = layer(hidden.to(layer.weight.dtype)).float()
@@ -81,13 +81,13 @@ def check_head(model: "PeftModel", place: str) -> None:
     with torch.inference_mode():
         ids = torch.tensor([[1, 2, 3]], device=place)
         whole = model(input_ids=ids).logits[0].float()
-        ours = head(model, backbone(model)(input_ids=ids).last_hidden_state[0])
+        ours = compute_logits(model, backbone(model)(input_ids=ids).last_hidden_state[0])
     if not torch.allclose(whole, ours, rtol=1e-2, atol=1e-2):
         kind = type(model.get_base_model()).__name__
         raise StageError(f"{kind} changes its logits after the output head, which `evaluate` does not know how to do")
 
 
-def agreed(reference: Sequence[int], chosen: Sequence[int]) -> list[int]:
+def cut_at_difference(reference: Sequence[int], chosen: Sequence[int]) -> list[int]:
     """The first choices up to and with the first that is not the reference's: all that greedy decoding is known to say."""
     for count, (wanted, got) in enumerate(zip(reference, chosen, strict=True)):
         if wanted != got:
@@ -96,20 +96,20 @@ def agreed(reference: Sequence[int], chosen: Sequence[int]) -> list[int]:
 
 
 def generate(
-    model: "PeftModel", cache: "DynamicCache | None", questions: Sequence[Question], stop: Stop, place: str
-) -> Iterator[tuple[Question, list[int]]]:
-    """Greedy answers of several questions at once, each from its own part of the batch's keys and values, padded on the left."""
+    model: "PeftModel", cache: "DynamicCache | None", open_answers: Sequence[OpenAnswer], stop: StopRule, place: str
+) -> Iterator[tuple[OpenAnswer, list[int]]]:
+    """Several open answers, greedily, at once, each from its own part of the batch's keys and values, padded on the left."""
     import torch
 
     if cache is None:
         return
-    kept = [question.prompt + len(question.said) - 1 for question in questions]
-    past, mask = left_padded(cache, [question.place for question in questions], kept, place)
-    said = [list(question.said) for question in questions]
+    kept = [answer.prompt + len(answer.said) - 1 for answer in open_answers]
+    past, mask = pad_left(cache, [answer.place for answer in open_answers], kept, place)
+    said = [list(answer.said) for answer in open_answers]
     positions = torch.tensor(kept, device=place)
-    running = [True] * len(questions)
+    running = [True] * len(open_answers)
     while any(running):
-        mask = torch.cat([mask, torch.ones(len(questions), 1, dtype=mask.dtype, device=place)], dim=1)
+        mask = torch.cat([mask, torch.ones(len(open_answers), 1, dtype=mask.dtype, device=place)], dim=1)
         found = backbone(model)(
             input_ids=torch.tensor([[answer[-1]] for answer in said], device=place),
             attention_mask=mask,
@@ -118,14 +118,14 @@ def generate(
             use_cache=True,
         )
         positions = positions + 1
-        for at, token in enumerate(head(model, found.last_hidden_state[:, -1]).argmax(-1).tolist()):
+        for at, token in enumerate(compute_logits(model, found.last_hidden_state[:, -1]).argmax(-1).tolist()):
             if running[at]:
                 said[at].append(token)
                 running[at] = not stop.after(said[at])
-    yield from zip(questions, said, strict=True)
+    yield from zip(open_answers, said, strict=True)
 
 
-def left_padded(
+def pad_left(
     cache: "DynamicCache", places: Sequence[int], kept: Sequence[int], place: str
 ) -> "tuple[DynamicCache, torch.Tensor]":
     """A cache of the first `kept` keys and values of the rows `places`, aligned at their ends, and the mask of what is there."""

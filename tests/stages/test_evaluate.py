@@ -12,19 +12,20 @@ from stages.contracts.tokens import SCHEMA, answers, read_tokens
 from stages.core.errors import StageError
 from stages.core.files import read_json, write_json
 from stages.core.params import Runtime
-from stages.evaluate import EvaluateParams, Measured, evaluate, open_questions, scores, stop_rule
-from stages.evaluation.greedy import Stop, agreed
+from stages.evaluate import EvaluateParams, evaluate, read_stop_rule, scores
+from stages.evaluation.greedy import StopRule, cut_at_difference
+from stages.evaluation.measures import ModelMeasures, split_answers
 from tests.stages.training.support.tiny import RUNTIME
 
 PARAMS = EvaluateParams(rows=None, answer_rows=100, max_new_tokens=12, exact_match=True)
-STOP = Stop(ids=frozenset({1}), sequence=[1], longest=4)
+STOP = StopRule(ids=frozenset({1}), sequence=[1], longest=4)
 
 
 def test_answer_ends_at_its_end_of_turn_its_length_or_a_run_of_ids() -> None:
     assert STOP.after([5, 1])
     assert not STOP.after([1, 5, 6])
     assert STOP.after([5, 6, 7, 8])
-    spelled = Stop(ids=frozenset(), sequence=[7, 8], longest=9)
+    spelled = StopRule(ids=frozenset(), sequence=[7, 8], longest=9)
     assert spelled.after([5, 7, 8])
     assert not spelled.after([5, 8])
 
@@ -36,24 +37,24 @@ def test_answer_ends_at_its_end_of_turn_its_length_or_a_run_of_ids() -> None:
 def test_forward_pass_is_known_up_to_its_first_other_token(
     reference: list[int], chosen: list[int], said: list[int]
 ) -> None:
-    assert agreed(reference, chosen) == said
+    assert cut_at_difference(reference, chosen) == said
 
 
 def test_turns_that_the_forward_pass_has_answered_are_not_generated() -> None:
     ids = [0, 9, 5, 6, 1, 9, 7, 1, 9, 5, 5, 5, 5, 5, 1]
     spans = [(2, 5), (6, 8), (9, 15)]
     choices = [5, 6, 1, 8, 1, 5, 5, 5, 5, 5, 1]
-    found = Measured([], [])
-    questions = list(open_questions(3, 0, ids, spans, choices, STOP, found))
+    found = ModelMeasures([], [])
+    open_answers = list(split_answers(3, 0, ids, spans, choices, STOP, found))
     # the first turn was said whole, the last as far as an answer may go; the second went another way
     assert found.answers == {(3, 0): [5, 6, 1], (3, 2): [5, 5, 5, 5]}
-    assert [(question.turn, question.prompt, question.said) for question in questions] == [(1, 6, [8])]
+    assert [(answer.turn, answer.prompt, answer.said) for answer in open_answers] == [(1, 6, [8])]
 
 
 def test_scores_of_nothing_are_null() -> None:
-    nothing = scores(Measured([], []), 0, pa.chunked_array([], pa.bool_()))
+    nothing = scores(ModelMeasures([], []), 0, pa.chunked_array([], pa.bool_()))
     assert nothing == {"loss": None, "perplexity": None, "token_accuracy": None, "exact_match": None}
-    found = scores(Measured([2.0, 4.0], [1, 2]), 6, pa.chunked_array([[True, False, None]]))
+    found = scores(ModelMeasures([2.0, 4.0], [1, 2]), 6, pa.chunked_array([[True, False, None]]))
     assert found == {"loss": 1.0, "perplexity": math.e, "token_accuracy": 0.5, "exact_match": 0.5}
 
 
@@ -61,9 +62,9 @@ def test_stop_rule_takes_the_bases_own_ends_too(tmp_path: Path) -> None:
     write_json(tmp_path / "summary.json", {"end_of_turn": {"text": "x", "ids": [9], "special": True}})
     write_json(tmp_path / "generation_config.json", {"eos_token_id": [7, 8]})
     write_json(tmp_path / "config.json", {"eos_token_id": 7})
-    assert stop_rule(tmp_path, tmp_path, PARAMS) == Stop(frozenset({7, 8, 9}), [9], 12)
+    assert read_stop_rule(tmp_path, tmp_path, PARAMS) == StopRule(frozenset({7, 8, 9}), [9], 12)
     write_json(tmp_path / "summary.json", {"end_of_turn": {"text": "</s>", "ids": [3, 4], "special": False}})
-    assert stop_rule(tmp_path, tmp_path, PARAMS).ids == {7, 8}
+    assert read_stop_rule(tmp_path, tmp_path, PARAMS).ids == {7, 8}
 
 
 def measured(
