@@ -13,13 +13,13 @@ def read_dag(root: Path) -> dict[str, tuple[str, ...]]:
     from dvc.exceptions import DvcException  # here: DVC costs half a second, and only this function needs it
 
     try:
-        return ordered_graph(root)
+        return read_graph(root)
     except DvcException as error:
         msg = f"the stages of {root} cannot be read: {error}"
         raise ValueError(msg) from error
 
 
-def ordered_graph(root: Path) -> dict[str, tuple[str, ...]]:
+def read_graph(root: Path) -> dict[str, tuple[str, ...]]:
     """What `read_dag` returns; raises DVC's exceptions."""
     from dvc.repo import Repo
 

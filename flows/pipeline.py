@@ -71,7 +71,7 @@ def retune(root: str = ".") -> State[Any]:
         states[stage] = one(folder, stage, wait_for=[states[name] for name in upstream], return_state=True)
         message = "" if states[stage].is_completed() else states[stage].message or ""
         table.append(Line(stage, states[stage].name or "", time.monotonic() - started, message))
-    log.info("\n%s", as_text(table))
+    log.info("\n%s", format_table(table))
     # a flow that returns data is Completed whatever became of its tasks, so it says itself how it ended
     failed = [f"{line.stage}: {line.message}" for line in table if line.state not in {"Ran", "Cached", "Not run"}]
     if failed:
@@ -84,7 +84,7 @@ def count(table: list[Line], state: str) -> int:
     return sum(line.state == state for line in table)
 
 
-def as_text(table: list[Line]) -> str:
+def format_table(table: list[Line]) -> str:
     """The table in plain characters: it goes to a log as well as to a terminal. Of a message its first line."""
     width = max([len("stage"), *(len(line.stage) for line in table)])
     rows = [f"{'stage':{width}}  {'state':8}  seconds"]

@@ -40,7 +40,7 @@ CHATTER = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StageOutcome:
     """How a stage ended. `message` is empty unless it failed: then it is the stage's own words, else DVC's."""
 
     state: Literal["Ran", "Cached", "Failed"]
@@ -58,7 +58,7 @@ def dvc_environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
 
 
-def repro(root: Path, stage: str, say: Callable[[str], None]) -> Outcome:
+def repro(root: Path, stage: str, say: Callable[[str], None]) -> StageOutcome:
     """Bring one stage of the project at `root` up to date, no other; every line that it or DVC writes goes to `say` at once."""
     said: list[str] = []
     errors: deque[str] = deque(maxlen=500)
@@ -74,8 +74,8 @@ def repro(root: Path, stage: str, say: Callable[[str], None]) -> Outcome:
                 say(line.rstrip())
         code = process.wait()
     if code != 0:
-        return Outcome("Failed", failure_message(stage, list(errors), code))
-    return Outcome("Cached" if was_cached(stage, said) else "Ran")
+        return StageOutcome("Failed", failure_message(stage, list(errors), code))
+    return StageOutcome("Cached" if was_cached(stage, said) else "Ran")
 
 
 def was_cached(stage: str, said: list[str]) -> bool:
@@ -163,7 +163,7 @@ def live_lines(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, str]]:
     """(whether it is from stderr, line) as they come, until the child has ended and said all."""
     with selectors.DefaultSelector() as selector:
         for stream, is_error in ((process.stdout, False), (process.stderr, True)):
-            selector.register(stream_of(stream), selectors.EVENT_READ, (is_error, Lines()))
+            selector.register(stream_of(stream), selectors.EVENT_READ, (is_error, LiveLines()))
         while selector.get_map():
             ready = selector.select(timeout=0.5)
             if not ready and process.poll() is not None:
@@ -185,7 +185,7 @@ def stream_of(stream: IO[bytes] | None) -> IO[bytes]:
     return stream
 
 
-class Lines:
+class LiveLines:
     """Bytes to lines. Of a progress bar, which overwrites its line, one state in ten seconds and the last one are kept."""
 
     def __init__(self) -> None:

@@ -55,7 +55,7 @@ def preview(
 
 def show(data: Path, row: str | None, count: int, split: Split | None, *, as_json: bool) -> None:
     """Print the rows that were asked for. Raises FileNotFoundError and ValueError where data/tokens is not what it should be."""
-    from retune.terminal import has_colour, heading, json_runs, legend, painted, say, say_json, told
+    from retune.terminal import describe_origin, has_colour, heading, json_runs, legend, paint_runs, say, say_json
     from stages.contracts import tokens as contract
     from stages.contracts.messages import MESSAGES
     from stages.contracts.tokens import NOT_TRAINED
@@ -96,11 +96,11 @@ def show(data: Path, row: str | None, count: int, split: Split | None, *, as_jso
         say(
             "\n"
             + heading(
-                f"{facts['row_id']}  {place.split}  {told(facts['origin'], several=len(names) > 1)}  {share}",
+                f"{facts['row_id']}  {place.split}  {describe_origin(facts['origin'], several=len(names) > 1)}  {share}",
                 colour=colour,
             )
         )
-        say(painted(runs, colour=colour))
+        say(paint_runs(runs, colour=colour))
     if as_json:
         say_json(answer)
 
@@ -176,7 +176,7 @@ def set_aside(data: Path, prefix: str) -> dict[str, dict[str, Any]]:
 def say_aside(data: Path, item: dict[str, Any], *, as_json: bool) -> NoReturn:
     """Say why a row is not in data/tokens, and where it came from; end with exit code 1."""
     from retune.rules import MEANINGS
-    from retune.terminal import origin_of, say_json, told
+    from retune.terminal import describe_origin, origin_of, say_json
 
     names = source_names(data)
     origin = origin_of(item, names)
@@ -185,7 +185,7 @@ def say_aside(data: Path, item: dict[str, Any], *, as_json: bool) -> NoReturn:
         facts = {key: item[key] for key in ("row_id", "stage", "rule", "of", "reason") if item.get(key) is not None}
         say_json({"state": state, **facts, "origin": origin})
         raise typer.Exit(1)
-    row = f"{item['row_id']} ({told(origin, several=len(names) > 1)})"
+    row = f"{item['row_id']} ({describe_origin(origin, several=len(names) > 1)})"
     if state == "excluded":
         give_up(f"{row} is excluded by data/exclusions.csv: {item['reason']}")
     meaning = f" ({MEANINGS[item['rule']]})" if item["rule"] in MEANINGS else ""

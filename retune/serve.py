@@ -30,12 +30,12 @@ def serve(
     as such: do not pass on what strangers type (`retune chat` keeps it text).
     """
     root = project_root()
-    from retune.chat.dialogue import sampling_of
-    from retune.chat.gguf_files import chosen
+    from retune.chat.dialogue import read_sampling
+    from retune.chat.gguf_files import choose_file
     from stages.core.errors import StageError
 
     try:
-        (path, lora), sampling = chosen(root, gguf), sampling_of(root)
+        (path, lora), sampling = choose_file(root, gguf), read_sampling(root)
     except StageError as error:
         give_up(str(error))
     refuse_unusable(host, port)

@@ -41,7 +41,7 @@ def read_summary(data: Path) -> dict[str, Any]:
     rows, tokens = read_json(data / "messages/summary.json"), read_json(data / "tokens/summary.json")
     metrics, verdict = read_json(data / "evaluation/metrics.json"), read_json(data / "audit/verdict.json")
     files = [
-        *(data / "gguf" / name for name in exported(data)),
+        *(data / "gguf" / name for name in list_exported(data)),
         data / "adapter/adapter_model.safetensors",
         *sorted(data.glob("merged/*.safetensors")),
     ]
@@ -56,11 +56,11 @@ def read_summary(data: Path) -> dict[str, Any]:
         "passed": verdict["passed"],
         "reasons": verdict["reasons"],
         "report": (data / "report/index.html").as_posix(),
-        "changed_since": changed_since(data, Path("params.yaml")),
+        "changed_since": find_changed_sections(data, Path("params.yaml")),
     }
 
 
-def exported(data: Path) -> list[str]:
+def list_exported(data: Path) -> list[str]:
     """The GGUF files of the model and of the adapter; not the base's, which nobody trained, and no importance matrix."""
     path = data / "gguf/checks.json"
     if not path.is_file():
@@ -69,7 +69,7 @@ def exported(data: Path) -> list[str]:
     return [*checks["files"], *([checks["lora"]["file"]] if checks["lora"] else [])]
 
 
-def changed_since(data: Path, parameters: Path) -> list[str]:
+def find_changed_sections(data: Path, parameters: Path) -> list[str]:
     """Sections of params.yaml that are not those of the run whose figures these are."""
     from stages.core.params import read_params
 
@@ -87,8 +87,8 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     told = [
         ("rows", f"{rows['raw']:,} in, {kept:,} kept ({rows['heldout']:,} held out), {aside:,} rejected{excluded}"),
         ("labelled tokens", f"{found['trained_tokens']:,} in the training rows"),
-        ("held-out loss", arrow(found["loss"], "{:.4f}")),
-        ("answers right", arrow(found["answers_right"], "{:.1%}")),
+        ("held-out loss", format_change(found["loss"], "{:.4f}")),
+        ("answers right", format_change(found["answers_right"], "{:.1%}")),
     ]
     told += [
         ("file" if number == 0 else "", f"{name}  {'gone' if size is None else f'{size / 1e6:,.1f} MB'}")
@@ -113,6 +113,6 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     return told
 
 
-def arrow(values: list[float | None], form: str) -> str:
+def format_change(values: list[float | None], form: str) -> str:
     """`base -> tuned`; a dash where nothing was measured."""
     return " -> ".join("\N{EN DASH}" if value is None else form.format(value) for value in values)

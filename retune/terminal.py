@@ -32,29 +32,32 @@ def legend(*, colour: bool) -> str:
             f"trained text stands between {OPEN} and {CLOSE}, the rest is context; <|...|> and the like are control tokens, "
             f"{escape('<')}|...|> is text that looks like one"
         )
-    trained, end = styled("trained", COLOURS[True, False]), styled("control token that is trained", COLOURS[True, True])
-    return f"{trained}, {end}; context, {styled('its control tokens', COLOURS[False, True])}"
+    trained, end = (
+        add_style("trained", COLOURS[True, False]),
+        add_style("control token that is trained", COLOURS[True, True]),
+    )
+    return f"{trained}, {end}; context, {add_style('its control tokens', COLOURS[False, True])}"
 
 
-def painted(runs: Iterable[Run], *, colour: bool) -> str:
+def paint_runs(runs: Iterable[Run], *, colour: bool) -> str:
     """The text of runs, fit for a terminal: whatever a dataset holds, no escape sequence of its own gets there."""
     runs = list(runs)
     if colour:
-        return "".join(styled(visible(run.text), COLOURS[run.trained, run.control]) for run in runs)
+        return "".join(add_style(visible(run.text), COLOURS[run.trained, run.control]) for run in runs)
     return "".join(
         (OPEN if run.trained and not (place and runs[place - 1].trained) else "")
-        + (visible(run.text, also=OPEN + CLOSE) if run.control else plain(run.text))
+        + (visible(run.text, also=OPEN + CLOSE) if run.control else escape_plain(run.text))
         + (CLOSE if run.trained and not (runs[place + 1 :] and runs[place + 1].trained) else "")
         for place, run in enumerate(runs)
     )
 
 
-def plain(text: str) -> str:
+def escape_plain(text: str) -> str:
     """Text that is no control token: what looks like one has its `<` escaped, since no colour tells them apart."""
     return CONTROL_SHAPE.sub(lambda match: escape("<") + match.group()[1:], visible(text, also=OPEN + CLOSE))
 
 
-def styled(text: str, style: str) -> str:
+def add_style(text: str, style: str) -> str:
     """The text in a style, line by line, so that a pager that begins in the middle shows it right."""
     if not style:
         return text
@@ -63,7 +66,7 @@ def styled(text: str, style: str) -> str:
 
 def heading(text: str, *, colour: bool) -> str:
     """A line above a conversation."""
-    return styled(visible(text), "1") if colour else visible(text)
+    return add_style(visible(text), "1") if colour else visible(text)
 
 
 def origin_of(item: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def origin_of(item: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {"source": names[number] if number < len(names) else number, "file": item["file"], "line": item["line"]}
 
 
-def told(origin: Mapping[str, object] | None, *, several: bool) -> str:
+def describe_origin(origin: Mapping[str, object] | None, *, several: bool) -> str:
     """`file:line` (or `file, record 40`), with the source where there are several and the file's name does not tell."""
     if origin is None:
         return "origin unknown (data/messages is not there)"

@@ -90,7 +90,7 @@ def judge(root: Path, stage: str, changes: list[Any]) -> Verdict:
     if changes and not locked:
         verdict.reasons.append("it has not run yet")
         return verdict
-    deps = changed_deps(changes, verdict)
+    deps = collect_changed_deps(changes, verdict)
     if verdict.reasons:
         return verdict
     added: dict[Key, object] = {}
@@ -106,7 +106,7 @@ def judge(root: Path, stage: str, changes: list[Any]) -> Verdict:
     return verdict
 
 
-def changed_deps(changes: list[Any], verdict: Verdict) -> dict[str, Any]:
+def collect_changed_deps(changes: list[Any], verdict: Verdict) -> dict[str, Any]:
     """{path: state, of a params file {section: state}} of the changed dependencies; any other change is a reason."""
     deps: dict[str, Any] = {}
     for change in changes:
@@ -173,7 +173,7 @@ def judge_dep(root: Path, path: str, state: str, digest: str, added: Mapping[Key
     if not path.endswith(".py") or not (root / path).is_file():
         verdict.reasons.append(f"{path} changed, and it is no Python file: what it holds is what the stage works on")
         return
-    old, new = old_text(root, path, digest), (root / path).read_bytes()
+    old, new = find_old_text(root, path, digest), (root / path).read_bytes()
     if old is None:
         verdict.reasons.append(
             f"{path}: the text that ran (md5 {digest}) is neither in git's history nor in .retune/code, so nothing can be compared"
@@ -214,7 +214,7 @@ def record(root: Path, stage: str, verdict: Verdict) -> list[str]:
     return [f"{', '.join(moved) or left} changed while it was compared; nothing was recorded"]
 
 
-def old_text(root: Path, path: str, digest: str) -> bytes | None:
+def find_old_text(root: Path, path: str, digest: str) -> bytes | None:
     """The file's text whose md5 DVC recorded: from the stages' own copies, the index, or any commit of git that touched it."""
     for copy in sorted((root / ".retune" / "code").glob("*")):
         if copy.is_file() and md5(copy.read_bytes()) == digest:

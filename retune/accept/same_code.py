@@ -44,13 +44,13 @@ def code_difference(old: bytes, new: bytes, added: Mapping[Key, object]) -> str 
         before, after = ast.parse(old), ast.parse(new)
     except SyntaxError as error:
         return f"it is not Python: {error.msg}, line {error.lineno}"
-    neutral = {key for key in added if key[-1] in declared_neutral(after, added)}
+    neutral = {key for key in added if key[-1] in find_neutral(after, added)}
     if added:
-        before, after = simplified(before, added, neutral), simplified(after, added, neutral)
+        before, after = simplify(before, added, neutral), simplify(after, added, neutral)
         drop_new_fields(before, after, {key[-1] for key in added})
         drop_unused(before, after)
     if not any(reads_docstrings(tree) for tree in (before, after)):
-        before, after = without_strings(before), without_strings(after)
+        before, after = drop_strings(before), drop_strings(after)
     if ast.dump(before) == ast.dump(after):
         return None
     return difference_place(before, after)
@@ -82,7 +82,7 @@ def is_params(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "params"
 
 
-def without_strings(tree: ast.Module) -> ast.Module:
+def drop_strings(tree: ast.Module) -> ast.Module:
     """The tree without docstrings and other strings that stand as statements; in place."""
     for node in ast.walk(tree):
         for field in ("body", "orelse", "finalbody"):
@@ -107,14 +107,14 @@ def is_string(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def simplified(tree: ast.Module, values: Mapping[Key, object], neutral: set[Key]) -> ast.Module:
+def simplify(tree: ast.Module, values: Mapping[Key, object], neutral: set[Key]) -> ast.Module:
     """The tree with `params.KEY` replaced by its value, and what that decides carried out."""
-    outer = set(dir(builtins)).union(*(defined(node) for node in tree.body))
-    Simplify(values, neutral, outer).visit(tree)
+    outer = set(dir(builtins)).union(*(defined_names(node) for node in tree.body))
+    Simplifier(values, neutral, outer).visit(tree)
     return tree
 
 
-class Simplify(ast.NodeTransformer):
+class Simplifier(ast.NodeTransformer):
     """Carries out what literals decide. Each rule keeps the meaning for every input."""
 
     def __init__(self, values: Mapping[Key, object], neutral: set[Key], outer: set[str]) -> None:
@@ -133,7 +133,7 @@ class Simplify(ast.NodeTransformer):
             if (
                 isinstance(node, ast.stmt)
                 and not isinstance(node, ast.Assign | ast.AnnAssign)
-                and defined(node) & self.outer
+                and defined_names(node) & self.outer
             ):
                 return False
         return True
@@ -179,7 +179,7 @@ class Simplify(ast.NodeTransformer):
         self.generic_visit(node)
         if len(node.ops) != 1:
             return node
-        left, right, kind = literal(node.left), literal(node.comparators[0]), node.ops[0]
+        left, right, kind = literal_value(node.left), literal_value(node.comparators[0]), node.ops[0]
         if left is None or right is None:
             return node
         if isinstance(kind, ast.Is | ast.IsNot):
@@ -194,7 +194,7 @@ class Simplify(ast.NodeTransformer):
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         """`not` of a literal."""
         self.generic_visit(node)
-        value = literal(node.operand)
+        value = literal_value(node.operand)
         return ast.Constant(not value[0]) if isinstance(node.op, ast.Not) and value else node
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
@@ -202,7 +202,7 @@ class Simplify(ast.NodeTransformer):
         self.generic_visit(node)
         kept: list[ast.expr] = []
         for number, item in enumerate(node.values):
-            value = literal(item)
+            value = literal_value(item)
             if value is None:
                 kept.append(item)
             elif bool(value[0]) != isinstance(node.op, ast.And) and self.without_trace(*node.values[number + 1 :]):
@@ -218,7 +218,7 @@ class Simplify(ast.NodeTransformer):
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         """The branch that a literal takes."""
         self.generic_visit(node)
-        value = literal(node.test)
+        value = literal_value(node.test)
         if value is None:
             return node
         taken, left = (node.body, node.orelse) if value[0] else (node.orelse, node.body)
@@ -227,14 +227,14 @@ class Simplify(ast.NodeTransformer):
     def visit_If(self, node: ast.If) -> ast.stmt | list[ast.stmt]:
         """The block that a literal takes; with none, nothing."""
         self.generic_visit(node)
-        value = literal(node.test)
+        value = literal_value(node.test)
         if value is None:
             return node
         taken, left = (node.body, node.orelse) if value[0] else (node.orelse, node.body)
         return (taken or ast.Pass()) if self.without_trace(*left) else node
 
 
-def literal(node: ast.expr) -> tuple[Any] | None:
+def literal_value(node: ast.expr) -> tuple[Any] | None:
     """The value of a literal, in a tuple, since None is one; None if it is no literal."""
     try:
         return (ast.literal_eval(node),)
@@ -242,7 +242,7 @@ def literal(node: ast.expr) -> tuple[Any] | None:
         return None
 
 
-def declared_neutral(tree: ast.Module, added: Mapping[Key, object]) -> set[str]:
+def find_neutral(tree: ast.Module, added: Mapping[Key, object]) -> set[str]:
     """The new params whose values are those that their fields declare as neutral: `Field(json_schema_extra={"neutral": VALUE})`."""
     found = set()
     values = {key[-1]: value for key, value in added.items()}
@@ -250,7 +250,9 @@ def declared_neutral(tree: ast.Module, added: Mapping[Key, object]) -> set[str]:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in values:
             for part in ast.walk(node.annotation):
                 extra = (
-                    literal(part.value) if isinstance(part, ast.keyword) and part.arg == "json_schema_extra" else None
+                    literal_value(part.value)
+                    if isinstance(part, ast.keyword) and part.arg == "json_schema_extra"
+                    else None
                 )
                 value = values[node.target.id]
                 if extra and isinstance(extra[0], dict) and "neutral" in extra[0]:
@@ -262,7 +264,7 @@ def declared_neutral(tree: ast.Module, added: Mapping[Key, object]) -> set[str]:
 
 def drop_new_fields(before: ast.Module, after: ast.Module, names: set[str]) -> None:
     """Take the fields of new params out of the params models of `after`; in place. A field alone computes nothing."""
-    old = {node.name: fields(node) for node in before.body if isinstance(node, ast.ClassDef)}
+    old = {node.name: field_names(node) for node in before.body if isinstance(node, ast.ClassDef)}
     for node in after.body:
         if isinstance(node, ast.ClassDef) and node.name.endswith("Params") and node.name in old:
             gone = names - old[node.name]
@@ -273,7 +275,7 @@ def drop_new_fields(before: ast.Module, after: ast.Module, names: set[str]) -> N
             ]
 
 
-def fields(node: ast.ClassDef) -> set[str]:
+def field_names(node: ast.ClassDef) -> set[str]:
     """The names of a class's annotated fields."""
     return {field_name(item) for item in node.body if isinstance(item, ast.AnnAssign)}
 
@@ -285,16 +287,16 @@ def field_name(node: ast.AnnAssign) -> str:
 
 def drop_unused(before: ast.Module, after: ast.Module) -> None:
     """Take out of `after` what is new in it, does nothing when the file is imported, and is used by nobody; in place."""
-    old = set().union(*(defined(node) for node in before.body))
+    old = set().union(*(defined_names(node) for node in before.body))
     modules = {node.module for node in before.body if isinstance(node, ast.ImportFrom)}
     while True:
-        kept = [node for node in after.body if not unused(node, after, old, modules)]
+        kept = [node for node in after.body if not is_unused(node, after, old, modules)]
         if len(kept) == len(after.body):
             return
         after.body = kept
 
 
-def unused(node: ast.stmt, tree: ast.Module, old: set[str], modules: set[str | None]) -> bool:
+def is_unused(node: ast.stmt, tree: ast.Module, old: set[str], modules: set[str | None]) -> bool:
     """Whether a statement of `tree` makes only new names that no other statement reads. An import loses its unused new names; in place."""
     others = (item for other in tree.body if other is not node for item in ast.walk(other))
     taken = old | {item.id for item in others if isinstance(item, ast.Name)}
@@ -304,7 +306,7 @@ def unused(node: ast.stmt, tree: ast.Module, old: set[str], modules: set[str | N
     if isinstance(node, ast.Import) and all(is_standard(alias.name) for alias in node.names):
         node.names = [alias for alias in node.names if (alias.asname or alias.name.split(".", 1)[0]) in taken]
         return not node.names
-    return is_inert(node) and not defined(node) & taken
+    return is_inert(node) and not defined_names(node) & taken
 
 
 def is_standard(module: str | None) -> bool:
@@ -316,16 +318,16 @@ def is_inert(node: ast.stmt) -> bool:
     """Whether a statement only makes a name: a plain function, or a literal's name."""
     if isinstance(node, Function):
         defaults = [*node.args.defaults, *(item for item in node.args.kw_defaults if item)]
-        return not node.decorator_list and all(literal(item) for item in defaults)
+        return not node.decorator_list and all(literal_value(item) for item in defaults)
     return (
         isinstance(node, ast.Assign | ast.AnnAssign)
         and node.value is not None
-        and literal(node.value) is not None
-        and bool(defined(node))
+        and literal_value(node.value) is not None
+        and bool(defined_names(node))
     )
 
 
-def defined(node: ast.stmt) -> set[str]:
+def defined_names(node: ast.stmt) -> set[str]:
     """The names that a top-level statement makes, where that is plain to see."""
     if isinstance(node, Function | ast.ClassDef):
         return {node.name}
@@ -338,10 +340,10 @@ def defined(node: ast.stmt) -> set[str]:
 def difference_place(before: ast.Module, after: ast.Module) -> str:
     """Where two trees differ: a function or class that was there before, else the first line."""
     old = {ast.dump(node) for node in before.body}
-    known = set().union(*(defined(node) for node in before.body))
+    known = set().union(*(defined_names(node) for node in before.body))
     changed = [node for node in after.body if ast.dump(node) not in old]
     if changed:
-        node = next((node for node in changed if defined(node) & known), changed[0])
+        node = next((node for node in changed if defined_names(node) & known), changed[0])
         name = getattr(node, "name", None)
         return (f"`{name}` (line {node.lineno})" if name else f"line {node.lineno}") + " is not the code that ran"
     new = {ast.dump(node) for node in after.body}

@@ -56,19 +56,19 @@ def chat(
     os.chdir(root)
     import numpy as np
 
-    from retune.chat.dialogue import sampling_of
+    from retune.chat.dialogue import read_sampling
     from stages.core.errors import StageError
 
     try:
-        sampling = sampling_of(root, temperature, min_p, max_tokens)
-        with opened(root, file, context, sampling.max_tokens, adapter=adapter, base=base) as (speaker, name):
+        sampling = read_sampling(root, temperature, min_p, max_tokens)
+        with open_speaker(root, file, context, sampling.max_tokens, adapter=adapter, base=base) as (speaker, name):
             talk(speaker, name, system, sampling, np.random.default_rng(seed))
     except StageError as error:
         give_up(str(error))
 
 
 @contextmanager
-def opened(
+def open_speaker(
     root: Path, file: Path | None, context: int, max_tokens: int, *, adapter: bool, base: bool
 ) -> "Iterator[tuple[Speaker, str]]":
     """(the loaded model, what it is called). Raises StageError."""
@@ -82,31 +82,31 @@ def opened(
         note(f"loading {name} with PyTorch: some seconds, of a large base a minute or more")
         yield open_base(root, with_adapter=adapter, context=context, max_tokens=max_tokens), name
         return
-    from retune.chat.gguf_files import chosen
+    from retune.chat.gguf_files import choose_file
     from retune.chat.gguf_model import open_gguf
 
-    path, lora = chosen(root, file)
+    path, lora = choose_file(root, file)
     with open_gguf(path, context, len(os.sched_getaffinity(0)), lora) as speaker:
         yield speaker, f"{path.name} with {lora.name}" if lora else path.name
 
 
 def talk(speaker: "Speaker", name: str, system: str | None, sampling: "Sampling", draw: "np.random.Generator") -> None:
     """The dialogue. Raises StageError for a turn that cannot be answered; in a terminal that is said, and the dialogue goes on."""
-    from retune.chat.dialogue import answer, fitting
+    from retune.chat.dialogue import answer, fit_dialogue
     from stages.core.errors import StageError
 
     terminal = sys.stdin.isatty()
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     # in a pipe too: which file answers is not in the answers
     note(f"{name}: Ctrl-C stops an answer, Ctrl-D ends" if terminal else name)
-    for line in turns(terminal=terminal):
+    for line in read_turns(terminal=terminal):
         asked: list[Message] = [*messages, {"role": "user", "content": line}]
         try:
-            kept, ids = fitting(speaker, asked, sampling.max_tokens)
+            kept, ids = fit_dialogue(speaker, asked, sampling.max_tokens)
             if len(kept) < len(asked):
                 note(f"{len(asked) - len(kept)} older turns are left out from here on (--context {speaker.context})")
-            with stopping(terminal=terminal) as stopped:
-                said = answer(speaker, ids, sampling, draw, shown(terminal=terminal), stopped)
+            with catch_interrupt(terminal=terminal) as stopped:
+                said = answer(speaker, ids, sampling, draw, make_writer(terminal=terminal), stopped)
         except StageError as error:
             if not terminal:
                 raise
@@ -117,7 +117,7 @@ def talk(speaker: "Speaker", name: str, system: str | None, sampling: "Sampling"
         messages = [*kept, {"role": "assistant", "content": said.text}] if said.text.strip() else kept[:-1]
 
 
-def turns(*, terminal: bool) -> Iterator[str]:
+def read_turns(*, terminal: bool) -> Iterator[str]:
     """What the user says, turn by turn, without empty ones."""
     if not terminal:
         yield from filter(str.strip, (line.rstrip("\r\n") for line in sys.stdin))
@@ -138,7 +138,7 @@ def turns(*, terminal: bool) -> Iterator[str]:
 
 
 @contextmanager
-def stopping(*, terminal: bool) -> Iterator[Callable[[], bool]]:
+def catch_interrupt(*, terminal: bool) -> Iterator[Callable[[], bool]]:
     """In a terminal the first Ctrl-C is only noted, for the answer to stop at its next token; a second one interrupts."""
     if not terminal:
         yield lambda: False
@@ -158,7 +158,7 @@ def stopping(*, terminal: bool) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def shown(*, terminal: bool) -> Callable[[str], None]:
+def make_writer(*, terminal: bool) -> Callable[[str], None]:
     """How a piece of an answer is written: into a pipe as it is; to a terminal nothing that would move its cursor."""
     from stages.reporting.token_view import visible
 

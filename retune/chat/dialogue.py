@@ -70,7 +70,7 @@ class Answer:
     """`end`: the model ended it; `limit`: it has as many tokens as it may; `stopped`: somebody stopped it."""
 
 
-def sampling_of(
+def read_sampling(
     root: Path, temperature: float | None = None, min_p: float | None = None, max_tokens: int | None = None
 ) -> Sampling:
     """What is given, and for the rest gguf.sampling in params.yaml: what the exported files are shipped with. Raises StageError."""
@@ -139,7 +139,7 @@ def render(template: Template, messages: Sequence[Message]) -> str:
         raise StageError(f"the model's chat template refuses a dialogue of {roles}") from error
 
 
-def fitting(speaker: Speaker, messages: Sequence[Message], room: int) -> tuple[list[Message], list[int]]:
+def fit_dialogue(speaker: Speaker, messages: Sequence[Message], room: int) -> tuple[list[Message], list[int]]:
     """(the messages, their ids) without the oldest question and answer, as often as `room` tokens for the answer ask for it.
 
     Raises StageError if the last question alone is too long.
@@ -172,7 +172,7 @@ def answer(
         if stopped():
             ended = "stopped"
             break
-        token = choose(speaker.logits(sequence), sampling, draw)
+        token = choose_token(speaker.logits(sequence), sampling, draw)
         first = first or time.perf_counter()
         sequence.append(token)
         if speaker.ends(token):
@@ -180,7 +180,7 @@ def answer(
             break
         held += read(token)
         cut = min((place for stop in speaker.stops if (place := held.find(stop)) >= 0), default=None)
-        out = held[: cut if cut is not None else len(held) - begun(held, speaker.stops)]
+        out = held[: cut if cut is not None else len(held) - stop_beginning(held, speaker.stops)]
         held = held[len(out) :]
         if out:
             said += out
@@ -196,7 +196,7 @@ def answer(
     return Answer(said, len(ids), count, time.perf_counter() - (first or started), ended)
 
 
-def choose(logits: NDArray[np.float32], sampling: Sampling, draw: np.random.Generator) -> int:
+def choose_token(logits: NDArray[np.float32], sampling: Sampling, draw: np.random.Generator) -> int:
     """One token. As in llama.cpp, min_p looks at the model's own probabilities, before the temperature changes them."""
     above = logits.astype(np.float64) - logits.max()
     if sampling.temperature == 0:
@@ -206,13 +206,13 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, draw: np.random.Gene
     return int(draw.choice(len(odds), p=odds / odds.sum()))
 
 
-def begun(text: str, stops: Iterable[str]) -> int:
+def stop_beginning(text: str, stops: Iterable[str]) -> int:
     """How many characters at the end of a text may be the beginning of a stop."""
     lengths = [length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length])]
     return max(lengths, default=0)
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens both begin with."""
     shorter = min(len(one), len(other))
     return next((place for place in range(shorter) if one[place] != other[place]), shorter)

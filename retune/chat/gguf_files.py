@@ -8,7 +8,7 @@ from stages.core.files import read_json
 from stages.core.params import read_params
 
 
-def chosen(root: Path, file: Path | None) -> tuple[Path, Path | None]:
+def choose_file(root: Path, file: Path | None) -> tuple[Path, Path | None]:
     """The file that was asked for, or of data/gguf that of the first quantization in params.yaml, as README.md and Modelfile take it.
 
     Of an adapter alone: the file of its base beside it, and the adapter to lay over it; else (file, None).
@@ -27,12 +27,12 @@ def chosen(root: Path, file: Path | None) -> tuple[Path, Path | None]:
     path = file or folder / names[0]
     for found in (path, folder / path.name):
         if found.is_file():
-            return laid_over(found)
+            return find_model_under(found)
     known = f"; data/gguf holds {', '.join(names)}" if names else ""
     raise StageError(f"{path.name} is not there{known}")
 
 
-def laid_over(path: Path) -> tuple[Path, Path | None]:
+def find_model_under(path: Path) -> tuple[Path, Path | None]:
     """(the model, an adapter to lay over it) that a GGUF file is. Raises StageError for an adapter without its base, and for no model."""
     from stages.llama_cpp.gguf_reader import open_gguf, read_metadata
 

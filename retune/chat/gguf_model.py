@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retune.chat.dialogue import common
+from retune.chat.dialogue import common_length
 from stages.chat.rendering import Template, sandbox
 from stages.chat.turns import PIPED, any_of
 from stages.contracts.gguf import CHECKS
@@ -33,13 +33,13 @@ class GgufSpeaker:
         source = model.chat_template()
         if source is None:
             raise StageError(f"{model.name} holds no chat template, so it is not known how to talk to it")
-        texts = vocabulary(model)
+        texts = read_vocabulary(model)
         # the template's date is pinned in it, unless it is another's file
         render = sandbox(dt.datetime.now().astimezone().strftime).from_string(source)
         named = {
             "bos_token": model.bos,
             "eos_token": model.eos,
-            "pad_token": integer(model, "llama_vocab_pad", model.vocab),
+            "pad_token": call_integer(model, "llama_vocab_pad", model.vocab),
         }
         self.template = Template(render, {name: texts[token][0] for name, token in named.items() if token >= 0})
         controls = {token: text for token, (text, kind) in enumerate(texts) if is_control(text, kind)}
@@ -47,7 +47,7 @@ class GgufSpeaker:
         self.controls = frozenset(controls)
         self.begin = model.bos if model.adds_bos else None
         self.stops = stops
-        self.context = min(context, integer(model, "llama_model_n_ctx_train", model.handle) or context)
+        self.context = min(context, call_integer(model, "llama_model_n_ctx_train", model.handle) or context)
 
     def encode(self, text: str, *, plain: bool) -> list[int]:
         """As Speaker.encode."""
@@ -55,7 +55,7 @@ class GgufSpeaker:
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """As Speaker.logits; raises StageError if llama.cpp fails."""
-        shared = common(self.kept, ids[:-1])
+        shared = common_length(self.kept, ids[:-1])
         if not shared or (shared < len(self.kept) and not forget_after(self.model, shared)):
             self.model.forget()
             shared = 0
@@ -94,10 +94,10 @@ def open_gguf(path: Path, context: int, threads: int, lora: Path | None = None) 
     with Model(path, context, threads) as model:
         if lora:
             model.apply_lora(lora)
-        yield GgufSpeaker(model, context, stop_texts(path))
+        yield GgufSpeaker(model, context, read_stop_texts(path))
 
 
-def stop_texts(path: Path) -> tuple[str, ...]:
+def read_stop_texts(path: Path) -> tuple[str, ...]:
     """The texts that end an answer of an exported file where no token does."""
     checks = path.parent / CHECKS
     found = read_json(checks) if checks.is_file() else {"files": {}}
@@ -106,10 +106,10 @@ def stop_texts(path: Path) -> tuple[str, ...]:
     return tuple(found["stop"]) if path.name in names and found["stops_by"] == "text" else ()
 
 
-def vocabulary(model: Model) -> list[tuple[str, int]]:
+def read_vocabulary(model: Model) -> list[tuple[str, int]]:
     """(text, kind) of every token."""
-    text = function(model, "llama_vocab_get_text", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int32)
-    kind = function(model, "llama_vocab_get_attr", ctypes.c_int, ctypes.c_void_p, ctypes.c_int32)
+    text = c_function(model, "llama_vocab_get_text", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int32)
+    kind = c_function(model, "llama_vocab_get_attr", ctypes.c_int, ctypes.c_void_p, ctypes.c_int32)
     tokens = range(model.vocab_size)
     return [
         ((text(model.vocab, token) or b"").decode("utf-8", "replace"), kind(model.vocab, token)) for token in tokens
@@ -124,18 +124,18 @@ def is_control(text: str, kind: int) -> bool:
 def forget_after(model: Model, place: int) -> bool:
     """Take the tokens from `place` on out of the attention cache; False where this kind of model cannot."""
     memory = model.library.llama_get_memory(model.context)
-    remove = function(
+    remove = c_function(
         model, "llama_memory_seq_rm", ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
     )
     return bool(remove(memory, 0, place, -1))
 
 
-def integer(model: Model, name: str, handle: object) -> int:
+def call_integer(model: Model, name: str, handle: object) -> int:
     """What a function of llama.cpp's C API that takes one pointer says in numbers."""
-    return int(function(model, name, ctypes.c_int32, ctypes.c_void_p)(handle))
+    return int(c_function(model, name, ctypes.c_int32, ctypes.c_void_p)(handle))
 
 
-def function(model: Model, name: str, result: object, *arguments: object) -> Callable[..., Any]:
+def c_function(model: Model, name: str, result: object, *arguments: object) -> Callable[..., Any]:
     """A function of llama.cpp's C API beside those that the stages use (stages/llama_cpp/library.py)."""
     found: Any = getattr(model.library, name)
     found.restype, found.argtypes = result, list(arguments)

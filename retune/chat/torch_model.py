@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retune.chat.dialogue import common
+from retune.chat.dialogue import common_length
 from stages.chat.chat import control_tokens
 from stages.chat.rendering import compile_template
 from stages.chat.turns import any_of
@@ -61,7 +61,7 @@ class TorchSpeaker:
         import torch
         from transformers import DynamicCache
 
-        shared = common(self.kept, ids[:-1])
+        shared = common_length(self.kept, ids[:-1])
         if not shared:
             self.cache = DynamicCache()
         elif shared < len(self.kept):

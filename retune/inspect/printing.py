@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from retune.terminal import heading, legend, painted, told
+from retune.terminal import describe_origin, heading, legend, paint_runs
 from stages.chat.row_rules import TOO_LONG
 from stages.dataset_files.file_kinds import OLDER_EXCEL, PACKED, SEPARATED, ending_of
 from stages.reporting.token_view import Run, visible
@@ -94,10 +94,10 @@ def example_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
         size = f"  {row['tokens']:,} tokens, {row['trained_tokens']:,} trained" if "tokens" in row else ""
         yield ""
         yield heading(
-            f"{row['row_id']}  {row['split']}  {told(row['origin'], several=len(found['sources']) > 1)}{size}",
+            f"{row['row_id']}  {row['split']}  {describe_origin(row['origin'], several=len(found['sources']) > 1)}{size}",
             colour=colour,
         )
-        yield painted(shortened(row["runs"]), colour=colour).rstrip("\n")
+        yield paint_runs(shortened(row["runs"]), colour=colour).rstrip("\n")
 
 
 def shortened(runs: Sequence[Run]) -> list[Run]:
@@ -172,7 +172,7 @@ def gate_words(found: Mapping[str, Any]) -> Iterator[str]:
 
 def places(origins: Sequence[Mapping[str, object]], *, several: bool) -> str:
     """Where rows came from, one after the other."""
-    each = [told(origin, several=several) for origin in origins]
+    each = [describe_origin(origin, several=several) for origin in origins]
     return ("; " if any(", " in place for place in each) else ", ").join(each)
 
 

@@ -10,7 +10,7 @@ import typer
 from retune.project import give_up, project_root
 
 if TYPE_CHECKING:
-    from retune.push.files import Parcel
+    from retune.push.files import AuditedFile
 
 
 def push(
@@ -29,15 +29,15 @@ def push(
     It refuses a model that did not pass, and files that are not those of the audit. The token comes from HF_TOKEN alone.
     """
     root = project_root()
-    from retune.push.files import parcels, refuse_failed
+    from retune.push.files import collect_files, refuse_failed
     from stages.core.errors import StageError
 
     named = [name for name, asked in (("model", model), ("adapter", adapter), ("gguf", gguf)) if asked]
     try:
         check_name(repo)
         refuse_failed(root, refused_too=refused_too)
-        found = parcels(root, named or ["model", "adapter", "gguf"])
-        tell(found, repo, licence_of(root), public=public, dry_run=dry_run)
+        found = collect_files(root, named or ["model", "adapter", "gguf"])
+        tell(found, repo, read_licence(root), public=public, dry_run=dry_run)
         if not dry_run:
             print(f"\npushed: {send(repo, found, public=public)}")
     except StageError as error:
@@ -53,30 +53,30 @@ def check_name(repo: str) -> None:
         raise StageError(f"{repo} is no repository of the hub: name it OWNER/NAME")
 
 
-def licence_of(root: Path) -> str:
+def read_licence(root: Path) -> str:
     """As the model card's head says it."""
     head = (root / "data/report/README.md").read_text(encoding="utf-8").split("\n---\n")[0]
     found = [line.removeprefix("license:").strip() for line in head.splitlines() if line.startswith("license:")]
     return f"licence {found[0]}" if found else "licence not stated: gguf.license in params.yaml"
 
 
-def tell(found: "list[Parcel]", repo: str, licence: str, *, public: bool, dry_run: bool) -> None:
+def tell(found: "list[AuditedFile]", repo: str, licence: str, *, public: bool, dry_run: bool) -> None:
     """What goes where."""
-    width = max(len(parcel.name) for parcel in found)
+    width = max(len(item.name) for item in found)
     print(
         f"{'would push' if dry_run else 'pushing'} to {repo} ({'public' if public else 'private'}; {licence}), each as it was audited:"
     )
-    for parcel in found:
-        print(f"  {parcel.name:{width}}  {size(parcel.path.stat().st_size):>10}  {parcel.sha256[:12]}")
-    print(f"  {len(found)} files, {size(sum(parcel.path.stat().st_size for parcel in found))}")
+    for item in found:
+        print(f"  {item.name:{width}}  {format_size(item.path.stat().st_size):>10}  {item.sha256[:12]}")
+    print(f"  {len(found)} files, {format_size(sum(item.path.stat().st_size for item in found))}")
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """Bytes for the eye."""
     return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"  # noqa: PLR2004
 
 
-def send(repo: str, found: "list[Parcel]", *, public: bool) -> str:
+def send(repo: str, found: "list[AuditedFile]", *, public: bool) -> str:
     """Upload the files in one commit; its address. The bytes that leave are hashed, and compared before the commit shows them.
 
     Raises StageError that says what to do; then nothing is to be seen on the hub.
@@ -90,33 +90,31 @@ def send(repo: str, found: "list[Parcel]", *, public: bool) -> str:
         raise StageError(
             "HF_TOKEN is not set: make a token that may write on the hub, and `export HF_TOKEN=...` in this shell"
         )
-    with explained(repo):
+    with explain_errors(repo):
         api = HfApi(token=token())
-        before = existing(api, repo, public=public)
+        before = list_existing(api, repo, public=public)
         api.create_repo(repo, private=not public, exist_ok=True)
-        added = [CommitOperationAdd(parcel.name, str(parcel.path)) for parcel in found]
+        added = [CommitOperationAdd(item.name, str(item.path)) for item in found]
         api.preupload_lfs_files(repo, added, free_memory=False)
-        for parcel, operation in zip(found, added, strict=True):
-            if operation.upload_info.sha256.hex() != parcel.sha256:
-                raise StageError(f"{parcel.path} was changed while it was pushed; nothing was published")
+        for item, operation in zip(found, added, strict=True):
+            if operation.upload_info.sha256.hex() != item.sha256:
+                raise StageError(f"{item.path} was changed while it was pushed; nothing was published")
         done = api.create_commit(repo, added, commit_message=f"Push {len(found)} files as they were audited")
     there = list_files(repo, done.oid, "model")
-    wrong = [
-        parcel.name for parcel in found if parcel.name not in there or not is_proven(parcel.path, there[parcel.name])
-    ]
+    wrong = [item.name for item in found if item.name not in there or not is_proven(item.path, there[item.name])]
     if wrong:
         raise StageError(
             f"the hub's listing of {repo} is not what was pushed ({', '.join(wrong)}); look at it, and push again"
         )
     left = sorted(
-        name for name in before - {parcel.name for parcel in found} if name.endswith((".safetensors", ".gguf", ".bin"))
+        name for name in before - {item.name for item in found} if name.endswith((".safetensors", ".gguf", ".bin"))
     )
     if left:
         print(f"the repository also holds weights that are not from this push: {', '.join(left)}")
     return str(done.commit_url)
 
 
-def existing(api: Any, repo: str, *, public: bool) -> set[str]:  # noqa: ANN401 - HfApi, whose import takes its time
+def list_existing(api: Any, repo: str, *, public: bool) -> set[str]:  # noqa: ANN401 - HfApi, whose import takes its time
     """The names of what the repository holds; empty if it is not there. Raises StageError if it is public and nobody asked for that."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -136,7 +134,7 @@ def existing(api: Any, repo: str, *, public: bool) -> set[str]:  # noqa: ANN401 
 
 
 @contextmanager
-def explained(repo: str) -> Iterator[None]:
+def explain_errors(repo: str) -> Iterator[None]:
     """Turn the hub library's errors into StageErrors that name what to do. None of them quotes a header or a token."""
     import httpx
     from huggingface_hub import constants, errors

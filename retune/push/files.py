@@ -18,7 +18,7 @@ LEFT = {"checks.json", "imatrix.gguf"}
 
 
 @dataclass(frozen=True)
-class Parcel:
+class AuditedFile:
     """One file on its way."""
 
     name: str
@@ -46,7 +46,7 @@ def refuse_failed(root: Path, *, refused_too: bool) -> None:
         )
 
 
-def parcels(root: Path, wanted: list[str]) -> list[Parcel]:
+def collect_files(root: Path, wanted: list[str]) -> list[AuditedFile]:
     """The model card and the files of what is wanted, each compared with the audit.
 
     Model and GGUF files go to the top of the repository. The adapter goes there only when it is alone: beside a merged model,
@@ -58,7 +58,7 @@ def parcels(root: Path, wanted: list[str]) -> list[Parcel]:
     card = root / "data/report" / CARD
     if not card.is_file():
         raise StageError(f"{card.relative_to(root)} is not there: `dvc repro report` writes the model card")
-    found = [Parcel(CARD, card, sha256_file(card))]
+    found = [AuditedFile(CARD, card, sha256_file(card))]
     wrong: list[str] = []
     for name in wanted:
         below = PurePosixPath("adapter" if name == "adapter" and len(wanted) > 1 else ".")
@@ -67,13 +67,13 @@ def parcels(root: Path, wanted: list[str]) -> list[Parcel]:
         for output in chain[MADE_BY[name]]["outputs"].values():
             for file, digest in output["files"].items():
                 path = root / output["path"] / file
-                if not is_taken(file):
+                if not is_published(file):
                     continue
                 if not path.is_file():
                     wrong.append(f"{output['path']}/{file} is not there")
                 elif sha256_file(path) != digest:
                     wrong.append(f"{output['path']}/{file} differs")
-                found.append(Parcel(str(below / file), path, digest))
+                found.append(AuditedFile(str(below / file), path, digest))
     if wrong:
         raise StageError(
             f"these files are not those that were audited: {'; '.join(wrong)}. "
@@ -82,7 +82,7 @@ def parcels(root: Path, wanted: list[str]) -> list[Parcel]:
     return found
 
 
-def is_taken(file: str) -> bool:
+def is_published(file: str) -> bool:
     """Whether a file belongs to a model, by its name."""
     path = PurePosixPath(file)
     return (path.suffix in TAKEN and path.name not in LEFT) or path.name.startswith("Modelfile")

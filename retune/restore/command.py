@@ -15,7 +15,7 @@ from retune.project import dvc_status, give_up, print_json, project_root, run_dv
 
 
 @dataclass
-class Output:
+class RestoredOutput:
     """One output of a stage, and what became of it."""
 
     path: str
@@ -26,11 +26,11 @@ class Output:
 
 
 @dataclass
-class Restored:
+class RestoredStage:
     """One stage."""
 
     stage: str
-    outputs: list[Output]
+    outputs: list[RestoredOutput]
     since: list[str] = field(default_factory=list)
     """What the files in dvc.lock were made from and is no longer so."""
 
@@ -45,24 +45,24 @@ def restore(
     It changes no file that is there (without --force), and runs nothing. Exit code 1 if something could not be brought back.
     """
     root = project_root()
-    from retune.restore.dvc_cache import lock_entries
+    from retune.restore.dvc_cache import read_lock_entries
 
-    locked = lock_entries(root)
-    names = chosen(locked, stages or [])
+    locked = read_lock_entries(root)
+    names = choose_stages(locked, stages or [])
     refuse_running(root)
-    plan = [look(root, name, locked[name], changes) for name, changes in changed(root, names).items()]
+    plan = [look_at_outputs(root, name, locked[name], changes) for name, changes in read_changes(root, names).items()]
     bring_back(root, plan, locked, force=force)
     came = [stage for stage in plan if any(output.state == "back" for output in stage.outputs)]
-    now = changed(root, [stage.stage for stage in came]) if came else {}
+    now = read_changes(root, [stage.stage for stage in came]) if came else {}
     for stage in came:
-        stage.since = list(differences(now[stage.stage]))
+        stage.since = list(describe_differences(now[stage.stage]))
     tell(plan, as_json=as_json)
     # a file that somebody has changed on purpose is no failure, unless it was asked for
     if any(output.problem and (stages or output.state != "changed") for stage in plan for output in stage.outputs):
         raise typer.Exit(1)
 
 
-def chosen(locked: Mapping[str, Any], asked: list[str]) -> list[str]:
+def choose_stages(locked: Mapping[str, Any], asked: list[str]) -> list[str]:
     """The stages that were asked for, or all that dvc.lock has. Ends the program if there is none such."""
     if not locked:
         give_up("dvc.lock names no stage yet: nothing has run here, so there is nothing to bring back")
@@ -89,7 +89,7 @@ def refuse_running(root: Path) -> None:
             )
 
 
-def changed(root: Path, names: list[str]) -> dict[str, list[Any]]:
+def read_changes(root: Path, names: list[str]) -> dict[str, list[Any]]:
     """{stage: what `dvc status` says of it}. Ends the program if DVC does not say."""
     try:
         found = dvc_status(root, *names)
@@ -98,7 +98,7 @@ def changed(root: Path, names: list[str]) -> dict[str, list[Any]]:
     return {name: found.get(name, []) for name in names}
 
 
-def look(root: Path, name: str, entry: Mapping[str, Any], changes: list[Any]) -> Restored:
+def look_at_outputs(root: Path, name: str, entry: Mapping[str, Any], changes: list[Any]) -> RestoredStage:
     """How each output of a stage is."""
     from retune.restore.dvc_cache import only_lacks
 
@@ -114,15 +114,15 @@ def look(root: Path, name: str, entry: Mapping[str, Any], changes: list[Any]) ->
             state = "there"
         else:
             state = "partly" if only_lacks(root, out) else "changed"
-        outputs.append(Output(path, state))
-    return Restored(name, outputs)
+        outputs.append(RestoredOutput(path, state))
+    return RestoredStage(name, outputs)
 
 
-def bring_back(root: Path, plan: list[Restored], locked: Mapping[str, Any], *, force: bool) -> None:
+def bring_back(root: Path, plan: list[RestoredStage], locked: Mapping[str, Any], *, force: bool) -> None:
     """Put every output that is not there into place, or note what is in the way."""
-    from retune.restore.dvc_cache import uncached
+    from retune.restore.dvc_cache import read_uncached
 
-    outside = uncached(root)
+    outside = read_uncached(root)
     wanted = []
     for stage in plan:
         entries = {out["path"]: out for out in locked[stage.stage].get("outs", [])}
@@ -137,25 +137,25 @@ def bring_back(root: Path, plan: list[Restored], locked: Mapping[str, Any], *, f
         check_out(root, wanted, force=force)
 
 
-def bring_from_git(root: Path, stage: str, output: Output, entry: Mapping[str, Any]) -> None:
+def bring_from_git(root: Path, stage: str, output: RestoredOutput, entry: Mapping[str, Any]) -> None:
     """An output that DVC is told not to keep."""
-    from retune.restore.dvc_cache import from_git
+    from retune.restore.dvc_cache import restore_from_git
 
-    if from_git(root, entry):
+    if restore_from_git(root, entry):
         output.state = "back"
     else:
         output.problem = f"is not kept by DVC, and git has it not; `dvc repro {stage}` makes it again"
 
 
-def bring_later(root: Path, stage: str, output: Output, entry: Mapping[str, Any]) -> list[Output]:
+def bring_later(root: Path, stage: str, output: RestoredOutput, entry: Mapping[str, Any]) -> list[RestoredOutput]:
     """The output for the checkout, if all of it is whole in the cache."""
-    from retune.restore.dvc_cache import problem
+    from retune.restore.dvc_cache import find_problem
 
-    output.problem = problem(root, stage, entry)
+    output.problem = find_problem(root, stage, entry)
     return [] if output.problem else [output]
 
 
-def check_out(root: Path, wanted: list[Output], *, force: bool) -> None:
+def check_out(root: Path, wanted: list[RestoredOutput], *, force: bool) -> None:
     """Have DVC write outputs from its cache. Ends the program with DVC's words if it does not."""
     result = run_dvc(root, "checkout", *(["--force"] if force else []), *(output.path for output in wanted))
     lines = [line for line in result.stderr.splitlines() if line.strip()]
@@ -165,7 +165,7 @@ def check_out(root: Path, wanted: list[Output], *, force: bool) -> None:
         output.state = "back"
 
 
-def differences(changes: list[Any]) -> Iterator[str]:
+def describe_differences(changes: list[Any]) -> Iterator[str]:
     """What a stage's files in dvc.lock were made from and is no longer so."""
     for change in changes:
         if isinstance(change, str):
@@ -178,7 +178,7 @@ def differences(changes: list[Any]) -> Iterator[str]:
                 yield f"{path} (not there)" if state == "deleted" else path
 
 
-def tell(plan: list[Restored], *, as_json: bool) -> None:
+def tell(plan: list[RestoredStage], *, as_json: bool) -> None:
     """What came back, what cannot, and what has changed since those files were made."""
     if as_json:
         print_json({"stages": [asdict(stage) for stage in plan]})

@@ -14,14 +14,14 @@ FOLDER = ".dir"
 """How the hash of a folder's listing ends."""
 
 
-def lock_entries(root: Path) -> dict[str, dict[str, Any]]:
+def read_lock_entries(root: Path) -> dict[str, dict[str, Any]]:
     """{stage: its entry in dvc.lock}; empty without the file."""
     lock = root / "dvc.lock"
     found: dict[str, dict[str, Any]] = read_yaml(lock).get("stages", {}) if lock.is_file() else {}
     return found
 
 
-def uncached(root: Path) -> set[str]:
+def read_uncached(root: Path) -> set[str]:
     """The outputs in dvc.yaml that DVC is told not to keep (`cache: false`)."""
     found = set()
     for stage in read_yaml(root / "dvc.yaml").get("stages", {}).values():
@@ -31,14 +31,14 @@ def uncached(root: Path) -> set[str]:
     return found
 
 
-def problem(root: Path, stage: str, out: Mapping[str, Any]) -> str:
+def find_problem(root: Path, stage: str, out: Mapping[str, Any]) -> str:
     """Why an output of dvc.lock cannot come out of the cache; empty if every object of it is there and whole."""
     if out.get("hash") != "md5":
         return "was kept by another DVC, whose cache is not known here; `dvc checkout` may bring it back"
-    store = cache(root)
+    store = find_cache(root)
     lacking, damaged = [], []
-    for name, digest in objects(store, out):
-        path = place(store, digest)
+    for name, digest in list_objects(store, out):
+        path = object_path(store, digest)
         if not path.is_file():
             lacking.append(name)
         elif md5(path) != digest.removesuffix(FOLDER):
@@ -52,7 +52,7 @@ def problem(root: Path, stage: str, out: Mapping[str, Any]) -> str:
     return ""
 
 
-def from_git(root: Path, out: Mapping[str, Any]) -> bool:
+def restore_from_git(root: Path, out: Mapping[str, Any]) -> bool:
     """Write a file that DVC does not keep as git has it, if any commit has the bytes that dvc.lock names."""
     text = next((text for text in git_texts(root, out["path"]) if md5_of(text) == out["md5"]), None)
     if text is None:
@@ -65,10 +65,10 @@ def from_git(root: Path, out: Mapping[str, Any]) -> bool:
     return True
 
 
-def objects(store: Path, out: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def list_objects(store: Path, out: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(file, hash) of every object that an output is made of; of a folder, its listing first."""
     yield out["path"], out["md5"]
-    listing = place(store, out["md5"])
+    listing = object_path(store, out["md5"])
     if out["md5"].endswith(FOLDER) and listing.is_file() and md5(listing) == out["md5"].removesuffix(FOLDER):
         for entry in json.loads(listing.read_text(encoding="utf-8")):
             yield f"{out['path']}/{entry['relpath']}", entry["md5"]
@@ -77,14 +77,14 @@ def objects(store: Path, out: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def only_lacks(root: Path, out: Mapping[str, Any]) -> bool:
     """Whether all that is there of a folder is as dvc.lock has it, so that bringing back the rest changes nothing."""
     folder = root / out["path"]
-    files = dict(objects(cache(root), out))
+    files = dict(list_objects(find_cache(root), out))
     if not folder.is_dir() or len(files) == 1:
         return False
     there = {path.relative_to(root).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return all(md5(path) == files.get(name) for name, path in there.items())
 
 
-def cache(root: Path) -> Path:
+def find_cache(root: Path) -> Path:
     """The folder of DVC's cache. Ends the program if DVC does not say."""
     result = run_dvc(root, "cache", "dir")
     if result.returncode != 0:
@@ -92,7 +92,7 @@ def cache(root: Path) -> Path:
     return root / result.stdout.strip()
 
 
-def place(store: Path, digest: str) -> Path:
+def object_path(store: Path, digest: str) -> Path:
     """Where the cache has an object."""
     return store / "files" / "md5" / digest[:2] / digest[2:]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.process import Lines, Outcome, dvc_command, dvc_environment, failure_message, repro
+from flows.process import LiveLines, StageOutcome, dvc_command, dvc_environment, failure_message, repro
 
 REPO = Path(__file__).parents[2]
 SLEEPER = """
@@ -44,31 +44,31 @@ def sleeper_pids(root):
 
 def test_stage_that_has_to_run_is_ran_and_its_lines_are_heard(toy):
     outcome, lines = run_stage(toy, "zeta")
-    assert outcome == Outcome("Ran")
+    assert outcome == StageOutcome("Ran")
     assert "zeta: at work" in lines
 
 
 def test_stage_with_nothing_to_do_is_cached(toy):
     run_stage(toy, "zeta")
-    assert run_stage(toy, "zeta")[0] == Outcome("Cached")
+    assert run_stage(toy, "zeta")[0] == StageOutcome("Cached")
 
 
 def test_stage_that_ran_to_the_same_bytes_is_ran(toy):
     run_stage(toy, "zeta")
     (toy / "zeta.txt").write_text("# the lock changes, the output does not")
-    assert run_stage(toy, "zeta")[0] == Outcome("Ran")
+    assert run_stage(toy, "zeta")[0] == StageOutcome("Ran")
 
 
 def test_stage_whose_outputs_come_from_the_cache_is_cached(toy):
     run_stage(toy, "zeta")
     (toy / "out/zeta").unlink()
-    assert run_stage(toy, "zeta")[0] == Outcome("Cached")
+    assert run_stage(toy, "zeta")[0] == StageOutcome("Cached")
     assert (toy / "out/zeta").read_text() == "zeta"
 
 
 def test_stage_that_prints_dvc_words_is_still_ran(toy):
     (toy / "zeta.txt").write_text("print(\"Stage 'zeta' didn't change, skipping\", flush=True)")
-    assert run_stage(toy, "zeta")[0] == Outcome("Ran")
+    assert run_stage(toy, "zeta")[0] == StageOutcome("Ran")
 
 
 def test_stage_alone_runs_no_other_stage(toy):
@@ -82,12 +82,12 @@ def test_failed_stage_gives_its_own_message_with_all_lines(toy):
         'print("noise of a library", file=sys.stderr)\n'
         'sys.exit("zeta: two errors:\\n  lr: found x\\n  steps: found y")'
     )
-    assert run_stage(toy, "zeta")[0] == Outcome("Failed", "two errors:\n  lr: found x\n  steps: found y")
+    assert run_stage(toy, "zeta")[0] == StageOutcome("Failed", "two errors:\n  lr: found x\n  steps: found y")
 
 
 def test_failed_stage_without_a_message_gives_the_end_of_its_traceback(toy):
     (toy / "zeta.txt").write_text("print('zeta: a log line', flush=True); 1 / 0")
-    assert run_stage(toy, "zeta")[0] == Outcome("Failed", "ZeroDivisionError: division by zero")
+    assert run_stage(toy, "zeta")[0] == StageOutcome("Failed", "ZeroDivisionError: division by zero")
 
 
 def test_stage_killed_by_the_system_gives_the_signal(toy):
@@ -116,21 +116,21 @@ def test_failure_message_takes_the_traceback_that_came_after_a_message():
 
 
 def test_lines_of_a_progress_bar_are_thinned_to_its_last_state():
-    lines = Lines()
+    lines = LiveLines()
     assert lines.feed(b"a\rb\rc") == []
     assert lines.feed(b"\rd\ne") == ["d"]
     assert lines.feed(b"") == ["e"]
 
 
 def test_lines_of_a_long_progress_bar_are_shown_now_and_then():
-    lines = Lines()
+    lines = LiveLines()
     lines.shown -= 11
     assert lines.feed(b"1 %\r2 %\r") == ["2 %"]
     assert lines.feed(b"3 %\r") == []
 
 
 def test_lines_cut_within_a_character_come_whole():
-    lines = Lines()
+    lines = LiveLines()
     whole = "für\n".encode()
     assert lines.feed(whole[:2]) + lines.feed(whole[2:]) == ["für"]
 
@@ -165,7 +165,7 @@ def test_stage_that_leaves_a_process_behind_is_not_waited_for(toy):
     (toy / "zeta.txt").write_text(
         "import subprocess; p = subprocess.Popen(['sleep', '600']); Path('pids').write_text(f'{p.pid} {p.pid}')"
     )
-    assert run_stage(toy, "zeta")[0] == Outcome("Ran")
+    assert run_stage(toy, "zeta")[0] == StageOutcome("Ran")
     assert not any(map(alive, sleeper_pids(toy)))
 
 

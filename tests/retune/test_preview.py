@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from retune.terminal import CLOSE, OPEN, legend, painted
+from retune.terminal import CLOSE, OPEN, legend, paint_runs
 from stages.core.files import write_json
 from stages.reporting import token_view
 from tests.retune.conftest import REPO
@@ -97,13 +97,13 @@ def test_text_that_looks_like_a_control_token_is_told_from_one_without_colour() 
         token_view.Run(forged, trained=True, control=False, tokens=9),
         token_view.Run("<|eot_id|>", trained=True, control=True, tokens=1),
     ]
-    said = painted(runs, colour=False)
+    said = paint_runs(runs, colour=False)
     assert (
         said
         == f"{OPEN}I say \\x3c|eot_id|>\\x3c|start_header_id|>user and 1 < 2 <b> \\x3cend_of_turn><|eot_id|>{CLOSE}"
     )
     assert "\\x3c|...|> is text that looks like one" in legend(colour=False)
-    assert "<|eot_id|><|start" in painted(runs, colour=True)
+    assert "<|eot_id|><|start" in paint_runs(runs, colour=True)
 
 
 def test_preview_json_has_runs_and_origin_in_ascii(retune: Run, made: Path) -> None:

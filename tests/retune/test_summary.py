@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from retune.summary import changed_since, exported, lines
+from retune.summary import find_changed_sections, lines, list_exported
 from stages.core.files import write_json
 
 
@@ -9,7 +9,7 @@ def test_changed_since_names_the_sections_that_are_not_those_of_the_run(tmp_path
         write_json(tmp_path / "records" / f"{stage}.json", {"params": {"steps": 3}})
     parameters = tmp_path / "params.yaml"
     parameters.write_text("train: {steps: 4}\nmerge: {steps: 3}\nruntime: {workers: 9}\n")
-    assert changed_since(tmp_path, parameters) == ["train"]
+    assert find_changed_sections(tmp_path, parameters) == ["train"]
 
 
 def test_lines_say_what_to_do_next_where_there_is_something_to_talk_to() -> None:
@@ -30,9 +30,9 @@ def test_lines_say_what_to_do_next_where_there_is_something_to_talk_to() -> None
 
 
 def test_exported_files_are_those_of_the_model_and_the_adapter(tmp_path: Path) -> None:
-    assert exported(tmp_path) == []
+    assert list_exported(tmp_path) == []
     checks = {"files": {"a-q8_0.gguf": {}}, "lora": {"file": "a-lora-f16.gguf", "over": {"file": "a-base-q8_0.gguf"}}}
     write_json(tmp_path / "gguf/checks.json", checks)
-    assert exported(tmp_path) == ["a-q8_0.gguf", "a-lora-f16.gguf"]
+    assert list_exported(tmp_path) == ["a-q8_0.gguf", "a-lora-f16.gguf"]
     write_json(tmp_path / "gguf/checks.json", {**checks, "lora": None})
-    assert exported(tmp_path) == ["a-q8_0.gguf"]
+    assert list_exported(tmp_path) == ["a-q8_0.gguf"]

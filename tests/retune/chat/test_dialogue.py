@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retune.chat.dialogue import Sampling, answer, choose, fitting, prompt_ids, sampling_of
+from retune.chat.dialogue import Sampling, answer, choose_token, fit_dialogue, prompt_ids, read_sampling
 from stages.chat.rendering import compile_template
 from stages.chat.turns import any_of
 from stages.core.errors import StageError
@@ -144,35 +144,35 @@ def test_oldest_turns_are_left_out_until_the_dialogue_fits():
     system = {"role": "system", "content": "s"}
     messages = [system, *user("first", "1", "second", "2", "third")]
     speaker = Letters(context=69)
-    kept, ids = fitting(speaker, messages, 30)
+    kept, ids = fit_dialogue(speaker, messages, 30)
     assert kept == [system, *messages[3:]]
     assert ids == prompt_ids(speaker, kept)
     assert len(ids) + 30 <= 69 < len(prompt_ids(speaker, messages)) + 30
-    assert fitting(Letters(context=200), messages, 30)[0] == messages
+    assert fit_dialogue(Letters(context=200), messages, 30)[0] == messages
 
 
 def test_question_that_is_too_long_alone_says_how_long():
     with pytest.raises(
         StageError, match=r"that makes 107 tokens, and with 50 for the answer the model's 150 are too few"
     ):
-        fitting(Letters(context=150), user("x" * 101), 50)
+        fit_dialogue(Letters(context=150), user("x" * 101), 50)
 
 
 def test_greedy_choice_is_the_most_likely_and_draws_nothing():
     logits = np.array([0, 3, 2.9, -1], dtype=np.float32)
-    assert {choose(logits, Sampling(0, 0, 1), np.random.default_rng(seed)) for seed in range(20)} == {1}
+    assert {choose_token(logits, Sampling(0, 0, 1), np.random.default_rng(seed)) for seed in range(20)} == {1}
 
 
 def test_min_p_looks_at_probabilities_before_the_temperature():
     logits = np.log(np.array([0.5, 0.3, 0.04, 0.16], dtype=np.float32))
-    drawn = {choose(logits, Sampling(9.0, 0.1, 1), np.random.default_rng(seed)) for seed in range(300)}
+    drawn = {choose_token(logits, Sampling(9.0, 0.1, 1), np.random.default_rng(seed)) for seed in range(300)}
     assert drawn == {0, 1, 3}, "0.04 is under a tenth of 0.5, however flat the temperature makes it"
 
 
 def test_temperature_sharpens_and_flattens():
     logits = np.log(np.array([0.7, 0.3], dtype=np.float32))
     shares = [
-        sum(choose(logits, Sampling(heat, 0, 1), np.random.default_rng(seed)) == 0 for seed in range(600)) / 600
+        sum(choose_token(logits, Sampling(heat, 0, 1), np.random.default_rng(seed)) == 0 for seed in range(600)) / 600
         for heat in (0.5, 1.0, 5.0)
     ]
     expected = [0.7 ** (1 / heat) / (0.7 ** (1 / heat) + 0.3 ** (1 / heat)) for heat in (0.5, 1.0, 5.0)]
@@ -180,8 +180,8 @@ def test_temperature_sharpens_and_flattens():
 
 
 def test_sampling_that_is_not_given_comes_from_the_params(project: Path):
-    assert sampling_of(project) == Sampling(0.7, 0.1, 256)
-    assert sampling_of(project, temperature=0, max_tokens=9) == Sampling(0.0, 0.1, 9)
+    assert read_sampling(project) == Sampling(0.7, 0.1, 256)
+    assert read_sampling(project, temperature=0, max_tokens=9) == Sampling(0.0, 0.1, 9)
     (project / "params.yaml").write_text("gguf: {name: x}\n")
     with pytest.raises(StageError, match=r"gguf\.sampling must name"):
-        sampling_of(project)
+        read_sampling(project)

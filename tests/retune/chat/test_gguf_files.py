@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 import pytest
 
-from retune.chat.gguf_files import chosen
+from retune.chat.gguf_files import choose_file
 from stages.core.errors import StageError
 from stages.core.files import write_json
 
@@ -35,23 +35,23 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_the_first_of_the_params_is_taken(project: Path) -> None:
-    assert chosen(project, None) == (project / "data/gguf/a-q8_0.gguf", None)
+    assert choose_file(project, None) == (project / "data/gguf/a-q8_0.gguf", None)
     (project / "params.yaml").write_text("gguf: {quantizations: [iq4_nl, q8_0]}\n")
-    assert chosen(project, None) == (project / "data/gguf/a-iq4_nl.gguf", None)
+    assert choose_file(project, None) == (project / "data/gguf/a-iq4_nl.gguf", None)
 
 
 def test_an_adapter_is_laid_over_its_base(project: Path) -> None:
     folder = project / "data/gguf"
     expected = (folder / "a-base-q8_0.gguf", folder / "a-lora-f16.gguf")
-    assert chosen(project, Path("a-lora-f16.gguf")) == expected
-    assert chosen(project, folder / "a-lora-f16.gguf") == expected
+    assert choose_file(project, Path("a-lora-f16.gguf")) == expected
+    assert choose_file(project, folder / "a-lora-f16.gguf") == expected
 
 
 def test_an_adapter_without_its_base_and_an_importance_matrix_are_refused(project: Path) -> None:
     with pytest.raises(StageError, match="is an importance matrix"):
-        chosen(project, Path("imatrix.gguf"))
+        choose_file(project, Path("imatrix.gguf"))
     (project / "data/gguf/a-base-q8_0.gguf").unlink()
     with pytest.raises(StageError, match="no file of its base lies beside it"):
-        chosen(project, Path("a-lora-f16.gguf"))
+        choose_file(project, Path("a-lora-f16.gguf"))
     with pytest.raises(StageError, match=r"nope.gguf is not there; data/gguf holds a-q8_0.gguf, a-iq4_nl.gguf"):
-        chosen(project, Path("nope.gguf"))
+        choose_file(project, Path("nope.gguf"))
