@@ -15,7 +15,7 @@ import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -34,20 +34,17 @@ from stages.core.errors import StageError
 from stages.core.files import write_json, write_text
 from stages.core.params import Params, Runtime
 from stages.core.runner import Input, Inputs, Output, run
-from stages.gguf_export import tokenization_check as tokenization
 from stages.gguf_export.adapter_export import export_lora, start_base
 from stages.gguf_export.adapter_file import read_adapter
 from stages.gguf_export.check_plan import CheckPlan, make_plan, tokenizer_metadata
 from stages.gguf_export.convert import finish_conversion, outtype, start_conversion
-from stages.gguf_export.file_checks import check_file, summarize
-from stages.gguf_export.folder_tensors import weights
+from stages.gguf_export.file_checks import check_file, summarize, verify_source
+from stages.gguf_export.folder_tensors import read_weights
 from stages.gguf_export.imatrix import IMATRIX, compute_imatrix
 from stages.gguf_export.modelfile import render_modelfile
 from stages.gguf_export.provenance_keys import read_origin, tuned_metadata
 from stages.gguf_export.readme import read_trained_context, render_readme
 from stages.gguf_export.reference import run_merged_model
-from stages.gguf_export.tensor_check import verify_conversion
-from stages.llama_cpp.gguf_reader import open_gguf
 from stages.llama_cpp.programs import find_or_build
 from stages.llama_cpp.quantization_names import OURS, find_problems
 from stages.llama_cpp.quantize import quantize
@@ -106,7 +103,7 @@ class GgufParams(Params):
 
     @field_validator("quantizations")
     @classmethod
-    def known_quantizations(cls, names: list[str], others: ValidationInfo) -> list[str]:
+    def check_quantizations(cls, names: list[str], others: ValidationInfo) -> list[str]:
         """Each of them known, none twice, with an importance matrix where one is needed."""
         found = find_problems(names, imatrix=others.data.get("imatrix") != "none")
         if found:
@@ -115,7 +112,7 @@ class GgufParams(Params):
 
     @field_validator("lora_base")
     @classmethod
-    def known_base(cls, name: str | None) -> str | None:
+    def check_base(cls, name: str | None) -> str | None:
         """A quantization that needs neither llama-quantize nor an importance matrix, or none."""
         if name is not None and name not in OURS:
             raise ValueError(f"unknown quantization {name} for a base; known: {', '.join(OURS)}")
@@ -142,7 +139,7 @@ def gguf(
     """Convert once, quantize and check for each name, do the adapter, and write what was found and how to run it."""
     threads = runtime.workers or len(os.sched_getaffinity(0))
     origin = read_origin(records, adapter / WEIGHTS, params.license)
-    tensors = weights(merged)
+    tensors = read_weights(merged)
     plan = make_plan(tokens, params.check_rows, params.check_answers)
     if not OURS.keys() >= set(params.quantizations):
         find_or_build("llama-quantize")  # before the work: it may have to be built
@@ -244,13 +241,6 @@ def refuse_full_disk(files: Path, merged_bytes: int, params: GgufParams) -> None
         raise StageError(
             f"{free / 1e9:.1f} GB are free here, and up to {needed / 1e9:.1f} GB are needed; make room, or ask for fewer `gguf.quantizations`"
         )
-
-
-def verify_source(source: Path, tensors: dict[str, Any], tokenizer: Any) -> None:  # noqa: ANN401 - transformers' tokenizer
-    """Raise StageError unless the converted file holds the merged model's tensors and data/tokens' vocabulary."""
-    reader = open_gguf(source)
-    verify_conversion(reader, tensors)
-    tokenization.verify_vocabulary(reader, tokenizer)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from stages.models.safetensors_header import StoredTensor, read_header
 from stages.weights.folding import Update, check_shapes, fold, merged_shape, read_update, tie_head
 from stages.weights.meta_model import Unfit
 from stages.weights.nf4 import Nf4
-from stages.weights.shards import raw_blocks, read, tensors_below, torch_dtype, write
+from stages.weights.shards import read_blocks, read_headers, read_rows, torch_dtype, write_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def merge(base: Input, adapter: Input, tokens: Input, merged: Output, params: Me
     digest = check_pair(base, adapter)
     prepare_process(base, runtime)
     files = weight_files(base)
-    tensors = tensors_below(files)
+    tensors = read_headers(files)
     update = read_update(adapter, base_rows(base))
     tie_head(update, read_config(base), tensors)
     check_shapes(update, tensors)
@@ -153,7 +153,7 @@ def merge_shard(source: Path, target: Path, update: Update, nf4: Nf4 | None) -> 
         size = tensor.stop - tensor.start
         shapes[name] = (tensor.dtype, shape, size // tensor.shape[0] * shape[0] if tensor.shape else size)
     blocks = (block for name, tensor in tensors.items() for block in merge_blocks(name, tensor, update, nf4))
-    digest = write(target, shapes, blocks)
+    digest = write_shard(target, shapes, blocks)
     target.chmod(0o644)
     return digest
 
@@ -161,7 +161,7 @@ def merge_shard(source: Path, target: Path, update: Update, nf4: Nf4 | None) -> 
 def merge_blocks(name: str, tensor: StoredTensor, update: Update, nf4: Nf4 | None) -> "Iterator[bytes | torch.Tensor]":
     """A tensor with the adapter's part added in fp32 and rounded once to the tensor's dtype; others come as the bytes that they are."""
     if name not in update.names and (nf4 is None or name not in nf4.names):
-        yield from raw_blocks(tensor)
+        yield from read_blocks(tensor)
         return
     import torch
 
@@ -172,7 +172,7 @@ def merge_blocks(name: str, tensor: StoredTensor, update: Update, nf4: Nf4 | Non
     step = max(1, BLOCK_VALUES // width)
     for first in range(0, rows, step):
         last = min(first + step, rows)
-        there = read(source, min(first, source.shape[0]), last) if restored is None else restored[first:last]
+        there = read_rows(source, min(first, source.shape[0]), last) if restored is None else restored[first:last]
         block = torch.cat([there.float(), torch.zeros(last - first - there.shape[0], *source.shape[1:])])
         block = (fold(name, block, first, update) if source is tensor else block).to(dtype)
         # the sum is the cheap look: what is not finite makes it so

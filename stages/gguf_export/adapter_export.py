@@ -15,7 +15,7 @@ from stages.gguf_export.adapter_file import rank, verify_lora, write_lora
 from stages.gguf_export.check_plan import CheckPlan, tokenizer_metadata
 from stages.gguf_export.convert import finish_conversion, outtype, start_conversion
 from stages.gguf_export.file_checks import measure, verify_form, verify_tensors
-from stages.gguf_export.folder_tensors import weights
+from stages.gguf_export.folder_tensors import read_weights
 from stages.gguf_export.provenance_keys import base_metadata, tuned_metadata, verify_metadata
 from stages.gguf_export.reference import MergedReference
 from stages.gguf_export.tensor_check import names_in_file, verify_conversion
@@ -51,7 +51,7 @@ def start_base(base: Path, merged: Path, work: Path, name: str) -> BaseConversio
     others = [file for file in merged.iterdir() if file.suffix != ".safetensors" and file.name not in own]
     for file in [*weight_files, *others]:
         (folder / file.name).symlink_to(file.resolve())
-    path, kind = work / "base.gguf", outtype(weights(folder))
+    path, kind = work / "base.gguf", outtype(read_weights(folder))
     return BaseConversion(folder, path, kind, start_conversion(folder, path, kind, name))
 
 
@@ -88,7 +88,7 @@ def export_lora(
     """
     finish_conversion(conversion.process, conversion.path)
     reader = open_gguf(conversion.path)
-    tensors = weights(conversion.folder)
+    tensors = read_weights(conversion.folder)
     verify_conversion(reader, tensors)
     hparams = read_hparams(reader)
     path, says = files / f"{name}-lora-{kind}.gguf", tuned_metadata(origin, "lora")
@@ -108,9 +108,9 @@ def export_lora(
         if quantization:
             verify_form(model, plan)
         first = plan.examples[0]
-        alone = model.logits(first.ids, first.predicting())
+        alone = model.logits(first.ids, first.prediction_mask())
         model.apply_lora(path)
-        if np.array_equal(alone, model.logits(first.ids, first.predicting())):
+        if np.array_equal(alone, model.logits(first.ids, first.prediction_mask())):
             raise StageError(
                 f"llama.cpp loads {path.name}, and nothing changes by it; report it with the versions of `retune doctor`"
             )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from stages.contracts.gguf import ExportChecks, FileChecks, FileQuality, ImatrixChecks, LoraChecks, Origin
 from stages.core.errors import StageError
@@ -20,11 +21,18 @@ from stages.gguf_export.quality import (
     round_figure,
 )
 from stages.gguf_export.reference import MergedReference
-from stages.gguf_export.tensor_check import verify_quantized
+from stages.gguf_export.tensor_check import verify_conversion, verify_quantized
 from stages.llama_cpp.gguf_reader import open_gguf, read_metadata
 from stages.llama_cpp.quantize import Overrides, name_quantizer
 from stages.llama_cpp.runtime import Model
 from stages.llama_cpp.tensor_types import TensorType
+
+
+def verify_source(source: Path, tensors: dict[str, Any], tokenizer: Any) -> None:  # noqa: ANN401 - transformers' tokenizer
+    """Raise StageError unless the converted file holds the merged model's tensors and data/tokens' vocabulary."""
+    reader = open_gguf(source)
+    verify_conversion(reader, tensors)
+    tokenization.verify_vocabulary(reader, tokenizer)
 
 
 def check_file(

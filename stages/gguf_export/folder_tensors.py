@@ -28,16 +28,16 @@ class Weight:
     offset: int
     """Of its first byte in the file."""
 
-    def stored(self) -> NDArray[np.generic]:
+    def map_values(self) -> NDArray[np.generic]:
         """The values as they are stored, memory-mapped; BF16 as uint16."""
         values: NDArray[np.generic] = np.memmap(
             self.path, dtype=STORED[self.dtype], mode="r", offset=self.offset, shape=self.shape
         )
         return values
 
-    def rows(self, which: NDArray[np.int64]) -> NDArray[np.generic]:
+    def read_rows(self, which: NDArray[np.int64]) -> NDArray[np.generic]:
         """Rows by number, as they are stored."""
-        return self.stored()[which]
+        return self.map_values()[which]
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Experts(Weight):
 
     experts: tuple[Weight, ...]
 
-    def rows(self, which: NDArray[np.int64]) -> NDArray[np.generic]:
+    def read_rows(self, which: NDArray[np.int64]) -> NDArray[np.generic]:
         """Matrices of experts by number."""
-        return np.stack([self.experts[number].stored() for number in which])
+        return np.stack([self.experts[number].map_values() for number in which])
 
 
-def weights(folder: Path) -> dict[str, Weight]:
+def read_weights(folder: Path) -> dict[str, Weight]:
     """{name: where it lies} for every tensor in the folder's safetensors files; those of experts under one name, without a number.
 
     Raises StageError if there is none, a file is not whole, or experts are missing.
@@ -62,10 +62,10 @@ def weights(folder: Path) -> dict[str, Weight]:
             found[name] = Weight(path, tensor.dtype, tensor.shape, tensor.start)
     if not found:
         raise StageError(f"no safetensors in {folder.name}; the merge stage writes them")
-    return joined(found, folder.name)
+    return join_experts(found, folder.name)
 
 
-def joined(found: dict[str, Weight], folder: str) -> dict[str, Weight]:
+def join_experts(found: dict[str, Weight], folder: str) -> dict[str, Weight]:
     """The tensors with `...experts.0.w1.weight`, `...experts.1.w1.weight` and so on as one `...experts.w1.weight`."""
     whole: dict[str, Weight] = {}
     groups: dict[str, dict[int, Weight]] = {}

@@ -22,14 +22,14 @@ class Example:
     labels: list[int]
     """The same ids where they are an assistant's, else -100."""
 
-    def predicting(self) -> NDArray[np.bool_]:
+    def prediction_mask(self) -> NDArray[np.bool_]:
         """The positions after which a labelled token comes; shape [tokens]."""
         mask = np.zeros(len(self.ids), dtype=np.bool_)
         mask[:-1] = np.array(self.labels[1:]) != UNLABELLED
         return mask
 
     def targets(self) -> NDArray[np.int64]:
-        """The labelled tokens that `predicting` leads to, in order."""
+        """The labelled tokens that `prediction_mask` leads to, in order."""
         labels = np.array(self.labels[1:], dtype=np.int64)
         targets: NDArray[np.int64] = labels[labels != UNLABELLED]
         return targets

@@ -18,7 +18,7 @@ from stages.contracts.gguf import ImatrixChecks
 from stages.contracts.tokens import TRAIN, read_tokens
 from stages.core.errors import StageError
 from stages.core.files import sha256_file
-from stages.gguf_export.folder_tensors import weights
+from stages.gguf_export.folder_tensors import read_weights
 from stages.gguf_export.tensor_check import names_in_file
 from stages.llama_cpp.gguf_reader import open_gguf, read_architecture, read_hparams
 from stages.llama_cpp.imatrix_file import write_importance
@@ -27,7 +27,7 @@ from stages.llama_cpp.tensor_types import is_quantized
 from stages.show.progress import Advance, progress
 from stages.weights.layerwise import run_layers
 from stages.weights.meta_model import Unfit, build_meta_model, check_names
-from stages.weights.shards import tensors_below
+from stages.weights.shards import read_headers
 from stages.weights.variants import Variant
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def compute_imatrix(
             "an importance matrix is not computed for models with experts, whose matrices see the tokens that are routed to them alone; "
             "set `gguf.imatrix` to none"
         )
-    there = weights(merged)
+    there = read_weights(merged)
     names = {
         folder.removesuffix(".weight"): file
         for file, folder in names_in_file(read_architecture(reader), read_hparams(reader).layers, there).items()
@@ -156,7 +156,7 @@ def sum_squares(
 
 def run_by_layers(merged: Path, rows: Sequence[Sequence[int]], watched: SquareSums, place: str) -> None:
     """Run rows through the model, layer by layer, group by group. Raises Unfit if its architecture does not allow it."""
-    files = tensors_below(sorted(merged.glob("*.safetensors")))
+    files = read_headers(sorted(merged.glob("*.safetensors")))
     first = build_meta_model(merged)
     check_names(first, files)
     for group in group_rows(rows, first.model.config.get_text_config().hidden_size):

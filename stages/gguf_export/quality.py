@@ -40,7 +40,7 @@ def measure_divergence(model: Model, examples: Sequence[Example], reference: Mer
     """
     total = Divergence(0, 0.0, 0, 0.0, ())
     for index, example in enumerate(examples):
-        theirs, ours = reference.logits_of(index), model.logits(example.ids, example.predicting())
+        theirs, ours = reference.logits_of(index), model.logits(example.ids, example.prediction_mask())
         if theirs.shape != ours.shape:
             raise StageError(
                 f"{model.name} has a vocabulary of {ours.shape[1]}, the merged model one of {theirs.shape[1]}; merge again"

@@ -77,7 +77,7 @@ def run_merged_model(
     )
     with torch.inference_mode():
         for example, path in zip(examples, found.logits, strict=True):
-            wanted = torch.from_numpy(np.flatnonzero(example.predicting()))
+            wanted = torch.from_numpy(np.flatnonzero(example.prediction_mask()))
             np.save(path, model(input_ids=torch.tensor([example.ids]), logits_to_keep=wanted).logits[0].float().numpy())
         for question in asked:
             likely = found.logits_of(question.example).argmax(axis=1)

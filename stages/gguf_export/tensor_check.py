@@ -123,7 +123,7 @@ def same_values(name: str, tensor: Any, weight: Weight, hparams: Hparams) -> boo
     more = 1.0 if hparams.architecture.startswith("gemma") and name.endswith("norm.weight") else 0.0
     for part in parts(rows, int(np.prod(weight.shape[1:], dtype=np.int64))):
         there = as_float32(tensor.data[part]).reshape(-1)
-        stored = weight.rows(order[part])
+        stored = weight.read_rows(order[part])
         ours = as_float32(np.ascontiguousarray(stored).view(np.uint8) if weight.dtype == "BF16" else stored).reshape(-1)
         if not np.isfinite(ours).all():
             raise StageError(
@@ -148,7 +148,7 @@ def equal_weights(one: Weight, other: Weight) -> bool:
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     return all(
-        np.array_equal(one.stored()[part], other.stored()[part])
+        np.array_equal(one.map_values()[part], other.map_values()[part])
         for part in parts(one.shape[0], int(np.prod(one.shape[1:], dtype=np.int64)))
     )
 

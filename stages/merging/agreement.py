@@ -23,7 +23,7 @@ from stages.weights.folding import Update
 from stages.weights.layerwise import run_layers
 from stages.weights.meta_model import Unfit, build_meta_model, check_names, linear_weights
 from stages.weights.nf4 import Nf4
-from stages.weights.shards import tensors_below
+from stages.weights.shards import read_headers
 from stages.weights.variants import Variant
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def read_training_nf4(base: Path, adapter: Path, place: str) -> Nf4 | None:
     if not training["load_in_4bit"]:
         return None
     meta_model = build_meta_model(base)
-    check_names(meta_model, tensors_below(weight_files(base)))
+    check_names(meta_model, read_headers(weight_files(base)))
     return Nf4(linear_weights(meta_model), training["dtype"], place)
 
 
@@ -113,11 +113,11 @@ def run_by_layers(
     """The tally of all models, each run layer by layer."""
     import torch
 
-    files = tensors_below(weight_files(base))
+    files = read_headers(weight_files(base))
     plain, beside = Variant(files), read_header(adapter / adapter_files.WEIGHTS)
     check_names(build_meta_model(base), files)
     nf4 = read_training_nf4(base, adapter, place)
-    variants = {BASE: plain, MERGED: Variant(tensors_below(weight_files(merged)))}
+    variants = {BASE: plain, MERGED: Variant(read_headers(weight_files(merged)))}
     if into == "base16":
         variants[ADAPTER] = plain.with_adapter(update, beside)
     else:

@@ -26,12 +26,12 @@ def check_chain(chain: Mapping[str, Any], records: Path) -> Iterator[dict[str, A
         for source in record["inputs"].values()
         if source["path"] in written and written[source["path"]][1] != source["sha256"]
     ]
-    broken += changed_records(chain, records)
+    broken += find_changed_records(chain, records)
     says = "; ".join(broken) or "by the records, every stage read the bytes that the stage before it wrote"
     yield make_check("chain", len(broken), 0, passed=not broken, says=says)
 
 
-def changed_records(chain: Mapping[str, Any], records: Path) -> Iterator[str]:
+def find_changed_records(chain: Mapping[str, Any], records: Path) -> Iterator[str]:
     """What is wrong with the records that stages have read, as they lie there now; in words."""
     for stage, record in chain.items():
         for source in record["inputs"].values():

@@ -10,7 +10,7 @@ from stages.contracts import adapter as adapter_files
 from stages.core.errors import StageError
 from stages.core.files import read_json
 from stages.models.safetensors_header import StoredTensor, read_header
-from stages.weights.shards import FLOATS, read
+from stages.weights.shards import FLOATS, read_rows
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ def read_update(adapter: Path, vocabulary: int) -> Update:
     check_finite(file, tensors)
     saved = tuple(config.get("modules_to_save") or ())
     whole = {name: tensors.pop(name) for name in list(tensors) if is_saved(name, saved)}
-    values = {name: read(tensor).float() for name, tensor in tensors.items()}
+    values = {name: read_rows(tensor).float() for name, tensor in tensors.items()}
     rows = {
         f"{name.removesuffix(ROWS_SUFFIX)}.weight": values.pop(name) for name in tensors if name.endswith(ROWS_SUFFIX)
     }
@@ -140,7 +140,7 @@ def check_finite(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
     """Raise StageError if a number of the adapter is NaN or infinite."""
     import torch
 
-    broken = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(read(tensor)).all()))
+    broken = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(read_rows(tensor)).all()))
     if broken:
         raise StageError(f"{file}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do); train again")
 
@@ -182,7 +182,7 @@ def tie_head(update: Update, config: Mapping[str, object], tensors: Mapping[str,
     names = [name for name in update.rows.keys() | update.whole.keys() if name.endswith(EMBEDDING)]
     if HEAD not in tensors and HEAD in update.names:
         same = HEAD in update.whole and names and names[0] in update.whole
-        if not same or not torch.equal(read(update.whole[names[0]]), read(update.whole.pop(HEAD))):
+        if not same or not torch.equal(read_rows(update.whole[names[0]]), read_rows(update.whole.pop(HEAD))):
             raise StageError(f"the adapter changes {HEAD}, which is tied to the embedding: train without it")
     elif HEAD in tensors and names:
         if names[0] in update.rows:

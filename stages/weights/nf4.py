@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from stages.models.base_model import torch_dtype
 from stages.models.safetensors_header import StoredTensor
-from stages.weights.shards import read
+from stages.weights.shards import read_rows
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ class Nf4:
         """
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-        weight = read(tensor).to(self.place, torch_dtype(self.dtype))
+        weight = read_rows(tensor).to(self.place, torch_dtype(self.dtype))
         packed, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
         restored: torch.Tensor = dequantize_4bit(packed, state)
         return restored.reshape(tensor.shape).cpu()

@@ -21,7 +21,7 @@ WAITING = 2
 """Blocks that wait to be written while the next one is made."""
 
 
-def tensors_below(files: Iterable[Path]) -> dict[str, StoredTensor]:
+def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """{name: tensor} of several files. Raises StageError if two of them hold the same name."""
     found: dict[str, StoredTensor] = {}
     for file in files:
@@ -32,7 +32,7 @@ def tensors_below(files: Iterable[Path]) -> dict[str, StoredTensor]:
     return found
 
 
-def read(tensor: StoredTensor, first: int = 0, last: int | None = None) -> "torch.Tensor":
+def read_rows(tensor: StoredTensor, first: int = 0, last: int | None = None) -> "torch.Tensor":
     """Rows `first` to `last` of a tensor (all of them, or all of one without dimensions) in its own dtype, in memory of its own."""
     import torch
 
@@ -67,7 +67,7 @@ def torch_dtype(tensor: StoredTensor) -> "torch.dtype":
     return dtypes[tensor.dtype]
 
 
-def raw_blocks(tensor: StoredTensor) -> Iterator[bytes]:
+def read_blocks(tensor: StoredTensor) -> Iterator[bytes]:
     """A tensor's bytes as they are."""
     with tensor.file.open("rb", buffering=0) as handle:
         handle.seek(tensor.start)
@@ -78,7 +78,7 @@ def raw_blocks(tensor: StoredTensor) -> Iterator[bytes]:
             yield block
 
 
-def write(
+def write_shard(
     target: Path, shapes: Mapping[str, tuple[str, tuple[int, ...], int]], blocks: Iterable["bytes | torch.Tensor"]
 ) -> str:
     """Write a safetensors file from blocks of bytes; its sha256.

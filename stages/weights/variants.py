@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stages.models.safetensors_header import StoredTensor
 from stages.weights.folding import PREFIX, Update, fold
 from stages.weights.nf4 import Nf4
-from stages.weights.shards import read, torch_dtype
+from stages.weights.shards import read_rows, torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -34,13 +34,13 @@ class Variant:
         """A tensor by its name in the model of transformers, with the parts that PEFT puts into names."""
         if ".lora_" in name and self.adapter is not None:
             stored = PREFIX + name.replace(".default", "")
-            return read(self.adapter[stored if stored in self.adapter else stored.removesuffix(".weight")]).float()
+            return read_rows(self.adapter[stored if stored in self.adapter else stored.removesuffix(".weight")]).float()
         name = name.replace(".base_layer.", ".")
         if self.update is not None and name in self.update.whole:
-            return self.round_weight(name, read(self.update.whole[name]).float())
+            return self.round_weight(name, read_rows(self.update.whole[name]).float())
         tensor = self.tensors[name]
         quantized = self.nf4 is not None and name in self.nf4.names
-        weight = (self.nf4.round_trip(tensor) if self.nf4 and quantized else read(tensor)).float()
+        weight = (self.nf4.round_trip(tensor) if self.nf4 and quantized else read_rows(tensor)).float()
         if self.adapter is None and self.update is not None and name in self.update.low_rank:
             weight = fold(name, weight, 0, self.update)
         return self.round_weight(name, weight)
@@ -57,7 +57,7 @@ class Variant:
 
         whole = self.update.whole.get(name) if self.update else None
         tensor = whole or self.tensors[name]
-        there = read(tensor, min(first, tensor.shape[0]), last).float()
+        there = read_rows(tensor, min(first, tensor.shape[0]), last).float()
         new = last - first - there.shape[0]
         weight = torch.cat([there, self.mean(tensor, name).expand(new, -1)]) if new else there
         if self.update and not whole:
@@ -77,7 +77,7 @@ class Variant:
         if name not in self.means:
             total = torch.zeros(1, *tensor.shape[1:], dtype=torch.float64)
             for first in range(0, tensor.shape[0], ROWS_AT_ONCE):
-                total += read(tensor, first, first + ROWS_AT_ONCE).double().sum(0, keepdim=True)
+                total += read_rows(tensor, first, first + ROWS_AT_ONCE).double().sum(0, keepdim=True)
             self.means[name] = (total / tensor.shape[0]).float()
         return self.means[name]
 

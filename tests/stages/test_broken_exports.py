@@ -20,7 +20,7 @@ from stages.core.errors import StageError
 from stages.core.files import read_json
 from stages.core.params import Runtime
 from stages.gguf_export.convert import finish_conversion, start_conversion
-from stages.gguf_export.folder_tensors import weights
+from stages.gguf_export.folder_tensors import read_weights
 from stages.gguf_export.tensor_check import verify_conversion, verify_quantized
 from stages.gguf_export.tokenization_check import verify_texts, verify_vocabulary
 from stages.llama_cpp.fast_gguf_reader import open_quickly
@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = save(train(split_by(rules.LLAMA_3)), root / "tokenizer", LLAMA_3_TEMPLATE)
     make_merged(root / "merged", tokenizer)
     convert(root / "merged", root / "full.gguf")
-    verify_conversion(open_quickly(root / "full.gguf"), weights(root / "merged"))
+    verify_conversion(open_quickly(root / "full.gguf"), read_weights(root / "merged"))
     verify_vocabulary(open_quickly(root / "full.gguf"), tokenizer)
     return root
 
@@ -85,9 +85,9 @@ def test_converter_and_quantizers_end_well_without_a_tensor_and_the_file_is_refu
     if tool := find_existing("llama-quantize"):
         subprocess.run([tool, source, tmp_path / "theirs.gguf", "Q8_0"], check=True, capture_output=True)
     with pytest.raises(StageError, match=r"the merged model lacks blk\.1\.ffn_up\.weight"):
-        verify_conversion(open_quickly(source), weights(folder))
+        verify_conversion(open_quickly(source), read_weights(folder))
     with pytest.raises(StageError, match=r"the converted file lacks blk\.1\.ffn_up\.weight"):
-        verify_conversion(open_quickly(source), weights(whole / "merged"))
+        verify_conversion(open_quickly(source), read_weights(whole / "merged"))
     with pytest.raises(StageError, match=r"does not load q8_0\.gguf: .*blk\.1\.ffn_up\.weight"):
         Model(tmp_path / "q8_0.gguf", context=256, threads=1)
 
@@ -98,7 +98,7 @@ def test_tensor_altered_after_the_conversion_is_refused_by_its_name(whole: Path,
 
     folder = altered_folder(whole / "merged", tmp_path / "merged", alter)
     with pytest.raises(StageError, match=r"blk\.0\.attn_k\.weight has other values .*layers\.0\.self_attn\.k_proj"):
-        verify_conversion(open_quickly(whole / "full.gguf"), weights(folder))
+        verify_conversion(open_quickly(whole / "full.gguf"), read_weights(folder))
 
 
 @pytest.mark.parametrize("quantization", ["q8_0", "q4_k_m"])
@@ -129,7 +129,7 @@ def test_tokenizer_saved_again_with_other_merges_gives_a_file_whose_logits_agree
     file.write_text(json.dumps(tokenizer), encoding="utf-8")
     convert(tmp_path / "merged", tmp_path / "full.gguf")
     right = AutoTokenizer.from_pretrained(whole / "tokenizer")
-    verify_conversion(open_quickly(tmp_path / "full.gguf"), weights(whole / "merged"))
+    verify_conversion(open_quickly(tmp_path / "full.gguf"), read_weights(whole / "merged"))
     ids, wanted = list(range(40)), np.ones(40, dtype=np.bool_)
     text = "the lamp in the kitchen has a chair"
     with Model(whole / "full.gguf", context=256, threads=1) as one, Model(tmp_path / "full.gguf", 256, 1) as other:

@@ -150,7 +150,7 @@ def test_file_with_rows_in_the_folders_order_is_no_proof(llama: Path, tmp_path: 
     from gguf import GGUFReader
 
     from stages.gguf_export.adapter_file import read_adapter, verify_lora, write_lora
-    from stages.gguf_export.folder_tensors import weights
+    from stages.gguf_export.folder_tensors import read_weights
     from stages.gguf_export.tensor_check import names_in_file
     from stages.llama_cpp.tensor_types import Hparams
 
@@ -159,7 +159,7 @@ def test_file_with_rows_in_the_folders_order_is_no_proof(llama: Path, tmp_path: 
     base, merged = (GGUFReader(tmp_path / f"gguf/small-{name}.gguf") for name in ("base-bf16", "bf16"))
     update, _ = read_adapter(llama / "adapter", llama / "merged")
     assert update is not None
-    names = names_in_file("llama", 2, weights(llama / "merged"))
+    names = names_in_file("llama", 2, read_weights(llama / "merged"))
     verify_lora(GGUFReader(tmp_path / "gguf/small-lora-f32.gguf"), base, merged, 14, 1)
     unordered = Hparams("no llama", layers=2, heads=4, key_value_heads=2, experts=0)
     write_lora(tmp_path / "wrong.gguf", update, names, unordered, "f32", "wrong", {})

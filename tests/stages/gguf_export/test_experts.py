@@ -13,7 +13,7 @@ from stages.arrow.tables import write_arrow
 from stages.contracts.tokens import SCHEMA
 from stages.core.errors import StageError
 from stages.gguf_export.convert import finish_conversion, outtype, start_conversion
-from stages.gguf_export.folder_tensors import weights
+from stages.gguf_export.folder_tensors import read_weights
 from stages.gguf_export.imatrix import compute_imatrix
 from stages.gguf_export.tensor_check import required_tensors, verify_conversion, verify_quantized
 from stages.llama_cpp.fast_gguf_reader import open_quickly
@@ -54,7 +54,7 @@ def make_merged(folder: Path, family: str) -> Any:
 
 
 def convert(folder: Path, target: Path, kind: str | None = None) -> Path:
-    finish_conversion(start_conversion(folder, target, kind or outtype(weights(folder)), "small"), target)
+    finish_conversion(start_conversion(folder, target, kind or outtype(read_weights(folder)), "small"), target)
     return target
 
 
@@ -67,7 +67,7 @@ def test_converted_model_with_experts_holds_every_expert_and_gives_transformers_
     model = make_merged(tmp_path / "merged", family)
     # in fp32, since llama.cpp rounds what it multiplies a bf16 matrix by, and a router's choice may turn on that
     path = convert(tmp_path / "merged", tmp_path / "full.gguf", "f32")
-    tensors = weights(tmp_path / "merged")
+    tensors = read_weights(tmp_path / "merged")
     assert sum(".experts." in name for name in tensors) == 3 * 3
     verify_conversion(open_quickly(path), tensors)
     ids = np.random.default_rng(1).integers(0, 1000, 60).tolist()
@@ -127,7 +127,7 @@ def test_converted_model_with_an_expert_altered_is_refused(tmp_path: Path, alter
     path = convert(tmp_path / "merged", tmp_path / "full.gguf")
     changed(tmp_path / "merged", alter)
     with pytest.raises(StageError, match=r"blk\.2\.ffn_down_exps\.weight has other values"):
-        verify_conversion(open_quickly(path), weights(tmp_path / "merged"))
+        verify_conversion(open_quickly(path), read_weights(tmp_path / "merged"))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_folder_whose_experts_are_not_whole_is_refused(tmp_path: Path, alter: An
     make_merged(tmp_path / "merged", "mixtral")
     changed(tmp_path / "merged", alter)
     with pytest.raises(StageError, match=said):
-        weights(tmp_path / "merged")
+        read_weights(tmp_path / "merged")
 
 
 def test_layer_with_experts_need_not_hold_what_a_dense_layer_holds() -> None:

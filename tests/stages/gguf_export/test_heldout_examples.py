@@ -14,7 +14,7 @@ TURN = Ending((9,), is_control=True)
 def test_spans_are_the_labelled_runs_and_targets_their_tokens() -> None:
     assert ROW.spans() == [(3, 6), (7, 9)]
     assert ROW.targets().tolist() == [20, 21, 9, 22, 9]
-    assert ROW.predicting().nonzero()[0].tolist() == [2, 3, 4, 6, 7]
+    assert ROW.prediction_mask().nonzero()[0].tolist() == [2, 3, 4, 6, 7]
 
 
 def test_questions_hold_the_history_and_the_answer_without_its_end() -> None:

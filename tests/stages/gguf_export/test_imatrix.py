@@ -14,7 +14,7 @@ from stages.contracts.tokens import SCHEMA
 from stages.core.errors import StageError
 from stages.gguf_export import imatrix as module
 from stages.gguf_export.convert import finish_conversion, outtype, start_conversion
-from stages.gguf_export.folder_tensors import weights
+from stages.gguf_export.folder_tensors import read_weights
 from stages.gguf_export.imatrix import compute_imatrix, group_rows, read_training_rows
 from stages.llama_cpp.gguf_reader import open_gguf
 from stages.llama_cpp.imatrix_file import read_importance, write_importance
@@ -83,7 +83,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     root = tmp_path_factory.mktemp(request.param)
     tokenizer = save(train(split_by(rules.LLAMA_3)), root / "tokenizer", LLAMA_3_TEMPLATE)
     make_merged(root / "merged", tokenizer, family=request.param, tied=request.param == "qwen2", vocabulary=1024)
-    kind = outtype(weights(root / "merged"))
+    kind = outtype(read_weights(root / "merged"))
     finish_conversion(start_conversion(root / "merged", root / "full.gguf", kind, "small"), root / "full.gguf")
     quantize(root / "full.gguf", root / "fp32.gguf", "f32", {}, threads=2)
     return root, tokenizer

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from stages.core.errors import StageError
-from stages.gguf_export.folder_tensors import weights
+from stages.gguf_export.folder_tensors import read_weights
 from stages.gguf_export.tensor_check import dequantize, verify_conversion, verify_quantized
 from stages.llama_cpp.fast_gguf_reader import open_quickly
 from stages.llama_cpp.gguf_reader import open_gguf
@@ -28,7 +28,7 @@ def verify(source: Path, folder: Path, tensors: dict[str, np.ndarray]) -> None:
     names = sorted(tensors)
     save_file({name: tensors[name] for name in names[::2]}, folder / "model-00001-of-00002.safetensors")
     save_file({name: tensors[name] for name in names[1::2]}, folder / "model-00002-of-00002.safetensors")
-    verify_conversion(gguf.GGUFReader(source), weights(folder))
+    verify_conversion(gguf.GGUFReader(source), read_weights(folder))
 
 
 def change(path: Path, name: str, alter: Any) -> None:
@@ -118,7 +118,7 @@ def test_cut_off_safetensors_are_refused(model: tuple[Path, dict[str, np.ndarray
     path = folder / "model-00002-of-00002.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(StageError, match=r"model-00002-of-00002\.safetensors is cut off"):
-        weights(folder)
+        read_weights(folder)
 
 
 def alter(path: Path, edit: Any) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from stages.core.errors import StageError
 from stages.gguf_export.convert import finish_conversion, outtype, start_conversion
-from stages.gguf_export.folder_tensors import weights
+from stages.gguf_export.folder_tensors import read_weights
 from stages.llama_cpp.runtime import Model
 from stages.tokenization.exportable import pretokenizer as rules
 from tests.stages.gguf_export.support.models_in_small import LLAMA_3_TEMPLATE, make_merged
@@ -20,7 +20,7 @@ def test_logits_and_greedy_answers_are_pytorchs(tmp_path: Path) -> None:
     tokenizer = save(train(split_by(rules.LLAMA_3)), tmp_path / "tokenizer", LLAMA_3_TEMPLATE)
     make_merged(tmp_path / "merged", tokenizer)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
-    assert outtype(weights(tmp_path / "merged")) == "bf16"
+    assert outtype(read_weights(tmp_path / "merged")) == "bf16"
     process = start_conversion(tmp_path / "merged", tmp_path / "f32.gguf", "f32", "small")
     finish_conversion(process, tmp_path / "f32.gguf")
     draw = np.random.default_rng(1)

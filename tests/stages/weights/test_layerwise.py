@@ -70,12 +70,12 @@ def test_logits_layer_by_layer_equal_those_of_the_whole_model(tmp_path: Path, sh
 
     from stages.weights.layerwise import run_layers
     from stages.weights.meta_model import build_meta_model, check_names
-    from stages.weights.shards import tensors_below
+    from stages.weights.shards import read_headers
     from stages.weights.variants import Variant
 
     kind, settings = SHAPES[shape]
     model = save_model(tmp_path, kind, **settings)
-    meta_model, tensors = build_meta_model(tmp_path), tensors_below(sorted(tmp_path.glob("*.safetensors")))
+    meta_model, tensors = build_meta_model(tmp_path), read_headers(sorted(tmp_path.glob("*.safetensors")))
     check_names(meta_model, tensors)
     found = run_layers(meta_model, Variant(tensors), rows(), "cpu")
     ours = torch.cat([found.logits(0, 100), found.logits(100, 384)], 1)
@@ -95,13 +95,13 @@ def test_logits_of_base_and_adapter_equal_pefts(tmp_path: Path, tiny_base: Path,
     from stages.weights.folding import read_update
     from stages.weights.layerwise import run_layers
     from stages.weights.meta_model import build_meta_model
-    from stages.weights.shards import tensors_below
+    from stages.weights.shards import read_headers
     from stages.weights.variants import Variant
 
     name, settings = SHAPES[shape]
     model = save_model(tmp_path / "base", name, **settings)
     adapter = make_adapter(tmp_path / "base", tiny_base / "tokens", tmp_path / "adapter", **KINDS[kind])
-    plain = Variant(tensors_below(sorted((tmp_path / "base").glob("*.safetensors"))))
+    plain = Variant(read_headers(sorted((tmp_path / "base").glob("*.safetensors"))))
     beside = plain.with_adapter(read_update(adapter, 384), read_header(adapter / WEIGHTS))
     found = run_layers(build_meta_model(tmp_path / "base", adapter), beside, rows(), "cpu")
     wanted = whole(PeftModel.from_pretrained(model, adapter).eval())
@@ -113,17 +113,17 @@ def test_logits_of_base_and_adapter_equal_pefts(tmp_path: Path, tiny_base: Path,
 
 def test_architecture_whose_files_have_other_names_is_unfit(tmp_path: Path) -> None:
     from stages.weights.meta_model import Unfit, build_meta_model, check_names
-    from stages.weights.shards import tensors_below
+    from stages.weights.shards import read_headers
 
     save_model(tmp_path, "mixtral", num_local_experts=3)
     with pytest.raises(Unfit, match="do not hold"):
-        check_names(build_meta_model(tmp_path), tensors_below(sorted(tmp_path.glob("*.safetensors"))))
+        check_names(build_meta_model(tmp_path), read_headers(sorted(tmp_path.glob("*.safetensors"))))
 
 
 def test_model_that_works_between_its_layers_is_unfit(tmp_path: Path) -> None:
     from stages.weights.layerwise import run_layers
     from stages.weights.meta_model import Unfit, build_meta_model
-    from stages.weights.shards import tensors_below
+    from stages.weights.shards import read_headers
     from stages.weights.variants import Variant
 
     save_model(tmp_path, "llama")
@@ -132,4 +132,4 @@ def test_model_that_works_between_its_layers_is_unfit(tmp_path: Path) -> None:
     second = list(meta_model.layers.values())[1]
     second.register_forward_pre_hook(lambda _, given: (given[0] * 2, *given[1:]))
     with pytest.raises(Unfit, match="between its decoder layers"):
-        run_layers(meta_model, Variant(tensors_below(sorted(tmp_path.glob("*.safetensors")))), rows(), "cpu")
+        run_layers(meta_model, Variant(read_headers(sorted(tmp_path.glob("*.safetensors")))), rows(), "cpu")

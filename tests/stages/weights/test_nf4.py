@@ -18,12 +18,12 @@ def test_restored_weights_are_those_of_the_layers_that_transformers_quantizes(
     from stages.models.base_model import load_base
     from stages.weights.meta_model import build_meta_model, linear_weights
     from stages.weights.nf4 import Nf4
-    from stages.weights.shards import tensors_below
+    from stages.weights.shards import read_headers
 
     kind, settings = SHAPES[shape]
     save_model(tmp_path, kind, **settings)
     model = load_base(tmp_path, load_in_4bit=True, dtype=dtype, place="cpu", rows=384)
-    tensors = tensors_below(sorted(tmp_path.glob("*.safetensors")))
+    tensors = read_headers(sorted(tmp_path.glob("*.safetensors")))
     nf4 = Nf4(linear_weights(build_meta_model(tmp_path)), dtype, "cpu")
     layers = {
         f"{name}.weight": module for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"

@@ -5,7 +5,7 @@ import pytest
 
 from stages.core.errors import StageError
 from stages.models.safetensors_header import read_header
-from stages.weights.shards import raw_blocks, read, tensors_below, write
+from stages.weights.shards import read_blocks, read_headers, read_rows, write_shard
 
 pytestmark = pytest.mark.slow
 
@@ -32,12 +32,12 @@ def test_tensors_and_rows_are_read_as_they_were_saved(tmp_path: Path) -> None:
     tensors = read_header(tmp_path / "one.safetensors")
     assert tensors.keys() == values.keys()
     for name, value in values.items():
-        found = read(tensors[name])
+        found = read_rows(tensors[name])
         assert found.dtype == value.dtype
         assert torch.equal(found, value), name
-    assert torch.equal(read(tensors["b"], 2, 5), values["b"][2:5])
-    assert torch.equal(read(tensors["b"], 5, 99), values["b"][5:])
-    assert read(tensors["b"], 7, 9).shape == (0, 5)
+    assert torch.equal(read_rows(tensors["b"], 2, 5), values["b"][2:5])
+    assert torch.equal(read_rows(tensors["b"], 5, 99), values["b"][5:])
+    assert read_rows(tensors["b"], 7, 9).shape == (0, 5)
 
 
 def test_written_file_is_one_that_others_read_and_its_hash_is_right(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_written_file_is_one_that_others_read_and_its_hash_is_right(tmp_path: Pa
     blocks = (
         block
         for name, one in tensors.items()
-        for block in ([read(one, 0, 3), read(one, 3)] if name == "b" else raw_blocks(one))
+        for block in ([read_rows(one, 0, 3), read_rows(one, 3)] if name == "b" else read_blocks(one))
     )
-    digest = write(tmp_path / "two.safetensors", shapes, blocks)
+    digest = write_shard(tmp_path / "two.safetensors", shapes, blocks)
     again = load_file(tmp_path / "two.safetensors")
     assert all(torch.equal(again[name], value) for name, value in values.items())
     assert digest == hashlib.sha256((tmp_path / "two.safetensors").read_bytes()).hexdigest()
@@ -61,14 +61,14 @@ def test_written_file_is_one_that_others_read_and_its_hash_is_right(tmp_path: Pa
     with safe_open(tmp_path / "two.safetensors", framework="pt") as file:
         assert file.metadata() == {"format": "pt"}
     with pytest.raises(ValueError, match="bytes of tensors"):
-        write(tmp_path / "three.safetensors", shapes, [b"too few"])
+        write_shard(tmp_path / "three.safetensors", shapes, [b"too few"])
 
 
 def test_damaged_and_doubled_files_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "one.safetensors")
     save(tmp_path / "two.safetensors")
     with pytest.raises(StageError, match="both hold"):
-        tensors_below(sorted(tmp_path.glob("*.safetensors")))
+        read_headers(sorted(tmp_path.glob("*.safetensors")))
     whole = (tmp_path / "one.safetensors").read_bytes()
     (tmp_path / "one.safetensors").write_bytes(whole[:-3])
     with pytest.raises(StageError, match="cut off"):

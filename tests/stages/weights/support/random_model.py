@@ -24,7 +24,7 @@ def make_base(folder: Path, shard_bytes: int, **settings: Any) -> Path:
     from transformers import LlamaConfig
 
     from stages.weights.meta_model import build_meta_model
-    from stages.weights.shards import write
+    from stages.weights.shards import write_shard
 
     folder.mkdir(parents=True)
     LlamaConfig(**settings, dtype="bfloat16", bos_token_id=0, eos_token_id=1).save_pretrained(folder)
@@ -42,7 +42,7 @@ def make_base(folder: Path, shard_bytes: int, **settings: Any) -> Path:
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         told = {name: ("BF16", shape, 2 * math.prod(shape)) for name, shape in shard.items()}
-        write(folder / file, told, (block for shape in shard.values() for block in values(shape)))
+        write_shard(folder / file, told, (block for shape in shard.values() for block in values(shape)))
         places |= dict.fromkeys(shard, file)
     write_json(
         folder / INDEX, {"metadata": {"total_size": 2 * sum(map(math.prod, shapes.values()))}, "weight_map": places}
@@ -70,13 +70,13 @@ def make_random_adapter(base: Path, tokens: Path, adapter: Path, rank: int = 16)
 
     from stages.models.base_model import weight_files
     from stages.weights.folding import PREFIX
-    from stages.weights.shards import tensors_below
+    from stages.weights.shards import read_headers
 
     adapter.mkdir()
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, task_type="CAUSAL_LM")
     config.save_pretrained(adapter)
     found = {}
-    for name, tensor in tensors_below(weight_files(base)).items():
+    for name, tensor in read_headers(weight_files(base)).items():
         module = name.removesuffix(".weight")
         if module.endswith(tuple(TARGETS)):
             out, width = tensor.shape
