@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.contracts.tokens import TOKENIZER
 from stages.core.errors import StageError
 from stages.gguf_export import tokenization_check as tokenization
 from stages.gguf_export.heldout_examples import Ending, Example, HeldoutQuestion, find_ending, questions, read_examples
@@ -60,7 +61,7 @@ def make_plan(tokens: Path, rows: int, answers: int) -> CheckPlan:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer", local_files_only=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(tokens / TOKENIZER, local_files_only=True, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise StageError(
             f"{tokens.name}/tokenizer has no chat template; the stage template writes it there (template.chat_template)"

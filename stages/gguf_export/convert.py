@@ -1,6 +1,6 @@
 """A transformers folder -> one GGUF file of full precision, by llama.cpp's converter in a process of its own.
 
-The file keeps the folder's own dtype, so nothing is rounded here; `tensors` proves that, since the converter ends well
+The file keeps the folder's own dtype, so nothing is rounded here; tensor_check.py proves that, since the converter ends well
 on a folder that lacks a tensor, too.
 """
 

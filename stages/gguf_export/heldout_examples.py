@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.arrow.tables import read_arrow
+from stages.contracts.tokens import NOT_TRAINED, SPLITS
 from stages.core.errors import StageError
-
-UNLABELLED = -100
 
 
 @dataclass(frozen=True)
@@ -20,23 +19,23 @@ class Example:
     row_id: str
     ids: list[int]
     labels: list[int]
-    """The same ids where they are an assistant's, else -100."""
+    """The same ids where they are an assistant's, else NOT_TRAINED."""
 
     def prediction_mask(self) -> NDArray[np.bool_]:
         """The positions after which a labelled token comes; shape [tokens]."""
         mask = np.zeros(len(self.ids), dtype=np.bool_)
-        mask[:-1] = np.array(self.labels[1:]) != UNLABELLED
+        mask[:-1] = np.array(self.labels[1:]) != NOT_TRAINED
         return mask
 
     def targets(self) -> NDArray[np.int64]:
         """The labelled tokens that `prediction_mask` leads to, in order."""
         labels = np.array(self.labels[1:], dtype=np.int64)
-        targets: NDArray[np.int64] = labels[labels != UNLABELLED]
+        targets: NDArray[np.int64] = labels[labels != NOT_TRAINED]
         return targets
 
     def spans(self) -> list[tuple[int, int]]:
         """Where the assistant's turns begin and end (exclusive), the end-of-turn within; none at the very start, which nothing leads to."""
-        labelled = np.array([False, *(label != UNLABELLED for label in self.labels), False])
+        labelled = np.array([False, *(label != NOT_TRAINED for label in self.labels), False])
         edges = np.flatnonzero(labelled[1:] != labelled[:-1])
         return [(int(begin), int(end)) for begin, end in zip(edges[::2], edges[1::2], strict=True) if begin > 0]
 
@@ -72,12 +71,12 @@ def read_examples(tokens: Path, rows: int) -> tuple[str, list[Example]]:
     Raises StageError where neither has any.
     """
     for split in ("heldout", "train"):
-        table = read_arrow(tokens / f"{split}.arrow")
+        table = read_arrow(tokens / SPLITS[split])
         found: list[Example] = []
         for batch in table.to_batches(max_chunksize=256):
             columns = batch.to_pydict()
             for row_id, ids, labels in zip(columns["row_id"], columns["input_ids"], columns["labels"], strict=True):
-                if len(found) < rows and any(label != UNLABELLED for label in labels[1:]):
+                if len(found) < rows and any(label != NOT_TRAINED for label in labels[1:]):
                     found.append(Example(row_id, ids, labels))
             if len(found) == rows:
                 break

@@ -89,7 +89,6 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_vocab_bos": (INT, [POINTER]),
     "llama_vocab_eos": (INT, [POINTER]),
     "llama_vocab_get_add_bos": (BOOL, [POINTER]),
-    "llama_vocab_get_add_eos": (BOOL, [POINTER]),
     "llama_vocab_is_eog": (BOOL, [POINTER, INT]),
     "llama_tokenize": (INT, [POINTER, TEXT, INT, ctypes.POINTER(INT), INT, BOOL, BOOL]),
     "llama_token_to_piece": (INT, [POINTER, INT, ctypes.c_char_p, INT, INT, BOOL]),

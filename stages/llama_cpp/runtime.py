@@ -51,7 +51,6 @@ class Model:
         self.bos: int = self.library.llama_vocab_bos(self.vocab)
         self.eos: int = self.library.llama_vocab_eos(self.vocab)
         self.adds_bos: bool = self.library.llama_vocab_get_add_bos(self.vocab)
-        self.adds_eos: bool = self.library.llama_vocab_get_add_eos(self.vocab)
         used = threads if self.library.llama_model_n_params(self.handle) > SMALL_MODEL else 1
         self.library.llama_set_n_threads(self.context, used, used)
 

@@ -1,6 +1,6 @@
 """Exports that are broken on purpose: each is refused, for what was broken. Real models, real tools, in small.
 
-What others show: wrong template, EOS replaced by the pad token, BOS twice (test_gguf, llama_cpp/test_tokenization); adapters that are not
+What others show: wrong template, EOS replaced by the pad token, BOS twice (test_gguf, gguf_export/test_tokenization_check); adapters that are not
 whole, do not fit or hold NaN, a disk without room, a model merged twice (test_merge); PEFT's own tests (test_folding).
 """
 
