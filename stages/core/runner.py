@@ -21,7 +21,6 @@ import gc
 import importlib.metadata
 import inspect
 import logging
-import os
 import resource
 import shutil
 import signal
@@ -32,11 +31,12 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from stages.core.errors import Refusal, StageError
-from stages.core.files import execution_record, scratch, sha256_file, sha256_files, sha256_tree, write_json
+from stages.core.files import execution_record, sha256_file, sha256_files, sha256_tree, write_json
 from stages.core.inputs import Uses, changed_inputs, name_inputs, read_inputs
 from stages.core.interrupts import INTERRUPTED, take_interrupts, uninterrupted
 from stages.core.params import Params, Runtime, read_params, section_params
 from stages.core.parent_death import die_with_parent
+from stages.core.project_code import keep_code, project_code
 
 Input = Annotated[Path, "input"]
 Inputs = Annotated[list[Path], "inputs"]
@@ -98,7 +98,7 @@ def carry_out(stage: Callable[..., Finish | None], started: float, uses: Uses | 
     outputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "output"}
     read = read_inputs(name, {**inputs, **name_inputs(several)}, uses, settings.get("params"))
     code = project_code()
-    keep_code(code)
+    keep_code()
     temporary = {key: partial_path(path) for key, path in outputs.items()}
     for path in temporary.values():
         remove(path)
@@ -215,27 +215,6 @@ def output_record(path: Path, written: Path) -> dict[str, Any]:
     """{path, sha256 of the whole, sha256 of each file} of an output that is still at its temporary name."""
     digests = sha256_files(written) if written.is_dir() else {path.name: sha256_file(written)}
     return {"path": path.as_posix(), "sha256": sha256_tree(digests), "files": digests}
-
-
-def project_code() -> dict[str, str]:
-    """{path: sha256} of the project's own modules that this process has imported; what only shows is in no key."""
-    root = Path.cwd()
-    own = f"{root / 'stages'}{os.sep}"
-    files = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    paths = sorted({Path(file).resolve() for file in files if file.startswith(own)})
-    return {
-        path.relative_to(root.resolve()).as_posix(): sha256_file(path) for path in paths if path.parent.name != "show"
-    }
-
-
-def keep_code(code: Mapping[str, str]) -> None:
-    """Keep the code that runs in `.retune/code/`, by its hash: `retune accept` compares a later edit with it, committed or not."""
-    folder = scratch() / "code"
-    folder.mkdir(exist_ok=True)
-    for path, digest in code.items():
-        kept = folder / f"{digest}.py"
-        if not kept.exists():
-            shutil.copyfile(path, kept)
 
 
 def environment(pins: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stages.core.errors import StageError
 from stages.core.files import scratch, sha256_files
 from stages.core.params import Runtime
-from stages.core.runner import project_code
+from stages.core.project_code import project_code
 from stages.models.base_model import base_digests, device
 from stages.show.progress import progress
 from stages.training.checkpoints import Checkpoints, brought, stop_noted

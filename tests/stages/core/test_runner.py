@@ -159,7 +159,7 @@ def test_run_own_code_changed_meanwhile_fails_and_certifies_nothing(stage, tmp_p
     assert ended.returncode == 1
     assert "stages/core/errors.py was changed while copy was reading it" in ended.stderr
     assert not (tmp_path / "target").exists()
-    kept = [file.read_text() for file in (tmp_path / ".retune" / "code").iterdir()]
+    kept = [file.read_text() for file in (tmp_path / ".retune" / "code").glob("*.py")]
     assert (ROOT / "stages/core/errors.py").read_text() in kept
 
 
