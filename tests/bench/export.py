@@ -136,7 +136,7 @@ def measure(root: Path, quantizer: str, repeat: int, *, checks: bool) -> dict[st
         for part, steps in (("ours", ours(root)), ("bare", bare(root, quantizer))):
             empty(root / part)
             runs[part].append({name: run(root, command, reads) for name, command, reads in steps})
-    equal = {name: compared(root / f"ours/{name}.gguf", root / f"bare/{name}.gguf") for name in QUANTIZATIONS}
+    equal = {name: compare_files(root / f"ours/{name}.gguf", root / f"bare/{name}.gguf") for name in QUANTIZATIONS}
     empty(root / "bare")
     if checks:
         empty(root / "checked")
@@ -240,7 +240,7 @@ def table(part: str, runs: list[dict[str, Measured]]) -> dict[str, dict[str, Any
     return rows
 
 
-def compared(one: Path, other: Path) -> tuple[int, int]:
+def compare_files(one: Path, other: Path) -> tuple[int, int]:
     """How many tensors of two GGUF files are the same byte for byte in the same type, and how many there are."""
     import gguf
 

@@ -35,10 +35,10 @@ def merge(root: Path) -> None:
         losses=unmeasured,
     )
     stage.compare = lambda *_: passed
-    whole_merge(root, root / "ours/merged")
+    run_merge_stage(root, root / "ours/merged")
 
 
-def whole_merge(root: Path, target: Path) -> None:
+def run_merge_stage(root: Path, target: Path) -> None:
     """The stage `merge`."""
     from stages import merge as stage
     from tests.stages.training.support.tiny import RUNTIME
@@ -50,7 +50,7 @@ def whole_merge(root: Path, target: Path) -> None:
 
 def checked_merge(root: Path) -> None:
     """The stage `merge` as it is, with its check on four rows."""
-    whole_merge(root, root / "checked/merged")
+    run_merge_stage(root, root / "checked/merged")
 
 
 def convert(root: Path) -> None:
