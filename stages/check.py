@@ -19,8 +19,8 @@ from stages.core.errors import StageError
 from stages.core.files import write_json
 from stages.core.params import Params, Runtime, read_params, section_problems
 from stages.core.runner import Input, Output, run
-from stages.dedup.contamination import evaluation_files
-from stages.fetching.source_files import CUSTOM, custom_files
+from stages.dedup.contamination import find_evaluation_files
+from stages.fetching.source_files import CUSTOM, find_custom_files
 from stages.llama_cpp.programs import find_existing, list_lacking, say_lacking
 from stages.llama_cpp.quantization_names import OURS, QUANTIZATIONS, describe_unknown
 
@@ -126,11 +126,11 @@ def missing_files(params: Mapping[str, Any], root: Path) -> list[str]:
     for number, source in enumerate(params["fetch_data"]["sources"]):
         try:
             if source["source"].startswith(CUSTOM):
-                custom_files(root / CUSTOM, source["source"], source["config"], source["split"])
+                find_custom_files(root / CUSTOM, source["source"], source["config"], source["split"])
         except StageError as error:
             found.append(f"fetch_data.sources.{number}: {error}")
     try:
-        evaluation_files(root / CUSTOM, params["standardize"]["contamination"])
+        find_evaluation_files(root / CUSTOM, params["standardize"]["contamination"])
     except StageError as error:
         found.append(f"standardize.contamination: {error}")
     model = params["fetch_model"]["source"]

@@ -24,10 +24,10 @@ from stages.core.params import Params
 from stages.core.runner import Input, Output, run
 from stages.dataset_files.column_names import Columns
 from stages.dataset_files.file_kinds import ending_of
-from stages.dataset_files.reader import records
+from stages.dataset_files.reader import read_rows
 from stages.fetching.hub import Revision, check_revision
-from stages.fetching.mixture import Mask, hashes_of, shares, smallest
-from stages.fetching.source_files import CUSTOM, DEMO, is_local, source_files
+from stages.fetching.mixture import Mask, choose_smallest, hashes_of, shares
+from stages.fetching.source_files import CUSTOM, DEMO, find_source_files, is_local
 from stages.show.progress import Advance, progress
 from stages.workers.without_pandas import leave_pandas_out
 
@@ -111,10 +111,10 @@ def fetch_data(demo: Input, custom: Input, raw: Output, params: FetchDataParams)
     """Copy the rows of the sources, in their order, into data/raw."""
     raw.mkdir(parents=True)
     opened = [SourceRows(demo, custom, source, params.limit) for source in params.sources]
-    choose(opened)
+    choose_rows(opened)
     known = [int(rows.mask.sum()) for rows in opened if rows.mask is not None]
     with progress("reading", sum(known) if len(known) == len(opened) else None) as advance:
-        write_parquet(raw / contract.ROWS, batches(opened, advance), contract.SCHEMA)
+        write_parquet(raw / contract.ROWS, read_batches(opened, advance), contract.SCHEMA)
     sources = [
         rows.source.model_dump() | {"files": rows.digests, "rows_seen": rows.seen, "rows": rows.taken}
         for rows in opened
@@ -135,7 +135,7 @@ class SourceRows:
     def __init__(self, demo: Path, custom: Path, source: DataSource, limit: int | None) -> None:
         """`limit`: rows from the beginning; None: all."""
         self.source, self.limit = source, limit
-        self.coming = source_files(demo, custom, source.source, source.revision, source.config, source.split)
+        self.coming = find_source_files(demo, custom, source.source, source.revision, source.config, source.split)
         self.paths: dict[str, Path] = {}
         self.digests: dict[str, str] = {}
         self.mask: Mask | None = None
@@ -144,40 +144,40 @@ class SourceRows:
     def __iter__(self) -> Iterator[tuple[str, int, bytes]]:
         """(file, place, record) of each row, from the beginning. Raises StageError if there is none."""
         self.seen = 0
-        for row in islice(self.all_rows(), self.limit):
+        for row in islice(self.read_all(), self.limit):
             self.seen += 1
             yield row
         if not self.seen:
             raise StageError(f"{self.source.source} holds no rows")
 
-    def all_rows(self) -> Iterator[tuple[str, int, bytes]]:
+    def read_all(self) -> Iterator[tuple[str, int, bytes]]:
         """The rows past the limit, too."""
         for name, path in chain(list(self.paths.items()), self.coming):
             self.paths[name] = path
-            found = records(path, name)
+            found = read_rows(path, name)
             if name not in self.digests:
                 self.digests[name] = sha256_file(path)
             for place, record in found:
                 yield name, place, record
 
 
-def choose(opened: Sequence[SourceRows]) -> None:
+def choose_rows(opened: Sequence[SourceRows]) -> None:
     """Set the masks of the sources that weights or caps speak of; these are read once for it."""
     some = [rows for rows in opened if rows.source.weight is not None or rows.source.max_rows is not None]
     hashes = []
     for rows in some:
         with progress(f"choosing from {rows.source.source}") as advance:
-            hashes.append(hashes_of(shown((record for _, _, record in rows), advance)))
+            hashes.append(hashes_of(show_progress((record for _, _, record in rows), advance)))
     counts = shares(
         [len(found) for found in hashes],
         [rows.source.max_rows for rows in some],
         [rows.source.weight for rows in some],
     )
     for rows, found, count in zip(some, hashes, counts, strict=True):
-        rows.mask = smallest(found, count)
+        rows.mask = choose_smallest(found, count)
 
 
-def shown(records: Iterator[bytes], advance: Advance) -> Iterator[bytes]:
+def show_progress(records: Iterator[bytes], advance: Advance) -> Iterator[bytes]:
     """The records, counted for the eye."""
     for number, record in enumerate(records, start=1):
         yield record
@@ -185,18 +185,18 @@ def shown(records: Iterator[bytes], advance: Advance) -> Iterator[bytes]:
             advance(BATCH_ROWS)
 
 
-def batches(opened: Sequence[SourceRows], advance: Advance) -> Iterator[pa.RecordBatch]:
+def read_batches(opened: Sequence[SourceRows], advance: Advance) -> Iterator[pa.RecordBatch]:
     """The rows that are taken, as data/raw's table, numbered from 0."""
     row = 0
     for number, rows in enumerate(opened):
-        for file, chunk in chunks(iter(rows) if rows.mask is None else compress(rows, rows.mask)):
+        for file, chunk in chunk_rows(iter(rows) if rows.mask is None else compress(rows, rows.mask)):
             yield batch_of(row, number, file, chunk)
             row += len(chunk)
             rows.taken += len(chunk)
             advance(len(chunk))
 
 
-def chunks(rows: Iterator[tuple[str, int, bytes]]) -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
+def chunk_rows(rows: Iterator[tuple[str, int, bytes]]) -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
     """(file, [(place, record)]): rows of one file, at most BATCH_ROWS and, one more at most, BATCH_BYTES."""
     for file, group in groupby(rows, key=itemgetter(0)):
         chunk: list[tuple[int, bytes]] = []
@@ -224,11 +224,11 @@ def batch_of(row: int, source: int, file: str, chunk: list[tuple[int, bytes]]) -
         pa.Array.from_buffers(kind, size, [None, pa.py_buffer(values)])
         for kind, values in zip((pa.int64(), pa.int32(), pa.int64()), numbers, strict=True)
     )
-    columns = [first, second, texts(pa.string(), [file.encode()] * size), third, texts(pa.binary(), records)]
+    columns = [first, second, text_array(pa.string(), [file.encode()] * size), third, text_array(pa.binary(), records)]
     return pa.RecordBatch.from_arrays(columns, schema=contract.SCHEMA)
 
 
-def texts(kind: pa.DataType, values: Sequence[bytes]) -> pa.Array:
+def text_array(kind: pa.DataType, values: Sequence[bytes]) -> pa.Array:
     """Byte strings as an Arrow array of strings or binaries."""
     offsets = np.zeros(len(values) + 1, dtype=np.int32)
     np.cumsum([len(value) for value in values], out=offsets[1:])

@@ -84,7 +84,7 @@ def find_source(demo: Path, custom: Path, params: FetchModelParams) -> ModelSour
     if params.source in (DEMO, CUSTOM):
         folder = demo if params.source == DEMO else custom
         names = tuple(sorted(path.name for path in folder.iterdir() if path.is_file())) if folder.is_dir() else ()
-        return ModelSource(folder.name, names, lambda name: inside(folder, name))
+        return ModelSource(folder.name, names, lambda name: find_inside(folder, name))
     if params.revision is None:
         raise TypeError("FetchModelParams lets no hub source pass without a revision")
     source, revision = params.source, params.revision
@@ -96,7 +96,7 @@ def find_source(demo: Path, custom: Path, params: FetchModelParams) -> ModelSour
     )
 
 
-def inside(folder: Path, name: str) -> Path:
+def find_inside(folder: Path, name: str) -> Path:
     """The named file of a folder. Raises StageError for a link that leads out of it."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):

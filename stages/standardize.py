@@ -25,15 +25,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, field_validator
 
-from stages.arrow.tables import count_rows, parquet_batches, regrouped, write_parquet
+from stages.arrow.tables import count_rows, read_parquet_batches, regroup, write_parquet
 from stages.contracts import messages as contract
 from stages.contracts import raw as raw_contract
-from stages.conversations.dialect_detection import layout_of
-from stages.conversations.dialects import Layout
+from stages.conversations.dialect_detection import detect_dialect
+from stages.conversations.dialects import Dialect
 from stages.conversations.exclusions import read_exclusions
-from stages.conversations.judging import Judge, Judged, NearPolicy, judged
+from stages.conversations.judging import Judge, JudgedBatch, NearPolicy, judge_batch
 from stages.conversations.language import LANGUAGES
-from stages.conversations.near_rows import decided
+from stages.conversations.near_rows import settle_near_rows
 from stages.conversations.row_accounting import RowAccount
 from stages.conversations.schema_check import check_messages
 from stages.core.errors import StageError
@@ -46,7 +46,7 @@ from stages.workers.ordered_map import ordered_map
 from stages.workers.without_pandas import leave_pandas_out
 
 if TYPE_CHECKING:
-    from stages.dedup.contamination import Index
+    from stages.dedup.contamination import EvaluationIndex
 
 log = logging.getLogger("retune")
 
@@ -82,7 +82,7 @@ class StandardizeParams(Params):
 
     @field_validator("languages")
     @classmethod
-    def known_languages(cls, value: list[str] | None) -> list[str] | None:
+    def check_languages(cls, value: list[str] | None) -> list[str] | None:
         """Accept the codes that texts can be told to be in."""
         if value == []:
             raise ValueError("no language is named, so every row would be set aside; null keeps all languages")
@@ -107,48 +107,48 @@ def standardize(
         raise StageError(
             "the dataset is empty: no row in it. Look at fetch_data.sources (and the split, for a hub dataset)."
         )
-    layouts = find_layouts(rows, sources)
+    dialects = detect_dialects(rows, sources)
     judge = Judge(
-        layouts=layouts,
+        dialects=dialects,
         exclusions=read_exclusions(exclusions),
         max_messages=params.max_messages,
         max_chars=params.max_chars,
         heldout_fraction=params.heldout_fraction,
         languages=params.languages,
-        evaluation=evaluation_sets(custom, params.contamination),
-        near=near_of(params),
+        evaluation=read_evaluation_sets(custom, params.contamination),
+        near=near_policy(params),
     )
     messages.mkdir(parents=True)
-    account = RowAccount([source["source"] for source in sources], layouts, params.contamination)
-    kept = kept_batches(rows, judge, messages / ".waiting.arrow", account, runtime)
-    write_parquet(messages / contract.MESSAGES, checked(kept, account), contract.SCHEMA)
-    write_parquet(messages / contract.REJECTED, account.rejected_rows(), contract.REJECTED_SCHEMA)
+    account = RowAccount([source["source"] for source in sources], dialects, params.contamination)
+    kept = judge_rows(rows, judge, messages / ".waiting.arrow", account, runtime)
+    write_parquet(messages / contract.MESSAGES, check_and_count(kept, account), contract.SCHEMA)
+    write_parquet(messages / contract.REJECTED, account.sort_rejected(), contract.REJECTED_SCHEMA)
     write_parquet(messages / contract.EXCLUDED, account.excluded, contract.EXCLUDED_SCHEMA)
-    unmatched = judge.exclusions.unmatched(account.matched)
-    summary = {**account.summary(), "exclusions_unmatched": len(unmatched)}
+    unmatched = judge.exclusions.find_unmatched(account.matched)
+    summary = {**account.summarize(), "exclusions_unmatched": len(unmatched)}
     write_json(messages / contract.SUMMARY, summary)
-    log.info("%s", account.told())
+    log.info("%s", account.describe())
     if unmatched:
         named = ", ".join(map(str, unmatched[:LINES])) + (" ..." if unmatched[LINES:] else "")
         log.warning(
             "data/exclusions.csv: no row has the id or text of line %s; look at the ids (`retune preview`)", named
         )
     if not summary["train"]:
-        raise StageError(f"no row is left to train on: {account.told()}{account.first_rejected()}")
+        raise StageError(f"no row is left to train on: {account.describe()}{account.describe_first_rejected()}")
     if not summary["heldout"] and params.heldout_fraction:
         log.warning("no conversation is held out: too few rows for heldout_fraction %s", params.heldout_fraction)
 
 
-def find_layouts(rows: Path, sources: Sequence[Mapping[str, Any]]) -> list[Layout | None]:
-    """The layout of each source. Raises StageError where one is not clear or refused."""
+def detect_dialects(rows: Path, sources: Sequence[Mapping[str, Any]]) -> list[Dialect | None]:
+    """The dialect of each source. Raises StageError where one is not clear or refused."""
     named = TypeAdapter(Columns | None)
     return [
-        layout_of(records_of(rows, index), named.validate_python(source["columns"]), source["source"], index)
+        detect_dialect(read_records(rows, index), named.validate_python(source["columns"]), source["source"], index)
         for index, source in enumerate(sources)
     ]
 
 
-def records_of(rows: Path, source: int) -> Iterator[bytes]:
+def read_records(rows: Path, source: int) -> Iterator[bytes]:
     """The records of one source, from its first. Read without threads, since worker processes are forked afterwards."""
     with pq.ParquetFile(rows) as file:
         for group in range(file.num_row_groups):
@@ -158,40 +158,42 @@ def records_of(rows: Path, source: int) -> Iterator[bytes]:
                     yield from compress(batch["record"].to_pylist(), mine)
 
 
-def evaluation_sets(custom: Path, names: Sequence[str]) -> "Index | None":
+def read_evaluation_sets(custom: Path, names: Sequence[str]) -> "EvaluationIndex | None":
     """What the evaluation sets in data/custom are known by; None if there are none. Raises StageError if one is missing or unreadable."""
     if not names:
         return None
-    from stages.dedup.contamination import evaluation_files, evaluation_index
+    from stages.dedup.contamination import find_evaluation_files, index_evaluation_sets
 
-    return evaluation_index(evaluation_files(custom, names))
+    return index_evaluation_sets(find_evaluation_files(custom, names))
 
 
-def near_of(params: StandardizeParams) -> NearPolicy | None:
+def near_policy(params: StandardizeParams) -> NearPolicy | None:
     """What is done with near duplicates; None if nothing is."""
     if params.near_duplicates == "off" and (params.near_heldout == "keep" or not params.heldout_fraction):
         return None
-    from stages.dedup.prefilter import plan_for
+    from stages.dedup.prefilter import plan_sampling
 
-    plan = plan_for(params.near_duplicates, params.heldout_fraction, params.near_threshold)
+    plan = plan_sampling(params.near_duplicates, params.heldout_fraction, params.near_threshold)
     return NearPolicy(params.near_duplicates, params.near_heldout, params.near_threshold, plan)
 
 
-def kept_batches(
+def judge_rows(
     rows: Path, judge: Judge, waiting: Path, account: RowAccount, runtime: Runtime
 ) -> Iterator[pa.RecordBatch]:
     """The conversations to keep, in the order of their rows; what is set aside is added to `account`."""
     total = count_rows(rows)
     workers = runtime.workers if total >= ROWS_FOR_WORKERS else 1
-    found = shown(ordered_map(partial(judged, judge=judge), parquet_batches(rows, rows=BATCH), workers), total)
+    found = show_progress(
+        ordered_map(partial(judge_batch, judge=judge), read_parquet_batches(rows, rows=BATCH), workers), total
+    )
     if judge.near:
-        yield from decided(found, total, waiting, judge.near, account)
+        yield from settle_near_rows(found, total, waiting, judge.near, account)
     else:
         for batch in found:
-            yield account.first_come(batch)[0]
+            yield account.add_judged(batch)[0]
 
 
-def shown(batches: Iterator[Judged], total: int) -> Iterator[Judged]:
+def show_progress(batches: Iterator[JudgedBatch], total: int) -> Iterator[JudgedBatch]:
     """The batches, counted for the eye."""
     with progress("standardizing", total) as advance:
         for batch in batches:
@@ -204,9 +206,9 @@ def shown(batches: Iterator[Judged], total: int) -> Iterator[Judged]:
             advance(batch.kept.num_rows + batch.rejected.num_rows + batch.excluded.num_rows)
 
 
-def checked(batches: Iterable[pa.RecordBatch], account: RowAccount) -> Iterator[pa.RecordBatch]:
+def check_and_count(batches: Iterable[pa.RecordBatch], account: RowAccount) -> Iterator[pa.RecordBatch]:
     """The conversations that are written, validated and counted, a row group at a time."""
-    for table in regrouped(batches, contract.SCHEMA):
+    for table in regroup(batches, contract.SCHEMA):
         for batch in table.combine_chunks().to_batches():
             check_messages(batch)
             yield account.keep(batch)

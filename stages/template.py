@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from stages.arrow.tables import arrow_writer, count_rows, parquet_batches, write_parquet
+from stages.arrow.tables import count_rows, open_arrow, read_parquet_batches, write_parquet
 from stages.chat import rendering
 from stages.chat.batches import COLUMNS, Fit, Fitted, fitted
 from stages.chat.chat import Chat, single_token
@@ -41,7 +41,7 @@ from stages.core.runner import Input, Output, run
 from stages.show.progress import progress
 from stages.tokenization.loading.fast import Differs, Reference, open_encoder
 from stages.tokenization.loading.tokenizer_folder import read_tokenizer_folder, write_tokenizer_folder
-from stages.workers.ordered_map import available, ordered_map
+from stages.workers.ordered_map import count_workers, ordered_map
 from stages.workers.without_pandas import leave_pandas_out
 
 log = logging.getLogger("retune")
@@ -99,7 +99,7 @@ def template(
     rows_in, chat_template, date_string, end_of_turn.{text, ids, special}, bos, pad, control_tokens.{as_text, added},
     vocabulary_size. `end_of_turn.special` false: generation must stop on the text, no token stands for it.
     """
-    if available(runtime.workers) > 1:
+    if count_workers(runtime.workers) > 1:
         # each worker is one thread's work; the slower tokenizer would start as many threads as there are cores in each
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     came = read_tokenizer_folder(tokenizer)
@@ -161,7 +161,7 @@ def write_rows(path: Path, tokens: Path, chat: Chat, params: TemplateParams, run
     lengths: dict[str, list[npt.NDArray[np.int64]]] = {split: [] for split in contract.SPLITS}
     with ExitStack() as stack:
         writers = {
-            split: stack.enter_context(arrow_writer(tokens / name, contract.SCHEMA))
+            split: stack.enter_context(open_arrow(tokens / name, contract.SCHEMA))
             for split, name in contract.SPLITS.items()
         }
         advance = stack.enter_context(progress("tokenizing", count_rows(path)))
@@ -182,7 +182,7 @@ def write_rows(path: Path, tokens: Path, chat: Chat, params: TemplateParams, run
 
 def encoded(path: Path, chat: Chat, fit: Fit, workers: int | None) -> Iterator[Fitted]:
     """Every batch of data/messages, encoded and fitted, in order."""
-    yield from ordered_map(partial(fitted, chat=chat, fit=fit), parquet_batches(path, COLUMNS, BATCH), workers)
+    yield from ordered_map(partial(fitted, chat=chat, fit=fit), read_parquet_batches(path, COLUMNS, BATCH), workers)
 
 
 # --- what is said of them -------------------------------------------------------------------------------------------

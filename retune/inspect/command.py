@@ -174,7 +174,7 @@ def find(
     """What the stages make of the sources. Raises StageError where they refuse them."""
     from retune.inspect.findings import findings
     from retune.inspect.trial_run import in_place, tried
-    from stages.dataset_files.reader import separator_seen
+    from stages.dataset_files.reader import find_separator
 
     # the stages' scratch folder is the project's
     os.chdir(root)
@@ -182,7 +182,7 @@ def find(
         found = findings(made, EXAMPLES, values)
         for one in found["sources"]:
             paths = [(custom / name, name) for name in one["files"] if not one["revision"]]
-            kinds = [separator_seen(place, name) for place, name in paths if place.is_file()]
+            kinds = [find_separator(place, name) for place, name in paths if place.is_file()]
             one["separators"] = sorted({kind for kind in kinds if kind})
         return found
 

@@ -14,18 +14,18 @@ from retune.inspect.column_uses import Form, Row, column_uses
 from retune.inspect.trial_run import Tried
 from retune.rules import MEANINGS
 from retune.terminal import origin_of
-from stages.arrow.tables import parquet_batches, read_parquet
+from stages.arrow.tables import read_parquet, read_parquet_batches
 from stages.contracts import messages as message_files
 from stages.contracts import raw as raw_files
 from stages.contracts import tokens as token_files
 from stages.contracts.tokens import NOT_TRAINED
-from stages.conversations.canonical import canonical_form, parsed
-from stages.conversations.dialect_detection import objects
-from stages.conversations.dialects import Layout
+from stages.conversations.canonical import canonical_form, parse_record
+from stages.conversations.dialect_detection import parse_objects
+from stages.conversations.dialects import Dialect
 from stages.conversations.roles import role_of
 from stages.core.files import read_json
 from stages.reporting.token_view import Run, control_ids, spread, token_runs
-from stages.standardize import find_layouts, records_of
+from stages.standardize import detect_dialects, read_records
 
 ROWS_TO_TRY = 200
 """Rows of each source that the uses of its columns are found by."""
@@ -46,8 +46,8 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
     sources = read_json(tried.raw / raw_files.SOURCE)["sources"]
     summary = read_json(tried.messages / message_files.SUMMARY)
     names = [source["source"] for source in sources]
-    layouts = find_layouts(tried.raw / raw_files.ROWS, sources)
-    uses = uses_by_source(tried, layouts)
+    dialects = detect_dialects(tried.raw / raw_files.ROWS, sources)
+    uses = uses_by_source(tried, dialects)
     rules = set_aside(tried, names)
     shown = (
         token_examples(tried, examples, names)
@@ -73,7 +73,7 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
             "min_heldout_rows": values["audit"]["min_heldout_rows"],
             "max_rejected_share": values["audit"]["max_rejected_share"],
         },
-        "unknown_roles": unknown_roles(tried, layouts),
+        "unknown_roles": unknown_roles(tried, dialects),
         "contaminated": summary["contaminated"],
         "too_long": too_long(tried),
         "tools": tool_rows(tried),
@@ -84,20 +84,20 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
     }
 
 
-def uses_by_source(tried: Tried, layouts: list[Layout | None]) -> list[dict[str, Any]]:
+def uses_by_source(tried: Tried, dialects: list[Dialect | None]) -> list[dict[str, Any]]:
     """By source, {layout: its name or None, uses: {column: what it is used for}}."""
     rows = tried.raw / raw_files.ROWS
     found = []
-    for number, layout in enumerate(layouts):
-        first = list(islice(objects(records_of(rows, number)), ROWS_TO_TRY))
-        uses = column_uses(first, partial(form_of, layout=layout))
-        found.append({"layout": layout.name if layout else None, "uses": uses})
+    for number, dialect in enumerate(dialects):
+        first = list(islice(parse_objects(read_records(rows, number)), ROWS_TO_TRY))
+        uses = column_uses(first, partial(form_of, dialect=dialect))
+        found.append({"layout": dialect.name if dialect else None, "uses": uses})
     return found
 
 
-def form_of(row: Row, layout: Layout | None) -> Form:
+def form_of(row: Row, dialect: Dialect | None) -> Form:
     """(messages, tools) of a row. Raises Rejected."""
-    messages, tools, _ = canonical_form(row, layout)
+    messages, tools, _ = canonical_form(row, dialect)
     return messages, tools
 
 
@@ -126,16 +126,16 @@ def set_aside(tried: Tried, names: list[str]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda rule: -rule["rows"])
 
 
-def unknown_roles(tried: Tried, layouts: list[Layout | None]) -> list[str]:
+def unknown_roles(tried: Tried, dialects: list[Dialect | None]) -> list[str]:
     """Some roles that no dialect knows, cut short; they are the dataset's text, so they stand in no log and in no error."""
     table = read_parquet(tried.messages / message_files.REJECTED)
     rows = set(table.filter(pc.equal(table["rule"], "unknown_role"))["row"].slice(0, ROWS_TO_TRY).to_pylist())
     found: dict[str, None] = {}
     if rows:
-        for batch in parquet_batches(tried.raw / raw_files.ROWS, ["row", "source", "record"]):
+        for batch in read_parquet_batches(tried.raw / raw_files.ROWS, ["row", "source", "record"]):
             for item in batch.filter(pc.is_in(batch["row"], pa.array(rows, pa.int64()))).to_pylist():
-                layout = layouts[item["source"]]
-                for turn in layout.turns(parsed(item["record"])) if layout else ():
+                dialect = dialects[item["source"]]
+                for turn in dialect.turns(parse_record(item["record"])) if dialect else ():
                     if role_of(turn.role) is None:
                         found[str(turn.role)[:ROLE]] = None
             if len(found) >= ROLES:
@@ -176,7 +176,7 @@ def row_lengths(path: Path) -> list[int]:
 def tool_rows(tried: Tried) -> dict[str, int]:
     """{defined: kept conversations with tools, calls: messages that call one, context_only: answers of weight 0}."""
     counts = {"defined": 0, "calls": 0, "context_only": 0}
-    for batch in parquet_batches(tried.messages / message_files.MESSAGES, ["tools", "messages"]):
+    for batch in read_parquet_batches(tried.messages / message_files.MESSAGES, ["tools", "messages"]):
         messages = batch["messages"].flatten()
         counts["defined"] += batch.num_rows - batch["tools"].null_count
         calls, train = messages.field("tool_calls"), messages.field("train")
@@ -234,7 +234,7 @@ def message_examples(tried: Tried, count: int, names: list[str], train_on: str) 
     path = tried.messages / message_files.MESSAGES
     places = set(spread(pq.read_metadata(path).num_rows, count))
     at = 0
-    for batch in parquet_batches(path):
+    for batch in read_parquet_batches(path):
         here = sorted(place - at for place in places if at <= place < at + batch.num_rows)
         for row in batch.take(pa.array(here, pa.int64())).to_pylist():
             origin = origin_of(row, names)

@@ -31,7 +31,7 @@ def unrecognized(root: Path, data: Sequence[Path], values: Mapping[str, Any]) ->
 
 def look(root: Path, source: Mapping[str, Any], number: int) -> None:
     """Recognize the layout of a source's first rows. Raises StageError if there is none."""
-    from stages.conversations.dialect_detection import ROWS_TO_RECOGNIZE, layout_of
+    from stages.conversations.dialect_detection import ROWS_TO_RECOGNIZE, detect_dialect
     from stages.core.errors import StageError
     from stages.fetch_data import DataSource
 
@@ -39,16 +39,16 @@ def look(root: Path, source: Mapping[str, Any], number: int) -> None:
     rows = list(islice(first_rows(root, params), ROWS_TO_RECOGNIZE))
     if not rows:
         raise StageError(f"{params.source} holds no rows")
-    if layout_of(rows, params.columns, params.source, number) is None:
+    if detect_dialect(rows, params.columns, params.source, number) is None:
         raise StageError(f"{params.source}: no row is a JSON object")
 
 
 def first_rows(root: Path, source: Any) -> Iterator[bytes]:  # noqa: ANN401 - stages are imported where they are needed
     """The records of a source, from its first."""
-    from stages.dataset_files.reader import records
-    from stages.fetching.source_files import source_files
+    from stages.dataset_files.reader import read_rows
+    from stages.fetching.source_files import find_source_files
 
     demo, custom = root / "data/demo/dialogues.jsonl", root / "data/custom"
-    for name, path in source_files(demo, custom, source.source, source.revision, source.config, source.split):
-        for _, record in records(path, name):
+    for name, path in find_source_files(demo, custom, source.source, source.revision, source.config, source.split):
+        for _, record in read_rows(path, name):
             yield record

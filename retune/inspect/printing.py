@@ -6,7 +6,7 @@ from typing import Any
 
 from retune.terminal import describe_origin, heading, legend, paint_runs
 from stages.chat.row_rules import TOO_LONG
-from stages.dataset_files.file_kinds import OLDER_EXCEL, PACKED, SEPARATED, ending_of
+from stages.dataset_files.file_kinds import COMPRESSED, OLDER_EXCEL, SEPARATED, ending_of
 from stages.reporting.token_view import Run, visible
 
 KINDS = {
@@ -68,7 +68,7 @@ def source_lines(one: Mapping[str, Any], limit: int | None, *, colour: bool) -> 
 def kind_of(name: str) -> str:
     """What a file is, by its ending."""
     ending = ending_of(name)
-    packing = next((packed for packed in PACKED if ending.endswith(packed)), "")
+    packing = next((packed for packed in COMPRESSED if ending.endswith(packed)), "")
     kind = KINDS.get(ending.removesuffix(packing), ending)
     return f"{kind}, packed with {PACKINGS[packing]}" if packing else kind
 

@@ -148,7 +148,7 @@ def in_full(work: Path, messages: Path, tokens: Path, given: Mapping[str, Any]) 
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from stages.arrow.tables import parquet_batches, read_parquet, write_parquet
+    from stages.arrow.tables import read_parquet, read_parquet_batches, write_parquet
     from stages.chat.row_rules import TOO_LONG
     from stages.contracts import messages as message_files
     from stages.contracts import tokens as token_files
@@ -160,7 +160,7 @@ def in_full(work: Path, messages: Path, tokens: Path, given: Mapping[str, Any]) 
         return None
     long, whole = work / "long", work / "whole"
     long.mkdir()
-    batches = parquet_batches(messages / message_files.MESSAGES)
+    batches = read_parquet_batches(messages / message_files.MESSAGES)
     found = (batch.filter(pc.is_in(batch["row"], pa.array(rows))) for batch in batches)
     write_parquet(long / message_files.MESSAGES, found, message_files.SCHEMA)
     params = given["params"].model_copy(update={"max_length": LONGEST})

@@ -84,14 +84,14 @@ def send(repo: str, found: "list[AuditedFile]", *, public: bool) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     from stages.core.errors import StageError
-    from stages.fetching.hub import is_proven, list_files, token
+    from stages.fetching.hub import is_proven, list_files, read_token
 
-    if not token():
+    if not read_token():
         raise StageError(
             "HF_TOKEN is not set: make a token that may write on the hub, and `export HF_TOKEN=...` in this shell"
         )
     with explain_errors(repo):
-        api = HfApi(token=token())
+        api = HfApi(token=read_token())
         before = list_existing(api, repo, public=public)
         api.create_repo(repo, private=not public, exist_ok=True)
         added = [CommitOperationAdd(item.name, str(item.path)) for item in found]

@@ -28,7 +28,7 @@ def write_parquet(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], schema:
     ):
         # one row group is compressed while the next one is made; the thread starts behind the first, when workers are forked
         done: Future[None] | None = None
-        for table in regrouped(rows, schema):
+        for table in regroup(rows, schema):
             if done:
                 done.result()
             done = thread.submit(writer.write_table, table, row_group_size=ROWS_PER_GROUP)
@@ -48,7 +48,7 @@ def count_rows(path: Path) -> int:
     return rows
 
 
-def parquet_batches(
+def read_parquet_batches(
     path: Path, columns: list[str] | None = None, rows: int = ROWS_PER_GROUP
 ) -> Iterable[pa.RecordBatch]:
     """The table batch by batch, at most `rows` rows of one row group each: memory is bounded by one row group."""
@@ -66,13 +66,13 @@ def write_arrow(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], schema: p
     if schema is None:
         msg = "write_arrow needs the schema of the batches"
         raise TypeError(msg)
-    with arrow_writer(path, schema) as write:
+    with open_arrow(path, schema) as write:
         for batch in rows:
             write(batch)
 
 
 @contextmanager
-def arrow_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+def open_arrow(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
     """Write Arrow IPC as `write_arrow` does, batch by batch: for several files at a time. The file is there when the block ends well."""
     temporary = path.with_name(f".{path.name}.partial")
     groups = RowGroups(schema)
@@ -94,7 +94,7 @@ def read_arrow(path: Path) -> pa.Table:
         return reader.read_all()
 
 
-def regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterable[pa.Table]:
+def regroup(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterable[pa.Table]:
     """The same rows in tables of a row group each, however they came."""
     groups = RowGroups(schema)
     for batch in batches:

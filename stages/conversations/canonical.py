@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 import orjson
 
 from stages.contracts.messages import ID_LENGTH
-from stages.conversations.dialects import Layout, Row, Turn
+from stages.conversations.dialects import Dialect, Row, Turn
 from stages.conversations.message_text import has_media_column, text_of
 from stages.conversations.roles import ROLES, role_of
-from stages.conversations.row_rules import CALL, Rejected, broken_by_turns
+from stages.conversations.row_rules import CALL, Rejected, find_broken_turn_rule
 from stages.conversations.tool_calls import (
     TOOL_COLUMNS,
-    calls_among_parts,
-    calls_beside,
-    dumped,
+    dump_canonical,
     read_calls,
+    read_calls_beside,
     read_tools,
+    split_off_calls,
 )
 
 Message = tuple[Any, ...]
@@ -52,35 +52,35 @@ class NotANumber:
     """What NaN and the infinities are read as: nothing that any column of a conversation can hold."""
 
 
-def conversation(
-    record: bytes, layout: Layout | None, *, may_repeat_keys: bool, max_messages: int | None, max_chars: int | None
+def read_conversation(
+    record: bytes, dialect: Dialect | None, *, may_repeat_keys: bool, max_messages: int | None, max_chars: int | None
 ) -> Conversation:
     """The record as a conversation.
 
     Args:
         record: one row of data/raw.
-        layout: how it is read; None where no row of its source is an object.
+        dialect: how it is read; None where no row of its source is an object.
         may_repeat_keys: whether the record comes from a text in which a key can stand twice.
         max_messages: as in standardize's params.
         max_chars: the same.
     """
     try:
-        row = parsed(record)
-        messages, tools, canonical = canonical_form(row, layout)
+        row = parse_record(record)
+        messages, tools, canonical = canonical_form(row, dialect)
     except Rejected as rejected:
         return Conversation(id_of(record), [], None, rejected.rule)
-    rule = first_broken(messages, tools, canonical, max_messages, max_chars)
+    rule = find_broken_rule(messages, tools, canonical, max_messages, max_chars)
     if (
         rule is None
         and may_repeat_keys
         and seems_to_repeat_keys(record, row)
-        and differs_by_reader(record, layout, canonical)
+        and differs_by_reader(record, dialect, canonical)
     ):
         rule = "duplicate_key"
     return Conversation(id_of(canonical), messages, tools, rule)
 
 
-def parsed(record: bytes) -> Row:
+def parse_record(record: bytes) -> Row:
     """The record as an object. Raises Rejected.
 
     orjson is strict; what it refuses, the standard library reads again, since NaN and lone surrogates are common in columns
@@ -100,13 +100,13 @@ def parsed(record: bytes) -> Row:
     return value
 
 
-def canonical_form(row: Row, layout: Layout | None) -> tuple[list[Message], bytes | None, bytes]:
+def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], bytes | None, bytes]:
     """(messages, tools, canonical JSON) of a row. Raises Rejected where it has none."""
-    if layout is None:
+    if dialect is None:
         raise Rejected("layout")
-    if not layout.named and has_media_column(row):
+    if not dialect.named and has_media_column(row):
         raise Rejected("media")
-    messages = read_messages(layout.turns(row))
+    messages = read_messages(dialect.turns(row))
     tools = next((found for name in TOOL_COLUMNS if name in row and (found := read_tools(row[name]))), None)
     return messages, tools, canonical_json(messages, tools)
 
@@ -114,7 +114,7 @@ def canonical_form(row: Row, layout: Layout | None) -> tuple[list[Message], byte
 def read_messages(turns: list[Turn]) -> list[Message]:
     """Turns in canonical form: aliases of roles resolved, contents as they came (no trimming). Raises Rejected."""
     found: list[Message] = []
-    for role, content, beside in in_order_of_calls(turns):
+    for role, content, beside in sort_tool_results(turns):
         canonical = ROLES.get(role) if type(role) is str else None
         if beside is None and canonical is not None and canonical is not CALL and type(content) is str:
             if content and not content.isspace():
@@ -126,7 +126,7 @@ def read_messages(turns: list[Turn]) -> list[Message]:
     return found
 
 
-def in_order_of_calls(turns: list[Turn]) -> list[Turn]:
+def sort_tool_results(turns: list[Turn]) -> list[Turn]:
     """The same turns, the results of parallel calls in the order of the calls that their `tool_call_id` names.
 
     No message keeps the id of a call: from here on, a result belongs to the call that stands at its place.
@@ -155,9 +155,9 @@ def add_message(found: list[Message], role: object, content: object, beside: Row
         raise Rejected("unknown_role")
     if canonical == "system" and (content is None or content == ""):
         return  # datasets that have no system message for a row say so
-    calls = calls_beside(beside)
+    calls = read_calls_beside(beside)
     if canonical == "assistant" and isinstance(content, list):
-        inside, content = calls_among_parts(content)
+        inside, content = split_off_calls(content)
         calls += inside
     if calls and canonical != "assistant":
         raise Rejected("tool_call_unreadable")
@@ -170,7 +170,7 @@ def add_message(found: list[Message], role: object, content: object, beside: Row
     elif calls and (content is None or content == []):
         text = ""
     elif canonical == "tool" and is_value(content):
-        text = dumped(content, "content_not_text").decode()
+        text = dump_canonical(content, "content_not_text").decode()
     else:
         text = text_of(content)
     if not calls and (not text or text.isspace()):
@@ -208,17 +208,17 @@ def is_train(message: Message) -> bool:
 def canonical_json(messages: list[Message], tools: bytes | None = None) -> bytes:
     """The canonical JSON: compact, in UTF-8. Raises Rejected where a text holds a lone surrogate, which no tokenizer can carry."""
     whole = messages if tools is None else [*messages, {"tools": orjson.Fragment(tools)}]
-    return dumped(whole, "tool_call_unreadable")
+    return dump_canonical(whole, "tool_call_unreadable")
 
 
-def first_broken(
+def find_broken_rule(
     messages: list[Message], tools: bytes | None, canonical: bytes, max_messages: int | None, max_chars: int | None
 ) -> str | None:
     """The first rule that a conversation breaks, or None."""
     if b"\\u0000" in canonical and NUL.search(canonical):
         return "nul_character"
     kinds = tuple([CALL if len(message) > 2 and "tool_calls" in message[2] else message[0] for message in messages])  # noqa: PLR2004
-    rule = broken_by_turns(kinds)
+    rule = find_broken_turn_rule(kinds)
     if rule is not None:
         return rule
     if not any(message[0] == "assistant" and is_train(message) for message in messages):
@@ -226,12 +226,12 @@ def first_broken(
     if max_messages is not None and len(messages) > max_messages:
         return "too_many_messages"
     # no text is longer than its JSON
-    if max_chars is not None and len(canonical) > max_chars and characters(messages, tools) > max_chars:
+    if max_chars is not None and len(canonical) > max_chars and count_characters(messages, tools) > max_chars:
         return "too_large"
     return None
 
 
-def characters(messages: list[Message], tools: bytes | None) -> int:
+def count_characters(messages: list[Message], tools: bytes | None) -> int:
     """Characters of all contents, calls and tools together."""
     calls = sum(len(orjson.dumps(calls_of(message)).decode()) for message in messages if calls_of(message))
     return sum(len(message[1]) for message in messages) + calls + len((tools or b"").decode())
@@ -250,16 +250,16 @@ def seems_to_repeat_keys(record: bytes, row: Row) -> bool:
     return written != keys and written - record.count(b'\\":') - record.count(b'\\" :') != keys
 
 
-def differs_by_reader(record: bytes, layout: Layout | None, canonical: bytes) -> bool:
+def differs_by_reader(record: bytes, dialect: Dialect | None, canonical: bytes) -> bool:
     """Whether a reader that keeps the first of two equal keys reads another conversation than one that keeps the last."""
     try:
-        row = json.loads(record, object_pairs_hook=first_of_each, parse_constant=lambda _: NotANumber())
-        return canonical_form(row, layout)[2] != canonical
+        row = json.loads(record, object_pairs_hook=keep_first_values, parse_constant=lambda _: NotANumber())
+        return canonical_form(row, dialect)[2] != canonical
     except (ValueError, RecursionError, Rejected):
         return True
 
 
-def first_of_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def keep_first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object with the first value of each key."""
     found: dict[str, object] = {}
     for key, value in pairs:

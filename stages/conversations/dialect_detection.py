@@ -1,12 +1,12 @@
-"""Which layout a source's rows have, found out by looking at its first rows, or by the columns that the user named; pure functions."""
+"""Which dialect a source's rows have, found out by looking at its first rows, or by the columns that the user named; pure functions."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
-from stages.conversations.canonical import parsed
-from stages.conversations.dialects import KNOWN, Layout, Row, Turn, chat_layout_of, layouts_of, pair_layout
+from stages.conversations.canonical import parse_record
+from stages.conversations.dialects import KNOWN, Dialect, Row, Turn, find_chat_dialect, find_dialects, pair_dialect
 from stages.conversations.row_rules import Rejected
 from stages.conversations.unsupported import refusal
 from stages.core.errors import StageError
@@ -26,10 +26,10 @@ def how_to_name(number: int) -> str:
     )
 
 
-def layout_of(
+def detect_dialect(
     records: Iterable[bytes], columns: PromptColumns | ChatColumns | None, source: str, number: int = 0
-) -> Layout | None:
-    """The layout of a source.
+) -> Dialect | None:
+    """The dialect of a source.
 
     Args:
         records: its rows, from the first; no more are read than it takes.
@@ -41,106 +41,108 @@ def layout_of(
         None if no record is an object.
 
     Raises:
-        StageError: no layout fits, several do, the named columns are not there, or it is data of a kind that is refused.
+        StageError: no dialect fits, several do, the named columns are not there, or it is data of a kind that is refused.
     """
-    rows = list(islice(objects(records), ROWS_TO_RECOGNIZE))
+    rows = list(islice(parse_objects(records), ROWS_TO_RECOGNIZE))
     if not rows:
         return None
     how = how_to_name(number)
     if columns is None:
-        return recognized(rows, source, how)
+        return recognize(rows, source, how)
     return (
-        named_pair(rows, columns, source, how)
+        find_named_pair(rows, columns, source, how)
         if isinstance(columns, PromptColumns)
-        else named_chat(rows, columns.messages, source, how)
+        else find_named_chat(rows, columns.messages, source, how)
     )
 
 
-def objects(records: Iterable[bytes]) -> Iterator[Row]:
+def parse_objects(records: Iterable[bytes]) -> Iterator[Row]:
     """The records that are objects."""
     for record in records:
         try:
-            yield parsed(record)
+            yield parse_record(record)
         except Rejected:
             continue
 
 
-def recognized(rows: Sequence[Row], source: str, how: str = "") -> Layout:
-    """The one layout that most of the rows have; columns are known in capitals, too, where they fit no other way.
+def recognize(rows: Sequence[Row], source: str, how: str = "") -> Dialect:
+    """The one dialect that most of the rows have; columns are known in capitals, too, where they fit no other way.
 
-    Raises StageError, with `how` to name columns, if no layout fits, if several fit the same rows, or if the data is refused.
+    Raises StageError, with `how` to name columns, if no dialect fits, if several fit the same rows, or if the data is refused.
     """
-    if not any(any(layouts_of(row)) for row in rows):
-        lowered = [in_lower_case(row) for row in rows]
-        if lowered != rows and any(any(layouts_of(row)) for row in lowered):
-            layout = recognized(lowered, source, how)
-            return Layout(f"{layout.name} (in any case)", partial(turns_in_lower_case, layout=layout))
+    if not any(any(find_dialects(row)) for row in rows):
+        lowered = [lower_names(row) for row in rows]
+        if lowered != rows and any(any(find_dialects(row)) for row in lowered):
+            dialect = recognize(lowered, source, how)
+            return Dialect(f"{dialect.name} (in any case)", partial(lower_names_and_read, dialect=dialect))
         rows = lowered if refusal(lowered, None) else rows
-    found = [{layout.name: layout for layout in layouts_of(row)} for row in rows]
-    counts = Counter(name for layouts in found for name in layouts)
+    found = [{dialect.name: dialect for dialect in find_dialects(row)} for row in rows]
+    counts = Counter(name for dialects in found for name in dialects)
     best, most = counts.most_common(1)[0] if counts else ("", 0)
-    beside = Counter(name for layouts in found if best in layouts for name in layouts)
-    fits = {name: layout for layouts in found for name, layout in layouts.items() if beside[name] * 2 > most}
+    beside = Counter(name for dialects in found if best in dialects for name in dialects)
+    fits = {name: dialect for dialects in found for name, dialect in dialects.items() if beside[name] * 2 > most}
     no = refusal(rows, fits.get(best))
     if no:
-        raise StageError(f"{source} is {no}.\nColumns: {seen(rows)}.")
+        raise StageError(f"{source} is {no}.\nColumns: {list_columns(rows)}.")
     if len(fits) == 1:
         return fits[best]
     why = (
         f"several layouts fit the same rows ({', '.join(sorted(fits))})" if fits else f"none is known.\nKnown: {KNOWN}"
     )
     raise StageError(
-        f"the layout of {source} is not clear: {why}.\nColumns: {seen(rows)}.{no_names(source)}\n{how}".rstrip()
+        f"the layout of {source} is not clear: {why}.\nColumns: {list_columns(rows)}.{header_hint(source)}\n{how}".rstrip()
     )
 
 
-def in_lower_case(row: Row) -> Row:
+def lower_names(row: Row) -> Row:
     """The row with the names of its columns in lower case; as it is where two would have the same name."""
     lowered = {name.strip().lower(): value for name, value in row.items()}
     return lowered if len(lowered) == len(row) else row
 
 
-def turns_in_lower_case(row: Row, layout: Layout) -> list[Turn]:
+def lower_names_and_read(row: Row, dialect: Dialect) -> list[Turn]:
     """The turns of a row whose columns' names may be in capitals. Raises Rejected."""
-    return layout.turns(in_lower_case(row))
+    return dialect.turns(lower_names(row))
 
 
-def no_names(source: str) -> str:
+def header_hint(source: str) -> str:
     """Of a file whose first line names the columns: that it must."""
     named = ending_of(source).startswith((".csv", ".tsv"))
     return " (The first line of the file must name the columns: put one there if it is a row.)" if named else ""
 
 
-def named_pair(rows: Sequence[Row], columns: PromptColumns, source: str, how: str) -> Layout:
-    """The layout of named prompt and answer columns. Raises StageError if no row has them."""
+def find_named_pair(rows: Sequence[Row], columns: PromptColumns, source: str, how: str) -> Dialect:
+    """The dialect of named prompt and answer columns. Raises StageError if no row has them."""
     wanted = [name for name in (columns.prompt, columns.answer, columns.system) if name is not None]
     missing = [name for name in wanted if not any(name in row for row in rows)]
     if missing:
-        raise no_such_column(source, missing, rows, how)
+        raise missing_column_error(source, missing, rows, how)
     system = () if columns.system is None else (columns.system,)
-    layout = pair_layout(columns.prompt, columns.answer, system)
-    return Layout(layout.name, layout.turns, named=True)
+    dialect = pair_dialect(columns.prompt, columns.answer, system)
+    return Dialect(dialect.name, dialect.turns, named=True)
 
 
-def named_chat(rows: Sequence[Row], column: str, source: str, how: str) -> Layout:
-    """The layout of a named column of messages; its keys are found out by looking. Raises StageError if no row holds any there."""
-    layouts = Counter(layout for row in rows if (layout := chat_layout_of(row, column)))
+def find_named_chat(rows: Sequence[Row], column: str, source: str, how: str) -> Dialect:
+    """The dialect of a named column of messages; its keys are found out by looking. Raises StageError if no row holds any there."""
+    dialects = Counter(dialect for row in rows if (dialect := find_chat_dialect(row, column)))
     if not any(column in row for row in rows):
-        raise no_such_column(source, [column], rows, how)
-    if not layouts:
+        raise missing_column_error(source, [column], rows, how)
+    if not dialects:
         raise StageError(
             f"{source}: the column {column!r} holds no list of messages in the first {len(rows)} rows. Known: {KNOWN}."
         )
-    layout = layouts.most_common(1)[0][0]
-    return Layout(layout.name, layout.turns, named=True)
+    dialect = dialects.most_common(1)[0][0]
+    return Dialect(dialect.name, dialect.turns, named=True)
 
 
-def no_such_column(source: str, missing: Sequence[str], rows: Sequence[Row], how: str) -> StageError:
+def missing_column_error(source: str, missing: Sequence[str], rows: Sequence[Row], how: str) -> StageError:
     """The error for named columns that are not there."""
-    return StageError(f"{source} has no column {' and no '.join(map(repr, missing))}. Columns: {seen(rows)}. {how}")
+    return StageError(
+        f"{source} has no column {' and no '.join(map(repr, missing))}. Columns: {list_columns(rows)}. {how}"
+    )
 
 
-def seen(rows: Sequence[Row]) -> str:
+def list_columns(rows: Sequence[Row]) -> str:
     """The columns of the rows, for an error: names alone, the commonest first."""
     counts = Counter(key for row in rows for key in row)
     named = ", ".join(repr(column[:40]) for column, _ in counts.most_common(NAMED_COLUMNS))

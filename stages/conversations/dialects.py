@@ -1,6 +1,6 @@
-"""The layouts in which datasets write conversations, and how a row of each is read; pure functions.
+"""The dialects in which datasets write conversations, and how a row of each is read; pure functions.
 
-A layout is one way to read a row: its turns as they stand there. What a turn must be is for `stages.conversations.canonical`.
+A dialect is one way to read a row: its turns as they stand there. What a turn must be is for `stages.conversations.canonical`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -63,71 +63,71 @@ KNOWN = (
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One way to read a row."""
+class Dialect:
+    """One way to read a row; messages to people call it a layout."""
 
     name: str
     turns: Callable[[Row], list[Turn]]
-    """The row's turns. Raises Rejected where the row is of another layout or has no messages."""
+    """The row's turns. Raises Rejected where the row is of another dialect or has no messages."""
     named: bool = False
     """Whether the user named its columns: then what stands in others is no matter."""
 
 
-def layouts_of(row: Row) -> Iterator[Layout]:
-    """Every layout that a row has."""
+def find_dialects(row: Row) -> Iterator[Dialect]:
+    """Every dialect that a row has."""
     for column in CHAT_COLUMNS:
-        if column in row and (layout := chat_layout_of(row, column)):
-            yield layout
+        if column in row and (dialect := find_chat_dialect(row, column)):
+            yield dialect
     if isinstance(row.get("instruction"), str):
         fits = [pair for pair in INSTRUCTION_COLUMNS if isinstance(row.get(pair[1]), str)]
-        yield from [instruction_layout(*pair) for pair in fits if pair[0] in row] or [
-            instruction_layout(*pair) for pair in fits[:1]
+        yield from [instruction_dialect(*pair) for pair in fits if pair[0] in row] or [
+            instruction_dialect(*pair) for pair in fits[:1]
         ]
         if fits:
             return
     for prompt, answer in PAIR_COLUMNS:
         if is_side(row.get(prompt)) and is_side(row.get(answer)):
-            yield pair_layout(prompt, answer, SYSTEM_COLUMNS)
+            yield pair_dialect(prompt, answer, SYSTEM_COLUMNS)
 
 
-def chat_layout_of(row: Row, column: str) -> Layout | None:
-    """The layout of a column that holds a list of messages or exchanges, by its first element; None if it holds none."""
-    value = listed(row.get(column))
+def find_chat_dialect(row: Row, column: str) -> Dialect | None:
+    """The dialect of a column that holds a list of messages or exchanges, by its first element; None if it holds none."""
+    value = parse_list(row.get(column))
     first = value[0] if isinstance(value, list) and value else None
     if not isinstance(first, dict):
         return None
     for role, content in MESSAGE_KEYS:
         if role in first and content in first:
-            return chat_layout(column, role, content)
+            return chat_dialect(column, role, content)
     for question, answer in EXCHANGE_KEYS:
         if question in first and answer in first:
-            return exchange_layout(column, question, answer)
+            return exchange_dialect(column, question, answer)
     return None
 
 
 @cache
-def chat_layout(column: str, role: str, content: str) -> Layout:
+def chat_dialect(column: str, role: str, content: str) -> Dialect:
     """A list of messages in `column`."""
-    return Layout(f"{column}: {role}/{content}", partial(chat_turns, column=column, role=role, content=content))
+    return Dialect(f"{column}: {role}/{content}", partial(chat_turns, column=column, role=role, content=content))
 
 
 @cache
-def exchange_layout(column: str, question: str, answer: str) -> Layout:
+def exchange_dialect(column: str, question: str, answer: str) -> Dialect:
     """A list of exchanges in `column`."""
     name = f"{column}: {{{question}, {answer}}}"
-    return Layout(name, partial(exchange_turns, column=column, question=question, answer=answer))
+    return Dialect(name, partial(exchange_turns, column=column, question=question, answer=answer))
 
 
 @cache
-def pair_layout(prompt: str, answer: str, system: tuple[str, ...]) -> Layout:
+def pair_dialect(prompt: str, answer: str, system: tuple[str, ...]) -> Dialect:
     """A question and its answer in two columns, each a text or a list of messages."""
-    return Layout(f"{prompt}/{answer}", partial(pair_turns, prompt=prompt, answer=answer, system=system))
+    return Dialect(f"{prompt}/{answer}", partial(pair_turns, prompt=prompt, answer=answer, system=system))
 
 
 @cache
-def instruction_layout(about: str, answer: str) -> Layout:
+def instruction_dialect(about: str, answer: str) -> Dialect:
     """Alpaca's columns, or Dolly's."""
-    return Layout(f"instruction/{about}/{answer}", partial(instruction_turns, about=about, answer=answer))
+    return Dialect(f"instruction/{about}/{answer}", partial(instruction_turns, about=about, answer=answer))
 
 
 def chat_turns(row: Row, *, column: str, role: str, content: str) -> list[Turn]:
@@ -162,7 +162,7 @@ def messages_in(row: Row, column: str) -> list[Any]:
     """The list in `column`. Raises Rejected if there is none, or nothing in it."""
     if column not in row:
         raise Rejected("layout")
-    messages = listed(row[column])
+    messages = parse_list(row[column])
     if messages is None or messages == []:
         raise Rejected("no_messages")
     if not isinstance(messages, list):
@@ -179,11 +179,11 @@ def pair_turns(row: Row, *, prompt: str, answer: str, system: tuple[str, ...]) -
         raise Rejected("layout")
     asked = side_turns(row[prompt], "user")
     if is_list_of_messages(row[prompt]):
-        asked = [turn if turn.role == "user" else turn._replace(beside=as_context(turn.beside)) for turn in asked]
+        asked = [turn if turn.role == "user" else turn._replace(beside=mark_as_context(turn.beside)) for turn in asked]
     return [*system_turns(row, system), *history_turns(row), *asked, *side_turns(row[answer], "assistant")]
 
 
-def as_context(beside: Row | None) -> Row:
+def mark_as_context(beside: Row | None) -> Row:
     """What stands beside a message, with a weight of 0."""
     return {**(beside or {}), "weight": None, "loss_weight": None, "train": False}
 
@@ -220,7 +220,7 @@ def system_turns(row: Row, columns: tuple[str, ...]) -> list[Turn]:
 
 def history_turns(row: Row) -> list[Turn]:
     """The earlier turns of a `history` column: [[question, answer], ...], or a list of messages."""
-    history = listed(row.get("history"))
+    history = parse_list(row.get("history"))
     if history is None or history in ("", []):
         return []
     if is_list_of_messages(history):
@@ -243,7 +243,7 @@ def is_list_of_messages(value: object) -> bool:
     return isinstance(first, dict) and ("role" in first or "from" in first)
 
 
-def listed(value: object) -> Any:  # noqa: ANN401 - whatever stands there
+def parse_list(value: object) -> Any:  # noqa: ANN401 - whatever stands there
     """A list that a .csv had to write as JSON text, as a list; anything else as it is."""
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         try:

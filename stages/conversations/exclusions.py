@@ -27,7 +27,7 @@ class Exclusions:
     lines: Mapping[str, int]
     """In which line of the file each of both stands."""
 
-    def matched(self, row_id: str, contents: Iterable[str]) -> list[str]:
+    def match(self, row_id: str, contents: Iterable[str]) -> list[str]:
         """Which of the ids and hashes a conversation is left out for; empty: it is not."""
         found = [row_id] if row_id in self.by_row_id else []
         if self.by_content:
@@ -39,7 +39,7 @@ class Exclusions:
         """Why conversations with this id or hash are left out."""
         return self.by_row_id[key] if key in self.by_row_id else self.by_content[key]
 
-    def unmatched(self, matched: Collection[str]) -> list[int]:
+    def find_unmatched(self, matched: Collection[str]) -> list[int]:
         """The lines whose id or hash is not among `matched`."""
         return sorted(line for key, line in self.lines.items() if key not in matched)
 
@@ -61,7 +61,7 @@ def read_exclusions(path: Path) -> Exclusions:
                 number = reader.line_num + 1
                 if not fields:
                     continue
-                if problems := wrong_fields(fields, separator):
+                if problems := find_problems(fields, separator):
                     raise StageError(f"{path.name}, line {number}: {'; '.join(problems)}")
                 key = fields[0].strip().lower()
                 reasons.setdefault(key, fields[1].strip())
@@ -90,7 +90,7 @@ def separator_of(header: str, name: str) -> str:
     )
 
 
-def wrong_fields(fields: Sequence[str], separator: str) -> list[str]:
+def find_problems(fields: Sequence[str], separator: str) -> list[str]:
     """What is wrong with a line, field by field, in words that quote nothing of it; empty: nothing."""
     if len(fields) != len(COLUMNS):
         count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"

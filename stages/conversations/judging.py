@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from stages.contracts import messages as contract
 from stages.contracts.origin import ORIGIN
-from stages.conversations.canonical import Conversation, calls_of, conversation, is_train, split_of
-from stages.conversations.dialects import Layout
+from stages.conversations.canonical import Conversation, calls_of, is_train, read_conversation, split_of
+from stages.conversations.dialects import Dialect
 from stages.conversations.exclusions import Exclusions
 
 if TYPE_CHECKING:
-    from stages.dedup.contamination import Index
+    from stages.dedup.contamination import EvaluationIndex
     from stages.dedup.prefilter import SamplingPlan, Signs
 
 SPLIT_HELDOUT = "heldout"
@@ -46,21 +46,21 @@ class NearPolicy:
 class Judge:
     """What the rows are judged by."""
 
-    layouts: Sequence[Layout | None]
+    dialects: Sequence[Dialect | None]
     """By source."""
     exclusions: Exclusions
     max_messages: int | None
     max_chars: int | None
     heldout_fraction: float
     languages: Sequence[str] | None
-    evaluation: "Index | None"
+    evaluation: "EvaluationIndex | None"
     """What rows must not hold."""
     near: NearPolicy | None
     """What is done with near duplicates afterwards; None: nothing."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedBatch:
     """One batch, each row of it in one of the three tables, in their order."""
 
     kept: pa.RecordBatch
@@ -74,7 +74,7 @@ class Judged:
     """Rows by the number of the evaluation set that they hold a text of."""
 
 
-def judged(batch: pa.RecordBatch, judge: Judge) -> Judged:
+def judge_batch(batch: pa.RecordBatch, judge: Judge) -> JudgedBatch:
     """Judge the rows of a batch of data/raw."""
     kept: list[tuple[int, Conversation]] = []
     rejected: list[tuple[int, str, str]] = []
@@ -84,14 +84,14 @@ def judged(batch: pa.RecordBatch, judge: Judge) -> Judged:
     repeats = [".json" in name for name in batch["file"].to_pylist()]
     records, sources = batch["record"].to_pylist(), batch["source"].to_pylist()
     for index, (record, source) in enumerate(zip(records, sources, strict=True)):
-        found = conversation(
+        found = read_conversation(
             record,
-            judge.layouts[source],
+            judge.dialects[source],
             may_repeat_keys=repeats[index],
             max_messages=judge.max_messages,
             max_chars=judge.max_chars,
         )
-        keys = judge.exclusions.matched(found.row_id, [message[1] for message in found.messages])
+        keys = judge.exclusions.match(found.row_id, [message[1] for message in found.messages])
         matched.update(keys)
         if keys:
             excluded.append((index, found.row_id, judge.exclusions.reason(keys[0])))
@@ -100,26 +100,26 @@ def judged(batch: pa.RecordBatch, judge: Judge) -> Judged:
         else:
             kept.append((index, found))
     if kept and (judge.languages is not None or judge.evaluation is not None):
-        kept, more, contaminated = by_text(kept, judge)
+        kept, more, contaminated = reject_by_text(kept, judge)
         rejected = sorted(rejected + more)
     origin = batch.select(ORIGIN_NAMES)
-    messages = messages_batch(origin, kept, judge.heldout_fraction)
+    messages = build_messages(origin, kept, judge.heldout_fraction)
     signs = None
     if judge.near:
-        from stages.dedup.prefilter import signs as signs_of
+        from stages.dedup.prefilter import compute_signs as signs_of
 
         signs = signs_of([whole_text(found) for _, found in kept], heldout_rows(messages), judge.near.sampling)
-    return Judged(
+    return JudgedBatch(
         messages,
-        set_aside(origin, rejected, contract.REJECTED_SCHEMA),
-        set_aside(origin, excluded, contract.EXCLUDED_SCHEMA),
+        build_set_aside(origin, rejected, contract.REJECTED_SCHEMA),
+        build_set_aside(origin, excluded, contract.EXCLUDED_SCHEMA),
         signs,
         frozenset(matched),
         contaminated,
     )
 
 
-def by_text(
+def reject_by_text(
     kept: list[tuple[int, Conversation]], judge: Judge
 ) -> tuple[list[tuple[int, Conversation]], list[tuple[int, str, str]], Counter[int]]:
     """The conversations in one of the languages that hold nothing of the evaluation sets; (index, row id, rule) of the others.
@@ -129,15 +129,15 @@ def by_text(
     files: list[int] = []
     rules: list[str | None] = [None] * len(kept)
     if judge.evaluation is not None:
-        from stages.dedup.contamination import NONE, contaminated
+        from stages.dedup.contamination import NONE, find_contaminated
 
-        files = contaminated([whole_text(found) for _, found in kept], judge.evaluation).tolist()
+        files = find_contaminated([whole_text(found) for _, found in kept], judge.evaluation).tolist()
         rules = [None if file == NONE else "contaminated" for file in files]
     if judge.languages is not None:
-        from stages.conversations.language import other_language
+        from stages.conversations.language import find_other_languages
 
         texts = [spoken_text(found) for _, found in kept]
-        others = other_language(texts, judge.languages)
+        others = find_other_languages(texts, judge.languages)
         rules = ["other_language" if other else rule for other, rule in zip(others, rules, strict=True)]
     rejected = [(index, found.row_id, rule) for (index, found), rule in zip(kept, rules, strict=True) if rule]
     by_file = Counter(file for file, rule in zip(files, rules, strict=False) if rule == "contaminated")
@@ -165,7 +165,7 @@ def heldout_rows(messages: pa.RecordBatch) -> NDArray[np.bool_]:
     return np.asarray(messages["split"].to_numpy(zero_copy_only=False) == SPLIT_HELDOUT, np.bool_)
 
 
-def messages_batch(
+def build_messages(
     origin: pa.RecordBatch, kept: list[tuple[int, Conversation]], heldout_fraction: float
 ) -> pa.RecordBatch:
     """Conversations as Arrow; built from flat columns, four times as fast as from nested rows.
@@ -202,7 +202,7 @@ def messages_batch(
     )
 
 
-def set_aside(origin: pa.RecordBatch, rows: list[tuple[int, str, str]], schema: pa.Schema) -> pa.RecordBatch:
+def build_set_aside(origin: pa.RecordBatch, rows: list[tuple[int, str, str]], schema: pa.Schema) -> pa.RecordBatch:
     """(index in the batch, row id, rule or reason) as Arrow; `of` is null."""
     taken = origin.take(pa.array([index for index, _, _ in rows], pa.int64()))
     columns = [

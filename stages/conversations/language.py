@@ -24,7 +24,7 @@ LETTERS = 20
 """Letters without which nothing can be told."""
 
 
-def other_language(texts: Sequence[str], languages: Collection[str]) -> list[bool]:
+def find_other_languages(texts: Sequence[str], languages: Collection[str]) -> list[bool]:
     """For each text whether it is in none of `languages`; a text that is too short to tell, or in no language (code), is not.
 
     Args:
@@ -40,13 +40,13 @@ def is_other(text: str, accepted: Collection[str]) -> bool:
     looked_at = text if len(text) <= 2 * LOOKED_AT else f"{text[:LOOKED_AT]}\n{text[-LOOKED_AT:]}"
     if sum(map(str.isalpha, looked_at)) < LETTERS:
         return False
-    parts: list[tuple[str, float]] = identifier().rank(looked_at)
+    parts: list[tuple[str, float]] = load_identifier().rank(looked_at)
     others = [part for language, part in parts if language not in accepted]
     return max(others, default=0.0) > sum(part for language, part in parts if language in accepted)
 
 
 @cache
-def identifier() -> Any:  # noqa: ANN401 - py3langid ships no types
+def load_identifier() -> Any:  # noqa: ANN401 - py3langid ships no types
     """py3langid's identifier for LANGUAGES: 0.4 s and 300 MB at its first call in a process."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 

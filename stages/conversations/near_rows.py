@@ -14,8 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stages.contracts import messages as contract
-from stages.conversations.judging import Judged, NearPolicy, heldout_rows, whole_texts
-from stages.conversations.row_accounting import Mask, RowAccount, with_rule
+from stages.conversations.judging import JudgedBatch, NearPolicy, heldout_rows, whole_texts
+from stages.conversations.row_accounting import Mask, RowAccount, mark_rejected
 from stages.show.progress import progress
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Decision:
     """An earlier one."""
 
 
-class Collected:
+class AllSigns:
     """The signs of all rows, in their order. Memory: 256 bytes for each sketched row, 4 for each place of the others, 12 for each held-out word."""
 
     def __init__(self, total: int, sampling: "SamplingPlan | None") -> None:
@@ -65,16 +65,16 @@ class Collected:
         self.sketches[self.sketches_made : self.sketches_made + len(sketches)] = sketches
         self.sketches_made += len(sketches)
 
-    def candidates(self) -> NDArray[np.int64]:
+    def find_candidates(self) -> NDArray[np.int64]:
         """The rows without a sketch that may be near a held-out one."""
         from stages.dedup.prefilter import HeldoutRuns, may_repeat
 
         sampled = np.flatnonzero(~self.sketched[: self.rows])
-        return sampled[may_repeat(self.samples[: len(sampled)], HeldoutRuns.joined(self.runs), self.hits)]
+        return sampled[may_repeat(self.samples[: len(sampled)], HeldoutRuns.join(self.runs), self.hits)]
 
 
-def decided(
-    rows: Iterator[Judged], total: int, waiting: Path, near: NearPolicy, account: RowAccount
+def settle_near_rows(
+    rows: Iterator[JudgedBatch], total: int, waiting: Path, near: NearPolicy, account: RowAccount
 ) -> Iterator[pa.RecordBatch]:
     """The conversations to keep, flagged where they nearly repeat an earlier one; those that are dropped are added to `account`.
 
@@ -86,12 +86,12 @@ def decided(
         account: what became of the rows.
     """
     ids: list[bytes] = []
-    collected = Collected(total, near.sampling)
+    collected = AllSigns(total, near.sampling)
     with pa.OSFile(str(waiting), "wb") as sink, pa.ipc.new_file(sink, contract.SCHEMA) as writer:
         for judged in rows:
-            batch, fresh = account.first_come(judged)
+            batch, fresh = account.add_judged(judged)
             if judged.signs is not None:
-                collected.add(judged.signs.of(fresh), heldout_rows(batch))
+                collected.add(judged.signs.select(fresh), heldout_rows(batch))
             ids += map(bytes.fromhex, batch["row_id"].to_pylist())
             writer.write_batch(batch)
     decision = decide(collected, waiting, near)
@@ -104,13 +104,13 @@ def decided(
     ):
         for batch in map(reader.get_batch, range(reader.num_record_batches)):
             part = slice(start, start + batch.num_rows)
-            yield carried_out(batch, Decision(decision.heldout[part], decision.earlier[part]), near, ids, account)
+            yield apply_decision(batch, Decision(decision.heldout[part], decision.earlier[part]), near, ids, account)
             start = part.stop
             advance(batch.num_rows)
     waiting.unlink()
 
 
-def decide(collected: Collected, waiting: Path, near: NearPolicy) -> Decision:
+def decide(collected: AllSigns, waiting: Path, near: NearPolicy) -> Decision:
     """Find what nearly repeats what. A training row that goes for a held-out one's sake makes no other a near duplicate.
 
     Args:
@@ -118,29 +118,29 @@ def decide(collected: Collected, waiting: Path, near: NearPolicy) -> Decision:
         waiting: the file with the rows.
         near: what is done with them.
     """
-    from stages.dedup.minhash import near_duplicates, near_heldout, sketches
+    from stages.dedup.minhash import find_near_duplicates, find_near_heldout, sketch_texts
 
-    candidates = collected.candidates()
-    for texts in texts_at(waiting, candidates, collected.ends):
-        collected.add_sketches(sketches(texts))
+    candidates = collected.find_candidates()
+    for texts in read_texts(waiting, candidates, collected.ends):
+        collected.add_sketches(sketch_texts(texts))
     # candidates stand behind the others: each training row is compared with held-out ones alone, and these keep their order
     rows = np.concatenate([np.flatnonzero(collected.sketched), candidates])
     made = collected.sketches[: len(rows)]
     nothing = np.full(len(rows), -1, np.int64)
-    of_heldout = near_heldout(made, collected.heldout[rows], near.threshold) if near.heldout == "drop" else nothing
+    of_heldout = find_near_heldout(made, collected.heldout[rows], near.threshold) if near.heldout == "drop" else nothing
     among = of_heldout < 0
-    of_earlier = near_duplicates(made, among, near.threshold) if near.duplicates != "off" else nothing
-    return Decision(of_all(of_heldout, rows, collected.rows), of_all(of_earlier, rows, collected.rows))
+    of_earlier = find_near_duplicates(made, among, near.threshold) if near.duplicates != "off" else nothing
+    return Decision(map_to_all(of_heldout, rows, collected.rows), map_to_all(of_earlier, rows, collected.rows))
 
 
-def of_all(found: NDArray[np.int64], rows: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+def map_to_all(found: NDArray[np.int64], rows: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """What was found among some rows, as indices among all: -1 for the others."""
     of = np.full(total, -1, np.int64)
     of[rows] = np.where(found >= 0, rows[found], -1)
     return of
 
 
-def texts_at(waiting: Path, rows: NDArray[np.int64], ends: list[int]) -> Iterator[list[str]]:
+def read_texts(waiting: Path, rows: NDArray[np.int64], ends: list[int]) -> Iterator[list[str]]:
     """The whole texts of rows of the waiting file, ascending, a batch at a time; other batches are not read.
 
     Args:
@@ -156,7 +156,7 @@ def texts_at(waiting: Path, rows: NDArray[np.int64], ends: list[int]) -> Iterato
                 yield whole_texts(taken)
 
 
-def carried_out(
+def apply_decision(
     batch: pa.RecordBatch, of: Decision, near: NearPolicy, ids: list[bytes], account: RowAccount
 ) -> pa.RecordBatch:
     """The conversations of a batch that stay, flagged; the others are added to `account`."""
@@ -165,16 +165,16 @@ def carried_out(
         dropped["near_duplicate"] = of.earlier
     elif (of.earlier >= 0).any():
         column = batch.schema.get_field_index("near_duplicate_of")
-        batch = batch.set_column(column, batch.schema.field(column), named(of.earlier, ids))
+        batch = batch.set_column(column, batch.schema.field(column), look_up_ids(of.earlier, ids))
     stays = np.ones(batch.num_rows, np.bool_)
     for rule, others in dropped.items():
         goes = others >= 0
         if goes.any():
-            account.reject(with_rule(batch.filter(pa.array(goes)), rule, named(others[goes], ids)))
+            account.reject(mark_rejected(batch.filter(pa.array(goes)), rule, look_up_ids(others[goes], ids)))
             stays &= ~goes
     return batch if stays.all() else batch.filter(pa.array(stays))
 
 
-def named(indices: NDArray[np.int64], ids: list[bytes]) -> pa.Array:
+def look_up_ids(indices: NDArray[np.int64], ids: list[bytes]) -> pa.Array:
     """The row ids of conversations; null for -1."""
     return pa.array([ids[index].hex() if index >= 0 else None for index in indices.tolist()], pa.string())

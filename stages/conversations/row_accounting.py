@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stages.contracts import messages as contract
-from stages.conversations.dialects import Layout
-from stages.conversations.judging import Judged
+from stages.conversations.dialects import Dialect
+from stages.conversations.judging import JudgedBatch
 from stages.conversations.row_rules import RULES
 from stages.dataset_files.file_kinds import OLDER_EXCEL, SEPARATED, ending_of, place_in
 
@@ -23,9 +23,9 @@ TOLD = 3
 class RowAccount:
     """What became of the rows so far. Memory: some 100 bytes for each kept conversation."""
 
-    def __init__(self, sources: Sequence[str], layouts: Sequence[Layout | None], evaluation: Sequence[str]) -> None:
-        """The sources' names and layouts, in their order; the evaluation sets' names."""
-        self.sources, self.layouts, self.evaluation = sources, layouts, evaluation
+    def __init__(self, sources: Sequence[str], dialects: Sequence[Dialect | None], evaluation: Sequence[str]) -> None:
+        """The sources' names and dialects, in their order; the evaluation sets' names."""
+        self.sources, self.dialects, self.evaluation = sources, dialects, evaluation
         self.counts = {fate: np.zeros(len(sources), np.int64) for fate in (*contract.SPLITS, "rejected", "excluded")}
         """By source, how many rows ended so."""
         self.raw = np.zeros(len(sources), np.int64)
@@ -41,14 +41,14 @@ class RowAccount:
         self.seen: set[bytes] = set()
         """Ids of the conversations that came, to know a duplicate by: 16 bytes each."""
 
-    def first_come(self, rows: Judged) -> tuple[pa.RecordBatch, Mask]:
+    def add_judged(self, rows: JudgedBatch) -> tuple[pa.RecordBatch, Mask]:
         """Account for a batch. Gives the conversations of it that no earlier row holds, and which of rows.kept these are."""
         for batch in (rows.kept, rows.rejected, rows.excluded):
-            self.raw += self.by_source(batch)
+            self.raw += self.count_by_source(batch)
         self.excluded.append(rows.excluded)
         self.matched |= rows.exclusions
         self.contaminated.update(rows.contaminated)
-        self.counts["excluded"] += self.by_source(rows.excluded)
+        self.counts["excluded"] += self.count_by_source(rows.excluded)
         self.reject(rows.rejected)
         fresh = []
         for row_id in map(bytes.fromhex, rows.kept["row_id"].to_pylist()):
@@ -58,45 +58,45 @@ class RowAccount:
         if mask.all():
             return rows.kept, mask
         repeated = rows.kept.filter(pa.array(~mask))
-        self.reject(with_rule(repeated, "duplicate", repeated["row_id"]))
+        self.reject(mark_rejected(repeated, "duplicate", repeated["row_id"]))
         return rows.kept.filter(pa.array(mask)), mask
 
     def reject(self, rows: pa.RecordBatch) -> None:
         """Set rows of REJECTED_SCHEMA aside."""
         self.rejected.append(rows)
         self.rules.update(rows["rule"].to_pylist())
-        self.counts["rejected"] += self.by_source(rows)
+        self.counts["rejected"] += self.count_by_source(rows)
 
     def keep(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Count conversations that are to be written; they come back as they are."""
         splits = rows["split"].to_numpy(zero_copy_only=False)
         for split in contract.SPLITS:
-            self.counts[split] += self.by_source(rows, splits == split)
+            self.counts[split] += self.count_by_source(rows, splits == split)
         self.near_duplicates += rows.num_rows - rows["near_duplicate_of"].null_count
         return rows
 
-    def by_source(self, rows: pa.RecordBatch, mask: Mask | slice = slice(None)) -> NDArray[np.int64]:
+    def count_by_source(self, rows: pa.RecordBatch, mask: Mask | slice = slice(None)) -> NDArray[np.int64]:
         """Rows of each source."""
         return np.bincount(rows["source"].to_numpy()[mask], minlength=len(self.sources))
 
-    def rejected_rows(self) -> pa.Table:
+    def sort_rejected(self) -> pa.Table:
         """All that is set aside, in the order of the rows."""
         return pa.Table.from_batches(self.rejected, schema=contract.REJECTED_SCHEMA).sort_by("row")
 
-    def first_rejected(self) -> str:
+    def describe_first_rejected(self) -> str:
         """Where the first row stands that was set aside, for an error; empty if there is none."""
-        rows = self.rejected_rows().slice(0, 1).to_pylist()
+        rows = self.sort_rejected().slice(0, 1).to_pylist()
         return "".join(f"; the first of them: {place_in(row['file'], row['line'])} ({row['rule']})" for row in rows)
 
-    def summary(self) -> dict[str, Any]:
+    def summarize(self) -> dict[str, Any]:
         """summary.json. Raises RuntimeError if a row is unaccounted for."""
         ended = np.sum(list(self.counts.values()), axis=0)
         if (self.raw != ended).any():
             raise RuntimeError(f"{self.raw.tolist()} rows came in by source, {ended.tolist()} went out")
         dialects: Counter[str] = Counter()
-        for index, layout in enumerate(self.layouts):
-            if layout:
-                dialects[layout.name] += sum(int(self.counts[split][index]) for split in contract.SPLITS)
+        for index, dialect in enumerate(self.dialects):
+            if dialect:
+                dialects[dialect.name] += sum(int(self.counts[split][index]) for split in contract.SPLITS)
         return {
             "raw": int(self.raw.sum()),
             **{fate: int(counts.sum()) for fate, counts in self.counts.items()},
@@ -105,33 +105,33 @@ class RowAccount:
             "sources": [
                 {
                     "source": self.sources[index],
-                    "layout": layout.name if layout else None,
+                    "layout": dialect.name if dialect else None,
                     "raw": int(self.raw[index]),
                     **{fate: int(counts[index]) for fate, counts in self.counts.items()},
                 }
-                for index, layout in enumerate(self.layouts)
+                for index, dialect in enumerate(self.dialects)
             ],
             "near_duplicates": self.near_duplicates,
-            "contaminated": self.contaminated_by(),
+            "contaminated": self.count_contaminated(),
         }
 
-    def contaminated_by(self) -> dict[str, int]:
+    def count_contaminated(self) -> dict[str, int]:
         """{evaluation set: rows that hold a text of it and of none before it}."""
         return {
             name: self.contaminated[number] for number, name in enumerate(self.evaluation) if self.contaminated[number]
         }
 
-    def file_of_other_bytes(self) -> str:
+    def find_file_not_utf8(self) -> str:
         """The first .csv or .tsv of whose rows some are not UTF-8; empty if there is none."""
         if not self.rules["invalid_unicode"]:
             return ""
-        rows = self.rejected_rows()
+        rows = self.sort_rejected()
         files = rows.filter(pc.equal(rows["rule"], "invalid_unicode"))["file"].unique().to_pylist()
         return next((file for file in files if ending_of(file).startswith(SEPARATED)), "")
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """One line for the log: `10 rows (messages: role/content): 8 train, 1 heldout, 1 rejected (1 duplicate: the same ...), 0 excluded`."""
-        names = dict.fromkeys(layout.name for layout in self.layouts if layout)
+        names = dict.fromkeys(dialect.name for dialect in self.dialects if dialect)
         most = sorted((rule for rule in RULES if self.rules[rule]), key=lambda rule: -self.rules[rule])
         # one more takes no more room than to say that there is one more
         named = most if len(most) == TOLD + 1 else most[:TOLD]
@@ -139,11 +139,11 @@ class RowAccount:
         if len(named) < len(most):
             left = sum(self.rules[rule] for rule in most[TOLD:])
             rules += f", {left} by {len(most) - TOLD} other rules: data/messages/summary.json"
-        if file := self.file_of_other_bytes():
+        if file := self.find_file_not_utf8():
             rules += f"; {file} {OLDER_EXCEL}"
         counts = {fate: int(counts.sum()) for fate, counts in self.counts.items()}
         flagged = f"; {self.near_duplicates} flagged as near duplicates" if self.near_duplicates else ""
-        by = ", ".join(f"{count} by {name}" for name, count in self.contaminated_by().items())
+        by = ", ".join(f"{count} by {name}" for name, count in self.count_contaminated().items())
         held = f"; contaminated: {by}" if by else ""
         return (
             f"{self.raw.sum()} rows ({', '.join(names) or 'no layout'}): {counts['train']} train, {counts['heldout']} heldout, "
@@ -151,7 +151,7 @@ class RowAccount:
         )
 
 
-def with_rule(kept: pa.RecordBatch, rule: str, of: pa.Array) -> pa.RecordBatch:
+def mark_rejected(kept: pa.RecordBatch, rule: str, of: pa.Array) -> pa.RecordBatch:
     """Conversations as rows of REJECTED_SCHEMA."""
     origin = [kept[name] for name in contract.REJECTED_SCHEMA.names[:-2]]
     rules = pa.array([rule] * kept.num_rows, pa.string())

@@ -59,7 +59,7 @@ class Rejected(Exception):  # noqa: N818 - no error of the program's: a row that
 
 
 @lru_cache(maxsize=1_000)
-def broken_by_turns(kinds: tuple[str, ...]) -> str | None:
+def find_broken_turn_rule(kinds: tuple[str, ...]) -> str | None:
     """The rule that a conversation of these kinds of messages breaks; None: it takes turns and ends with an answer.
 
     A dataset of a million rows has some dozens of such sequences.

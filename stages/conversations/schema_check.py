@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from stages.contracts.messages import ID_LENGTH, ROLES, SPLITS
-from stages.workers.without_pandas import no_pandas
+from stages.workers.without_pandas import hide_pandas
 
 if TYPE_CHECKING:
     import pandera.polars as pandera
 
 
-@no_pandas()  # which polars and pandera would import, and can do without
+@hide_pandas()  # which polars and pandera would import, and can do without
 def check_messages(batch: pa.RecordBatch) -> None:
     """Validate conversations, all rules at once.
 

@@ -31,15 +31,15 @@ def read_tools(value: object) -> bytes | None:
     if value is None or value == "":
         return None
     if isinstance(value, str):
-        value = parsed_text(value, "tools_unreadable")
+        value = parse_text(value, "tools_unreadable")
     found = value if isinstance(value, list) else [value]
-    return dumped([tool(each) for each in found], "tools_unreadable") if found else None
+    return dump_canonical([read_tool(each) for each in found], "tools_unreadable") if found else None
 
 
-def tool(value: object) -> dict[str, Any]:
+def read_tool(value: object) -> dict[str, Any]:
     """One tool with its function inside. Raises Rejected."""
     if isinstance(value, str):
-        value = parsed_text(value, "tools_unreadable")
+        value = parse_text(value, "tools_unreadable")
     if not isinstance(value, dict):
         raise Rejected("tools_unreadable")
     function = value.get("function")
@@ -55,7 +55,7 @@ def tool(value: object) -> dict[str, Any]:
     return value
 
 
-def calls_beside(message: Mapping[str, object]) -> list[dict[str, Any]]:
+def read_calls_beside(message: Mapping[str, object]) -> list[dict[str, Any]]:
     """The calls that stand beside a message's content: `tool_calls`, or the older `function_call`; [] if there are none.
 
     Raises Rejected if they cannot be read, or if both are there.
@@ -66,10 +66,10 @@ def calls_beside(message: Mapping[str, object]) -> list[dict[str, Any]]:
     return read_calls(found[0]) if found else []
 
 
-def calls_among_parts(content: list[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
+def split_off_calls(content: list[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
     """The calls that typed parts of a content hold, and the other parts. Raises Rejected."""
     is_call = [isinstance(part, dict) and part.get("type") == "tool_call" for part in content]
-    calls = [call(part.get("value")) for part in compress(content, is_call)]
+    calls = [read_call(part.get("value")) for part in compress(content, is_call)]
     return calls, [part for part, called in zip(content, is_call, strict=True) if not called]
 
 
@@ -78,17 +78,17 @@ def read_calls(value: object) -> list[dict[str, Any]]:
     if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].get("type") == "text":
         value = text_of(value)
     if isinstance(value, str):
-        value = parsed_text(value, "tool_call_unreadable")
+        value = parse_text(value, "tool_call_unreadable")
     found = value if isinstance(value, list) else [value]
     if not found:
         raise Rejected("tool_call_unreadable")
-    return [call(each) for each in found]
+    return [read_call(each) for each in found]
 
 
-def call(value: object) -> dict[str, Any]:
+def read_call(value: object) -> dict[str, Any]:
     """One call. Raises Rejected unless it is a name with an object of arguments."""
     if isinstance(value, str):
-        value = parsed_text(value, "tool_call_unreadable")
+        value = parse_text(value, "tool_call_unreadable")
     if not isinstance(value, dict):
         raise Rejected("tool_call_unreadable")
     function = value.get("function")
@@ -97,7 +97,7 @@ def call(value: object) -> dict[str, Any]:
     name = function.get("name")
     arguments = function.get("arguments") if "arguments" in function else function.get("parameters")
     if isinstance(arguments, str):
-        arguments = parsed_text(arguments, "tool_call_unreadable") if arguments.strip() else {}
+        arguments = parse_text(arguments, "tool_call_unreadable") if arguments.strip() else {}
     elif arguments is None:
         arguments = {}
     if not is_name(name) or not isinstance(arguments, dict):
@@ -116,17 +116,17 @@ def is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def parsed_text(text: str, rule: str) -> object:
+def parse_text(text: str, rule: str) -> object:
     """JSON that stands in a text, numbers as they are written. Raises Rejected with the rule for what is no JSON, or has a key twice."""
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=refused)
+        return json.loads(text, object_pairs_hook=refuse_repeated_keys, parse_constant=refuse_constant)
     except Rejected:
         raise Rejected(rule) from None
     except (ValueError, RecursionError) as error:
         raise Rejected(rule) from error
 
 
-def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object whose keys differ. Raises Rejected."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -134,12 +134,12 @@ def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def refused(_: str) -> object:
+def refuse_constant(_: str) -> object:
     """NaN and the infinities, which no JSON has."""
     raise Rejected("invalid_json")
 
 
-def dumped(value: object, rule: str) -> bytes:
+def dump_canonical(value: object, rule: str) -> bytes:
     """Canonical JSON. Raises Rejected: invalid_unicode, or the rule where JSON has no word for it (nested too deep, a huge number)."""
     try:
         return orjson.dumps(value)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from stages.conversations.dialects import CHAT_COLUMNS, Layout, Row, layouts_of, listed
+from stages.conversations.dialects import CHAT_COLUMNS, Dialect, Row, find_dialects, parse_list
 from stages.conversations.message_text import has_media_column, has_media_part
 from stages.conversations.roles import role_of
 from stages.conversations.row_rules import CALL, Rejected
@@ -14,17 +14,17 @@ WORSE = frozenset({"rejected", "rejected_response", "rejected_messages"})
 VERDICTS = frozenset({"label", "labels", "kto_tag"})
 
 
-def refusal(rows: Sequence[Row], layout: Layout | None) -> str | None:
+def refusal(rows: Sequence[Row], dialect: Dialect | None) -> str | None:
     """Why most of the rows cannot be learned from, and what to do; None if they can be, or if nothing is known of them.
 
     Args:
         rows: the first rows of a source; no column of theirs is named by the user.
-        layout: how they would be read; None: no layout fits them.
+        dialect: how they would be read; None: no dialect fits them.
     """
-    for holds, says in ALWAYS if layout else (*ALWAYS, *WITHOUT_LAYOUT):
+    for holds, says in ALWAYS if dialect else (*ALWAYS, *WITHOUT_LAYOUT):
         if sum(map(holds, rows)) * 2 > len(rows):
             return says
-    if layout and rows and all(asks_only(row, layout) for row in rows):
+    if dialect and rows and all(asks_only(row, dialect) for row in rows):
         return QUESTIONS_ALONE
     return None
 
@@ -48,7 +48,7 @@ def is_judged(row: Row) -> bool:
 def has_media(row: Row) -> bool:
     """Whether pictures, sounds or films belong to the row."""
     return has_media_column(row) or any(
-        has_media_part(listed(row[column])) for column in (*CHAT_COLUMNS, *PROMPTS) if column in row
+        has_media_part(parse_list(row[column])) for column in (*CHAT_COLUMNS, *PROMPTS) if column in row
     )
 
 
@@ -67,12 +67,12 @@ def has_text_alone(row: Row) -> bool:
     return not TEXTS.isdisjoint(row) and PROMPTS.isdisjoint(row) and ANSWERS.isdisjoint(row)
 
 
-def asks_only(row: Row, layout: Layout) -> bool:
+def asks_only(row: Row, dialect: Dialect) -> bool:
     """Whether the row is a conversation whose roles are all known, and none is the assistant's."""
-    if layout.name not in [each.name for each in layouts_of(row)]:
+    if dialect.name not in [each.name for each in find_dialects(row)]:
         return False
     try:
-        roles = {role_of(turn.role) for turn in layout.turns(row)}
+        roles = {role_of(turn.role) for turn in dialect.turns(row)}
     except Rejected:
         return False
     return roles.isdisjoint({None, "assistant", CALL})

@@ -26,13 +26,13 @@ class ChatColumns(Params):
     """The column that holds the list of messages."""
 
 
-def form(columns: object) -> str:
+def tag_of(columns: object) -> str:
     """Which of the two is meant, so that an error speaks of one alone."""
     chat = isinstance(columns, ChatColumns) or (isinstance(columns, Mapping) and "messages" in columns)
     return "ChatColumns" if chat else "PromptColumns"
 
 
 Columns = Annotated[
-    Annotated[PromptColumns, Tag("PromptColumns")] | Annotated[ChatColumns, Tag("ChatColumns")], Discriminator(form)
+    Annotated[PromptColumns, Tag("PromptColumns")] | Annotated[ChatColumns, Tag("ChatColumns")], Discriminator(tag_of)
 ]
 """{prompt, answer, system} or {messages}."""

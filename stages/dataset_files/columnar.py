@@ -20,9 +20,9 @@ READ_AHEAD = 2**20
 """Bytes of a column that are read at a time: a row group may be as large as the file."""
 
 
-def columnar_rows(path: Path, name: str, ending: str) -> Iterator[tuple[int, bytes]]:
+def read_columnar_rows(path: Path, name: str, ending: str) -> Iterator[tuple[int, bytes]]:
     """(1-based number of the row, the row as JSON). Raises StageError, which says after which row, for a file that cannot be read."""
-    kind, batches = ("Parquet", parquet_batches) if ending == ".parquet" else ("Arrow", arrow_batches)
+    kind, batches = ("Parquet", read_parquet_batches) if ending == ".parquet" else ("Arrow", read_arrow_batches)
     with path.open("rb") as file:
         beginning = file.read(32)
     if not beginning:
@@ -36,7 +36,7 @@ def columnar_rows(path: Path, name: str, ending: str) -> Iterator[tuple[int, byt
             if len(set(batch.schema.names)) < batch.num_columns:
                 raise StageError(f"{name}: two columns have the same name")
             for start in range(0, batch.num_rows, ROWS):
-                for row in python_rows(batch.slice(start, ROWS)):
+                for row in to_python(batch.slice(start, ROWS)):
                     done += 1
                     yield done, dumps(row)
     except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:
@@ -58,7 +58,7 @@ def has_no_end(path: Path, kind: str | None) -> bool:
         return file.read() != mark
 
 
-def parquet_batches(path: Path) -> Generator[pa.RecordBatch, None, None]:
+def read_parquet_batches(path: Path) -> Generator[pa.RecordBatch, None, None]:
     """The batches of a Parquet file."""
     import pyarrow.parquet as pq
 
@@ -67,7 +67,7 @@ def parquet_batches(path: Path) -> Generator[pa.RecordBatch, None, None]:
         yield from file.iter_batches(batch_size=ROWS)
 
 
-def arrow_batches(path: Path) -> Generator[pa.RecordBatch, None, None]:
+def read_arrow_batches(path: Path) -> Generator[pa.RecordBatch, None, None]:
     """The batches of an IPC file or stream, proven: what a damaged one points to may lie outside of it. Not memory-mapped: pages that were read would stay."""
     with pa.OSFile(str(path)) as file:
         whole = file.read(6) == b"ARROW1"
@@ -79,17 +79,17 @@ def arrow_batches(path: Path) -> Generator[pa.RecordBatch, None, None]:
                 yield batch
 
 
-def python_rows(batch: pa.RecordBatch) -> list[dict[str, object]]:
+def to_python(batch: pa.RecordBatch) -> list[dict[str, object]]:
     """The rows as Python objects; text that is not UTF-8 with lone surrogates in it, which `standardize` sets aside row by row."""
     try:
         return list(batch.to_pylist())
     except UnicodeDecodeError:
         names = batch.schema.names
-        columns = [escaped(column) for column in batch.columns]
+        columns = [decode_column(column) for column in batch.columns]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def escaped(column: pa.Array) -> list[object]:
+def decode_column(column: pa.Array) -> list[object]:
     """A column's values, for one that may hold text that is not UTF-8."""
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
@@ -97,10 +97,12 @@ def escaped(column: pa.Array) -> list[object]:
         return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
     if pa.types.is_struct(kind) and kind.num_fields:
         names = [kind.field(i).name for i in range(kind.num_fields)]
-        rows = [dict(zip(names, values, strict=True)) for values in zip(*map(escaped, column.flatten()), strict=True)]
+        rows = [
+            dict(zip(names, values, strict=True)) for values in zip(*map(decode_column, column.flatten()), strict=True)
+        ]
         return [row if valid else None for row, valid in zip(rows, column.is_valid().to_pylist(), strict=True)]
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        values, at, lists = escaped(column.flatten()), 0, []
+        values, at, lists = decode_column(column.flatten()), 0, []
         for length in column.value_lengths().to_pylist():
             lists.append(None if length is None else values[at : at + length])
             at += length or 0

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import pyarrow as pa
 
 from stages.core.errors import StageError
-from stages.dataset_files.file_kinds import PACKED, other_kind
+from stages.dataset_files.file_kinds import COMPRESSED, other_kind
 
 MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 LARGEST_FREE = 16 * 2**20
@@ -35,7 +35,7 @@ class Stream(Protocol):
         """Let go of it."""
 
 
-class Unpacked(io.RawIOBase):
+class DecompressedFile(io.RawIOBase):
     """The unpacked bytes of a file, counted."""
 
     def __init__(self, stream: Stream, packed: BinaryIO, name: str) -> None:
@@ -69,9 +69,9 @@ class Unpacked(io.RawIOBase):
 
 
 @contextmanager
-def opened(path: Path, name: str, ending: str) -> Iterator["io.BufferedReader[Any]"]:
+def open_decompressed(path: Path, name: str, ending: str) -> Iterator["io.BufferedReader[Any]"]:
     """The bytes of a text file, buffered. Raises StageError if it is not packed as its ending says."""
-    packing = next((packed for packed in PACKED if ending.endswith(packed)), None)
+    packing = next((packed for packed in COMPRESSED if ending.endswith(packed)), None)
     with path.open("rb", buffering=BUFFER) as file:
         if packing is None:
             yield cast("io.BufferedReader[Any]", file)
@@ -84,7 +84,7 @@ def opened(path: Path, name: str, ending: str) -> Iterator["io.BufferedReader[An
             stream = cast("Stream", gzip.GzipFile(fileobj=file))
         else:
             stream = cast("Stream", pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
-        with io.BufferedReader(Unpacked(stream, file, name), BUFFER) as reader:
+        with io.BufferedReader(DecompressedFile(stream, file, name), BUFFER) as reader:
             yield reader
 
 

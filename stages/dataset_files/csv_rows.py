@@ -17,13 +17,13 @@ DECLARED = re.compile(r'("?)sep=([^\w"\r\n\0\udc80-\udcff])\1[\r\n]*', re.IGNORE
 """The line that Excel writes, and reads, before the header, to say what separates the fields."""
 
 
-def separated_rows(binary: BinaryIO, name: str, ending: str) -> Iterator[tuple[int, bytes]]:
+def read_separated_rows(binary: BinaryIO, name: str, ending: str) -> Iterator[tuple[int, bytes]]:
     """(line, row) of a .csv or .tsv file's rows, as objects of strings; one with more or fewer fields than the header as a list of its fields.
 
     Bytes that are not UTF-8 become lone surrogates, which `standardize` sets aside row by row.
     """
     csv.field_size_limit(LONGEST_RECORD)
-    with as_text(binary) as file:
+    with open_text(binary) as file:
         lines = CsvLines(file)
         declared = DECLARED.fullmatch(lines.first)
         separator = separator_of(lines.first, name, ending)
@@ -45,11 +45,11 @@ def separated_rows(binary: BinaryIO, name: str, ending: str) -> Iterator[tuple[i
                 lines.of_row.clear()
                 begins = reader.line_num + 1
         except csv.Error as error:
-            opened_at = begins + quote_in(lines.of_row, separator)
+            opened_at = begins + find_open_quote(lines.of_row, separator)
             raise StageError(csv_problem(name, opened_at, reader.line_num, str(error))) from error
 
 
-def as_text(binary: BinaryIO) -> io.TextIOWrapper:
+def open_text(binary: BinaryIO) -> io.TextIOWrapper:
     """The text of a .csv or .tsv."""
     return io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
@@ -121,7 +121,7 @@ def in_words(separator: str) -> str:
     return SEPARATORS.get(separator) or repr(separator)
 
 
-def quote_in(lines: list[str], separator: str) -> int:
+def find_open_quote(lines: list[str], separator: str) -> int:
     """In which of a row's lines, from 0, the last field in quotes begins; 0 if none does."""
     found, inside, begins_field = 0, False, True
     for number, line in enumerate(lines):

@@ -2,16 +2,16 @@
 
 TEXT = (".jsonl", ".json", ".csv", ".tsv")
 COLUMNAR = (".parquet", ".arrow", ".feather")
-PACKED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst")
 
 SEPARATED = (".csv", ".tsv")
 BY_LINE = (".jsonl", *SEPARATED)
 """Packed or not: the place of a row is a line. Of the others it is the row's number."""
 
-ENDINGS = (*TEXT, *COLUMNAR, *(text + packed for text in TEXT for packed in PACKED))
+ENDINGS = (*TEXT, *COLUMNAR, *(text + packed for text in TEXT for packed in COMPRESSED))
 OLDER_EXCEL = "looks like Windows-1252 (Excel's older CSV): save it as CSV UTF-8"
 """Of a .csv or .tsv with bytes that are not UTF-8."""
-KNOWN = f"{', '.join(TEXT)} (each also {' or '.join(PACKED)}), {', '.join(COLUMNAR)}"
+KNOWN = f"{', '.join(TEXT)} (each also {' or '.join(COMPRESSED)}), {', '.join(COLUMNAR)}"
 """The endings as messages list them."""
 
 OTHER_KINDS = {

@@ -40,12 +40,12 @@ class Pieces:
 
     def __iter__(self) -> Iterator[bytes]:
         """The pieces, in order. Raises StageError, which names the line and the row, where the text ends early or goes on."""
-        start = at = self.beginning()
+        start = at = self.find_beginning()
         depth, comma, closed = 1, False, False
         while True:
             found = (TOP if depth == 1 else NESTED).match(self.buffer, at)
             if found is None:
-                self.more(start)
+                self.read_more(start)
                 start, at = 0, at - start
                 continue
             at, mark = found.end(), found[1]
@@ -68,18 +68,18 @@ class Pieces:
                 start, comma, closed = at, mark == b",", False
             if depth == 0:
                 break
-        self.ending(at, mark)
+        self.check_ending(at, mark)
 
-    def beginning(self) -> int:
+    def find_beginning(self) -> int:
         """Where the first piece begins."""
         while not self.buffer.lstrip():
-            self.more(0)
+            self.read_more(0)
         start = len(self.buffer) - len(self.buffer.lstrip()) + 1
         if self.buffer[start - 1 : start] == b"{":
             self.kind, self.noun = "object", "key"
         return start
 
-    def more(self, start: int) -> None:
+    def read_more(self, start: int) -> None:
         """Drop what lies before `start`, and read on."""
         self.line += self.buffer.count(b"\n", 0, start)
         self.buffer = self.buffer[start:]
@@ -96,7 +96,7 @@ class Pieces:
             at += len(near) - len(near.lstrip())
             raise self.wrong(f"the next is longer than {self.longest >> 20} MiB, so this is no list of rows", at)
 
-    def ending(self, at: int, mark: bytes) -> None:
+    def check_ending(self, at: int, mark: bytes) -> None:
         """Raise StageError if the last bracket, `mark`, is not that of the first, or if something stands behind it."""
         if mark != ENDS[self.kind]:
             raise self.wrong("a bracket is closed by one of another kind", at)
@@ -143,7 +143,7 @@ class Pieces:
         return self.line_of((begins.end() if begins else self.start) + offset)
 
 
-def rows_of_object(content: bytes, name: str) -> Iterator[bytes]:
+def read_rows_of_object(content: bytes, name: str) -> Iterator[bytes]:
     """The rows of an object with one list of rows in it, or the object itself if it is a conversation.
 
     Raises StageError if it is neither.
@@ -183,12 +183,12 @@ def loads(content: bytes) -> object:
 def dumps(value: object) -> bytes:
     """A value as compact JSON in UTF-8, keys in their order; lone surrogates and huge numbers the way that only ASCII JSON can write them."""
     try:
-        return orjson.dumps(value, default=plain)
+        return orjson.dumps(value, default=to_plain)
     except TypeError:
-        return json.dumps(value, default=plain, separators=(",", ":")).encode()
+        return json.dumps(value, default=to_plain, separators=(",", ":")).encode()
 
 
-def plain(value: object) -> str | None:
+def to_plain(value: object) -> str | None:
     """What JSON has no word for: bytes as the text they are (null for an image and the like), numbers and times as text."""
     if isinstance(value, bytes):
         try:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from stages.core.errors import StageError
-from stages.dataset_files.compression import DamagedError, opened, wrong_ending
-from stages.dataset_files.csv_rows import CsvLines, as_text, in_words, separated_rows, separator_of
+from stages.dataset_files.compression import DamagedError, open_decompressed, wrong_ending
+from stages.dataset_files.csv_rows import CsvLines, in_words, open_text, read_separated_rows, separator_of
 from stages.dataset_files.file_kinds import BY_LINE, COLUMNAR, KNOWN, ending_of, other_kind
-from stages.dataset_files.json_rows import LONGEST_RECORD, Pieces, loads, rows_of_object
+from stages.dataset_files.json_rows import LONGEST_RECORD, Pieces, loads, read_rows_of_object
 
 if TYPE_CHECKING:
     import io
@@ -22,7 +22,7 @@ LARGEST_OBJECT = 512 * 2**20
 """Bytes of a .json file that is one object with the rows in it, since it is read whole."""
 
 
-def records(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
+def read_rows(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
     """(place, row) of a file's rows. A row is JSON; of .jsonl and .json exactly what stands there, even if it is no JSON.
 
     The place is 1-based: the line where a row begins in .jsonl, .csv and .tsv, else the row's number. Blank lines are no rows.
@@ -40,24 +40,24 @@ def records(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
     if not path.is_file():
         raise StageError(f"{name} is not there (or is no file); `retune use --data FILE` brings one to data/custom")
     if ending in COLUMNAR:
-        from stages.dataset_files.columnar import columnar_rows
+        from stages.dataset_files.columnar import read_columnar_rows
 
-        return columnar_rows(path, name, ending)
-    return text_rows(path, name, ending)
+        return read_columnar_rows(path, name, ending)
+    return read_text_rows(path, name, ending)
 
 
-def text_rows(path: Path, name: str, ending: str) -> Iterator[tuple[int, bytes]]:
+def read_text_rows(path: Path, name: str, ending: str) -> Iterator[tuple[int, bytes]]:
     """The rows of a text file."""
     place = 0
     try:
         check_beginning(path, name, ending)
-        with opened(path, name, ending) as stream:
+        with open_decompressed(path, name, ending) as stream:
             if ending.startswith(".jsonl"):
-                rows = lines(stream, name)
+                rows = read_lines(stream, name)
             elif ending.startswith(".json"):
-                rows = json_rows(stream, path, name, ending)
+                rows = read_json_rows(stream, path, name, ending)
             else:
-                rows = separated_rows(stream, name, ending[:4])
+                rows = read_separated_rows(stream, name, ending[:4])
             for place, row in rows:
                 yield place, row
     except DamagedError as error:
@@ -70,12 +70,12 @@ def text_rows(path: Path, name: str, ending: str) -> Iterator[tuple[int, bytes]]
 
 def check_beginning(path: Path, name: str, ending: str) -> None:
     """Raise StageError if what is in a text file begins like a file of another kind."""
-    with opened(path, name, ending) as stream:
+    with open_decompressed(path, name, ending) as stream:
         if kind := other_kind(stream.read(32)):
             raise wrong_ending(name, kind)
 
 
-def lines(stream: "io.BufferedReader[Any]", name: str) -> Iterator[tuple[int, bytes]]:
+def read_lines(stream: "io.BufferedReader[Any]", name: str) -> Iterator[tuple[int, bytes]]:
     """The lines of JSON lines without their line end (LF or CRLF) and without the file's byte order mark."""
     number = 0
     while line := stream.readline(LONGEST_RECORD + 1):
@@ -101,7 +101,7 @@ def is_list_of_objects(line: bytes) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def json_rows(stream: "io.BufferedReader[Any]", path: Path, name: str, ending: str) -> Iterator[tuple[int, bytes]]:
+def read_json_rows(stream: "io.BufferedReader[Any]", path: Path, name: str, ending: str) -> Iterator[tuple[int, bytes]]:
     """The rows of a .json file: a list of rows, one object with one list of rows in it, one row, or (common on the hub) JSON lines."""
     begun = stream.read(FIRST_READ).removeprefix(BOM)
     while begun.isspace():
@@ -110,22 +110,22 @@ def json_rows(stream: "io.BufferedReader[Any]", path: Path, name: str, ending: s
     if first == b"[":
         yield from enumerate(Pieces(stream, name, LONGEST_RECORD, begun), start=1)
     elif first == b"{" and is_json_lines(path, name, ending):
-        with opened(path, name, ending) as again:
-            yield from lines(again, name)
+        with open_decompressed(path, name, ending) as again:
+            yield from read_lines(again, name)
     elif first == b"{":
         content = begun + stream.read(LARGEST_OBJECT)
         if len(content) > LARGEST_OBJECT:
             raise StageError(
                 f"{name}: one object of more than {LARGEST_OBJECT >> 20} MiB; save the list of rows in it alone, or as .jsonl"
             )
-        yield from enumerate(rows_of_object(content, name), start=1)
+        yield from enumerate(read_rows_of_object(content, name), start=1)
     elif first:
         raise StageError(f"{name}: must be a list of rows, or one object with one list of rows in it")
 
 
 def is_json_lines(path: Path, name: str, ending: str) -> bool:
     """Whether the first line of a file with text in it is an object of its own, and not the only one."""
-    with opened(path, name, ending) as stream:
+    with open_decompressed(path, name, ending) as stream:
         line = stream.readline(LONGEST_RECORD).removeprefix(BOM)
         while line.isspace():
             line = stream.readline(LONGEST_RECORD)
@@ -135,10 +135,10 @@ def is_json_lines(path: Path, name: str, ending: str) -> bool:
     return bool(rest) and isinstance(loads(line), dict)
 
 
-def separator_seen(path: Path, name: str) -> str | None:
+def find_separator(path: Path, name: str) -> str | None:
     """What separates the fields of a .csv, in words; None for a file of another kind. Raises StageError."""
     ending = ending_of(name)
     if not ending.startswith(".csv"):
         return None
-    with opened(path, name, ending) as stream, as_text(cast("BinaryIO", stream)) as file:
+    with open_decompressed(path, name, ending) as stream, open_text(cast("BinaryIO", stream)) as file:
         return in_words(separator_of(CsvLines(file).first, name, ".csv"))

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from stages.core.errors import StageError
 from stages.dataset_files.file_kinds import place_in
 from stages.dataset_files.json_rows import loads
-from stages.dataset_files.reader import records
-from stages.dedup.shingles import Hashes, ngrams, word_hashes, words
+from stages.dataset_files.reader import read_rows
+from stages.dedup.shingles import Hashes, ngrams, normalize_text, word_hashes
 
 LONGEST = 13
 """Words of a run that no two texts share by chance."""
@@ -32,7 +32,7 @@ FILTER = 16
 
 
 @dataclass(frozen=True)
-class Runs:
+class RunIndex:
     """Hashes of all runs of one number of words that an evaluation set is known by: 10 bytes each, and 16 to 32 for the filter."""
 
     hashes: Hashes
@@ -43,7 +43,7 @@ class Runs:
     """Whether some hash has these low bits; 2 ** k entries."""
 
     @classmethod
-    def of(cls, by_file: Sequence[tuple[int, Hashes]]) -> "Runs":
+    def from_files(cls, by_file: Sequence[tuple[int, Hashes]]) -> "RunIndex":
         """(number of the file, hashes) in the order of the files; the hashes in any order, with repetitions or without."""
         hashes, first = np.unique(np.concatenate([hashes for _, hashes in by_file]), return_index=True)
         files = np.concatenate([np.full(len(hashes), file, np.int16) for file, hashes in by_file])[first]
@@ -51,7 +51,7 @@ class Runs:
         seen[hashes & np.uint64(len(seen) - 1)] = True
         return cls(hashes, files, seen)
 
-    def files_of(self, asked: Hashes) -> NDArray[np.int16]:
+    def find_files(self, asked: Hashes) -> NDArray[np.int16]:
         """For each hash the number of the first file that has it, or NONE."""
         found = np.full(len(asked), NONE, np.int16)
         likely = np.flatnonzero(self.seen[asked & np.uint64(len(self.seen) - 1)])
@@ -61,11 +61,11 @@ class Runs:
         return found
 
 
-Index = dict[int, Runs]
+EvaluationIndex = dict[int, RunIndex]
 """{words: the runs of that many words that a row must not hold}; goes to worker processes as it is."""
 
 
-def evaluation_files(custom: Path, names: Iterable[str]) -> list[tuple[Path, str]]:
+def find_evaluation_files(custom: Path, names: Iterable[str]) -> list[tuple[Path, str]]:
     """(path, name) of the files that `standardize.contamination` names, with or without the folder. Raises StageError if one is not there."""
     found = []
     for named in names:
@@ -77,11 +77,11 @@ def evaluation_files(custom: Path, names: Iterable[str]) -> list[tuple[Path, str
     return found
 
 
-def evaluation_index(files: Iterable[tuple[Path, str]]) -> Index:
+def index_evaluation_sets(files: Iterable[tuple[Path, str]]) -> EvaluationIndex:
     """What the evaluation sets are known by.
 
     Args:
-        files: (path, name) of each file, as for `stages.dataset_files.reader.records`; every text in every record counts, however deep.
+        files: (path, name) of each file, as for `stages.dataset_files.reader.read_rows`; every text in every record counts, however deep.
 
     Raises:
         StageError: a file cannot be read, a line of it is not JSON, or it has no text that is long enough to be looked for.
@@ -90,32 +90,32 @@ def evaluation_index(files: Iterable[tuple[Path, str]]) -> Index:
     for number, (path, name) in enumerate(files):
         before = sum(map(len, found.values()))
         batch: list[str] = []
-        for text in filter(says_something, texts_of(path, name)):
+        for text in filter(says_something, read_texts(path, name)):
             batch.append(text)
             if len(batch) == TEXTS_AT_A_TIME:
-                add(batch, number, found)
+                add_runs(batch, number, found)
                 batch = []
-        add(batch, number, found)
+        add_runs(batch, number, found)
         if sum(map(len, found.values())) == before:
             raise StageError(
                 f"{name} has no text of {SHORTEST} words or more (numbers not counted), so no row can be compared with it. "
                 "Take it out of standardize.contamination, or bring the file with the questions."
             )
-    return {n: Runs.of(by_file) for n, by_file in sorted(found.items())}
+    return {n: RunIndex.from_files(by_file) for n, by_file in sorted(found.items())}
 
 
-def contaminated(texts: Sequence[str], index: Index) -> NDArray[np.int16]:
+def find_contaminated(texts: Sequence[str], index: EvaluationIndex) -> NDArray[np.int16]:
     """For each text, the contents of one conversation joined by line feeds, the number of the first file of which it holds a text, or NONE."""
     found = np.full(len(texts), NONE, np.int16)
     if len(texts):
         hashes, offsets = word_hashes(texts)
         for n, runs in index.items():
             asked, starts = ngrams(hashes, offsets, n)
-            found = np.minimum(found, np.minimum.reduceat(runs.files_of(asked), starts[:-1]))
+            found = np.minimum(found, np.minimum.reduceat(runs.find_files(asked), starts[:-1]))
     return found
 
 
-def add(texts: list[str], number: int, found: dict[int, list[tuple[int, Hashes]]]) -> None:
+def add_runs(texts: list[str], number: int, found: dict[int, list[tuple[int, Hashes]]]) -> None:
     """Add the runs that these texts of a file are known by: all of LONGEST words, or the whole of a shorter one."""
     if not texts:
         return
@@ -131,12 +131,12 @@ def add(texts: list[str], number: int, found: dict[int, list[tuple[int, Hashes]]
 
 def says_something(text: str) -> bool:
     """Whether enough of the text's words are no numbers: `1 2 3 4 5 6 7 8` stands in many texts."""
-    return sum(not word.isdigit() for word in words(text).split()) >= SHORTEST
+    return sum(not word.isdigit() for word in normalize_text(text).split()) >= SHORTEST
 
 
-def texts_of(path: Path, name: str) -> Iterator[str]:
+def read_texts(path: Path, name: str) -> Iterator[str]:
     """Every text in the file's records: the values, not the keys."""
-    for place, record in records(path, name):
+    for place, record in read_rows(path, name):
         left = [loads(record)]
         if left == [None] and record.strip() != b"null":
             raise StageError(f"{place_in(name, place)}: the row is not JSON, so no row can be compared with it")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.dedup.shingles import MULTIPLIER, finished, ngrams, word_hashes
+from stages.dedup.shingles import MULTIPLIER, mix_bits, ngrams, word_hashes
 
 PERMUTATIONS = 128
 SHINGLE = 3
@@ -36,7 +36,7 @@ Sketches = NDArray[np.uint16]
 Indices = NDArray[np.int64]
 
 
-def sketches(texts: Sequence[str]) -> Sketches:
+def sketch_texts(texts: Sequence[str]) -> Sketches:
     """One sketch for each text, (n, PERMUTATIONS): 256 bytes a row, the low half of rensa's 32-bit values.
 
     A text of fewer than SHINGLE words is one shingle. Call it in worker processes, a few thousand texts at a time: rensa
@@ -51,7 +51,7 @@ def sketches(texts: Sequence[str]) -> Sketches:
     return np.array(matrix.to_rows(), np.uint32).astype(np.uint16)
 
 
-def near_heldout(sketches: Sketches, heldout: NDArray[np.bool_], threshold: float) -> Indices:
+def find_near_heldout(sketches: Sketches, heldout: NDArray[np.bool_], threshold: float) -> Indices:
     """For each training row the index of a held-out row that it nearly repeats, -1 where there is none and for held-out rows.
 
     Args:
@@ -61,11 +61,11 @@ def near_heldout(sketches: Sketches, heldout: NDArray[np.bool_], threshold: floa
     """
     of = np.full(len(sketches), -1, np.int64)
     train = np.flatnonzero(~heldout)
-    of[train] = found(sketches, train, np.flatnonzero(heldout), threshold)
+    of[train] = find_near(sketches, train, np.flatnonzero(heldout), threshold)
     return of
 
 
-def near_duplicates(sketches: Sketches, among: NDArray[np.bool_], threshold: float) -> Indices:
+def find_near_duplicates(sketches: Sketches, among: NDArray[np.bool_], threshold: float) -> Indices:
     """For each row the index of an earlier, kept row that it nearly repeats, else -1; a row with such an index is not kept.
 
     Args:
@@ -75,7 +75,7 @@ def near_duplicates(sketches: Sketches, among: NDArray[np.bool_], threshold: flo
     """
     of = np.full(len(sketches), -1, np.int64)
     rows = np.flatnonzero(among)
-    settle(sketches, rows[with_candidates(sketches, rows, threshold)], of, threshold)
+    settle(sketches, rows[share_a_band(sketches, rows, threshold)], of, threshold)
     return of
 
 
@@ -89,15 +89,15 @@ def settle(sketches: Sketches, rows: Indices, of: Indices, threshold: float) -> 
         for at, row in enumerate(rows):
             if of[row] < 0:
                 later = rows[at + 1 :][of[rows[at + 1 :]] < 0]
-                of[later[similar(sketches, later, np.broadcast_to(row, later.shape), threshold)]] = row
+                of[later[are_similar(sketches, later, np.broadcast_to(row, later.shape), threshold)]] = row
         return
     first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     settle(sketches, first, of, threshold)
-    of[second] = found(sketches, second, first[of[first] < 0], threshold)
+    of[second] = find_near(sketches, second, first[of[first] < 0], threshold)
     settle(sketches, second[of[second] < 0], of, threshold)
 
 
-def found(sketches: Sketches, asked: Indices, answers: Indices, threshold: float) -> Indices:
+def find_near(sketches: Sketches, asked: Indices, answers: Indices, threshold: float) -> Indices:
     """For each of the rows `asked` one of the rows `answers` that it nearly repeats, else -1."""
     of = np.full(len(asked), -1, np.int64)
     if not len(answers):
@@ -111,12 +111,12 @@ def found(sketches: Sketches, asked: Indices, answers: Indices, threshold: float
             # other members of a large bucket in each band, so that all bands together see more of it
             left = np.flatnonzero((size > k) & (of < 0))
             others = answers[order[first[left] + (band * COMPARED + k) % size[left]]]
-            alike = similar(sketches, asked[left], others, threshold)
+            alike = are_similar(sketches, asked[left], others, threshold)
             of[left[alike]] = others[alike]
     return of
 
 
-def with_candidates(sketches: Sketches, rows: Indices, threshold: float) -> NDArray[np.bool_]:
+def share_a_band(sketches: Sketches, rows: Indices, threshold: float) -> NDArray[np.bool_]:
     """For each of `rows` whether it agrees with another of them in some band: in most datasets few do."""
     shared = np.zeros(len(rows), np.bool_)
     for keys in band_keys(sketches, rows, threshold):
@@ -134,7 +134,7 @@ def band_keys(sketches: Sketches, rows: Indices, threshold: float) -> Iterator[N
         keys = np.zeros(len(rows), np.uint64)
         for column in sketches[rows, start : start + width].T:
             keys = (keys + column + np.uint64(1)) * MULTIPLIER
-        yield finished(keys)
+        yield mix_bits(keys)
 
 
 def band_width(threshold: float) -> int:
@@ -146,7 +146,7 @@ def band_width(threshold: float) -> int:
     )
 
 
-def similar(sketches: Sketches, left: Indices, right: Indices, threshold: float) -> NDArray[np.bool_]:
+def are_similar(sketches: Sketches, left: Indices, right: Indices, threshold: float) -> NDArray[np.bool_]:
     """For each pair of rows whether at least `threshold` of their sketches' values are equal."""
     alike = np.zeros(len(left), np.bool_)
     least = threshold * PERMUTATIONS

@@ -21,11 +21,11 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.dedup.minhash import Sketches, sketches
-from stages.dedup.shingles import ASCII, UNUSUAL, WORD, kinds_of, spaced, words
+from stages.dedup.minhash import Sketches, sketch_texts
+from stages.dedup.shingles import ASCII, UNUSUAL, WORD, blank_others, kinds_of, normalize_text
 
 Mask = NDArray[np.bool_]
-Runs = NDArray[np.uint32]
+RunHashes = NDArray[np.uint32]
 """Hashes of runs of words. Where two runs share one, a row more may be sketched."""
 
 RUN = 5
@@ -71,13 +71,13 @@ class SamplingPlan:
 class HeldoutRuns(NamedTuple):
     """The different runs of each of some held-out rows."""
 
-    hashes: Runs
+    hashes: RunHashes
     """(n,)"""
     rows: NDArray[np.int64]
     """(n,), the row's number among the held-out ones."""
 
     @classmethod
-    def joined(cls, parts: "Sequence[HeldoutRuns]") -> "HeldoutRuns":
+    def join(cls, parts: "Sequence[HeldoutRuns]") -> "HeldoutRuns":
         """The runs of several batches of rows, ordered by hash."""
         starts = np.cumsum([0, *(part.rows.max(initial=-1) + 1 for part in parts)]).tolist()
         hashes = np.concatenate([np.zeros(0, np.uint32), *(part.hashes for part in parts)])
@@ -94,19 +94,19 @@ class Signs:
     """(n,)"""
     sketches: Sketches
     """Of the sketched rows, (sketched, PERMUTATIONS)."""
-    samples: Runs
+    samples: RunHashes
     """Of the others, (sampled, places)."""
     runs: HeldoutRuns
     """Those of the held-out rows; empty where no row is sampled."""
 
-    def of(self, rows: Mask) -> "Signs":
+    def select(self, rows: Mask) -> "Signs":
         """The signs of some of the rows; the runs stay."""
         return Signs(
             self.sketched[rows], self.sketches[rows[self.sketched]], self.samples[rows[~self.sketched]], self.runs
         )
 
 
-def plan_for(near_duplicates: str, heldout_fraction: float, threshold: float) -> SamplingPlan | None:
+def plan_sampling(near_duplicates: str, heldout_fraction: float, threshold: float) -> SamplingPlan | None:
     """How training rows are sampled, or None where all rows are sketched; the arguments as in standardize's params.
 
     No more hits are asked for than half the places: rows somewhat below the threshold may have a sketch that is above.
@@ -114,18 +114,20 @@ def plan_for(near_duplicates: str, heldout_fraction: float, threshold: float) ->
     if near_duplicates != "off" or heldout_fraction > LARGEST_HELDOUT:
         return None
     for places in range(FEWEST, MOST + 1):
-        enough = [hits for hits in range(FEWEST_HITS, places // 2 + 1) if lost(places, hits, threshold) <= LOSS]
+        enough = [
+            hits for hits in range(FEWEST_HITS, places // 2 + 1) if expected_loss(places, hits, threshold) <= LOSS
+        ]
         if enough:
             return SamplingPlan(places, max(enough))
     return None
 
 
-def lost(places: int, hits: int, share: float) -> float:
+def expected_loss(places: int, hits: int, share: float) -> float:
     """Part of the rows with fewer hits, where each place is one with the probability `share`."""
     return sum(comb(places, k) * share**k * (1 - share) ** (places - k) for k in range(hits))
 
 
-def signs(texts: Sequence[str], heldout: Mask, plan: SamplingPlan | None) -> Signs:
+def compute_signs(texts: Sequence[str], heldout: Mask, plan: SamplingPlan | None) -> Signs:
     """The signs of a batch of rows. Sketched are all without a plan; else those held out, and those with so few words at their places
     that they are to be sketched anyway.
 
@@ -135,16 +137,16 @@ def signs(texts: Sequence[str], heldout: Mask, plan: SamplingPlan | None) -> Sig
         plan: how the others are sampled.
     """
     if plan is None:
-        return Signs(np.ones(len(texts), np.bool_), sketches(texts), np.zeros((0, 0), np.uint32), runs_in([]))
-    found = samples(list(compress(texts, ~heldout)), plan.places)
+        return Signs(np.ones(len(texts), np.bool_), sketch_texts(texts), np.zeros((0, 0), np.uint32), hash_all_runs([]))
+    found = sample_runs(list(compress(texts, ~heldout)), plan.places)
     too_few = np.count_nonzero(found == MISSING, axis=1) >= plan.hits
     sketched = heldout.copy()
     sketched[np.flatnonzero(~heldout)[too_few]] = True
-    runs = runs_in(list(compress(texts, heldout)))
-    return Signs(sketched, sketches(list(compress(texts, sketched))), found[~too_few], runs)
+    runs = hash_all_runs(list(compress(texts, heldout)))
+    return Signs(sketched, sketch_texts(list(compress(texts, sketched))), found[~too_few], runs)
 
 
-def samples(texts: Sequence[str], places: int) -> Runs:
+def sample_runs(texts: Sequence[str], places: int) -> RunHashes:
     """The run at each of the evenly spaced places of each text, (n, places); MISSING where a window holds too few words."""
     found: list[str] = []
     for text in texts:
@@ -152,44 +154,44 @@ def samples(texts: Sequence[str], places: int) -> Runs:
         size = min(part, WINDOW)
         first = (part - size) // 2
         found += [text[start : start + size] for start in range(first, first + places * part, part)]
-    return runs_at(found).reshape(-1, places)
+    return hash_runs_at(found).reshape(-1, places)
 
 
-def runs_at(windows: Sequence[str]) -> Runs:
+def hash_runs_at(windows: Sequence[str]) -> RunHashes:
     """The first RUN words of each window behind the one that it may have cut, hashed, (n,); MISSING where it has fewer.
 
     A word behind them is asked for, since the last may be cut as well.
     """
     found = []
-    for window in words_of_short(windows):
+    for window in normalize_short_texts(windows):
         said = window.split(None, RUN + 1)
-        found.append(hash_of(said[1:-1]) if len(said) == RUN + 2 else MISSING)
+        found.append(hash_run(said[1:-1]) if len(said) == RUN + 2 else MISSING)
     return np.array(found, np.uint32)
 
 
-def runs_in(texts: Sequence[str]) -> HeldoutRuns:
+def hash_all_runs(texts: Sequence[str]) -> HeldoutRuns:
     """All different runs of each text."""
     found: list[set[int]] = []
     for text in texts:
-        said = words(text).split()
-        found.append(set(map(hash_of, zip(*(said[k:] for k in range(RUN)), strict=False))))
+        said = normalize_text(text).split()
+        found.append(set(map(hash_run, zip(*(said[k:] for k in range(RUN)), strict=False))))
     sizes = [len(runs) for runs in found]
     hashes = np.fromiter(chain.from_iterable(found), np.uint32, sum(sizes))
     return HeldoutRuns(hashes, np.repeat(np.arange(len(texts)), sizes))
 
 
-def hash_of(run: Iterable[str]) -> int:
+def hash_run(run: Iterable[str]) -> int:
     """A hash of words, the same on every machine."""
     return crc32(" ".join(run).encode())
 
 
-def words_of_short(texts: Sequence[str]) -> list[str]:
-    """`words` of many short texts in one go, a text without words apart: of that, nothing but white space."""
+def normalize_short_texts(texts: Sequence[str]) -> list[str]:
+    """`normalize_text` of many short texts in one go, a text without words apart: of that, nothing but white space."""
     plain = [text for text in texts if text.isascii()]
     other = [unicodedata.normalize("NFKC", text).casefold() for text in texts if not text.isascii()]
     codes = np.frombuffer("".join(other).encode("utf-32-le"), "<u4")
     from_plain = cut("".join(plain).translate(ASCII), plain)
-    from_other = cut(spaced(codes, kinds_of(codes)), other)
+    from_other = cut(blank_others(codes, kinds_of(codes)), other)
     found = (
         " ".join(WORD.findall(text)) if UNUSUAL.search(text) else done
         for text, done in zip(other, from_other, strict=True)
@@ -205,20 +207,20 @@ def cut(joined: str, texts: Sequence[str]) -> Iterator[str]:
         yield joined[start:end]
 
 
-def may_repeat(samples: Runs, runs: HeldoutRuns, hits: int) -> Mask:
+def may_repeat(samples: RunHashes, runs: HeldoutRuns, hits: int) -> Mask:
     """Which sampled rows may nearly repeat a held-out one, (n,).
 
     Args:
         samples: (n, places).
-        runs: as `HeldoutRuns.joined` gives them.
+        runs: as `HeldoutRuns.join` gives them.
         hits: of the plan.
     """
     parts = range(0, len(samples), ROWS_AT_A_TIME)
-    found = [repeats(samples[start : start + ROWS_AT_A_TIME], runs, hits) for start in parts]
+    found = [match_samples(samples[start : start + ROWS_AT_A_TIME], runs, hits) for start in parts]
     return np.concatenate([np.zeros(0, np.bool_), *found])
 
 
-def repeats(samples: Runs, runs: HeldoutRuns, hits: int) -> Mask:
+def match_samples(samples: RunHashes, runs: HeldoutRuns, hits: int) -> Mask:
     """The same of few rows."""
     first, last = (np.searchsorted(runs.hashes, samples, side) for side in ("left", "right"))
     holders = last - first

@@ -36,23 +36,25 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 FINISH = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
-def words(text: str) -> str:
+def normalize_text(text: str) -> str:
     """The text's words with white space between them; all but the white space of a text that has no word (only signs or emoji)."""
-    found = text.translate(ASCII) if text.isascii() else folded_words(unicodedata.normalize("NFKC", text).casefold())
+    found = (
+        text.translate(ASCII) if text.isascii() else normalize_folded(unicodedata.normalize("NFKC", text).casefold())
+    )
     return found if found.strip(" ") else "".join(text.split())
 
 
-def folded_words(text: str) -> str:
+def normalize_folded(text: str) -> str:
     """The words of a text that is folded already, with spaces between them."""
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
     kinds = kinds_of(codes)
     if (kinds == OTHERWISE).any():
         return " ".join(WORD.findall(text))
     # without the expression, which takes a third of the time of all the rest where some letters have accents
-    return spaced(codes, kinds)
+    return blank_others(codes, kinds)
 
 
-def spaced(codes: NDArray[np.uint32], kinds: NDArray[np.uint8]) -> str:
+def blank_others(codes: NDArray[np.uint32], kinds: NDArray[np.uint8]) -> str:
     """The text of these code points, of these kinds, with spaces for all that is not in a word; as long as it was."""
     return np.where(kinds == INSIDE, codes, np.uint32(ord(" "))).astype("<u4").tobytes().decode("utf-32-le")
 
@@ -71,7 +73,7 @@ def kinds_of(codes: NDArray[np.uint32]) -> NDArray[np.uint8]:
 def word_hashes(texts: Sequence[str]) -> tuple[Hashes, Offsets]:
     """A hash of each word of each text, the same on every machine; at least one for each text."""
     lists = pc.ascii_split_whitespace(
-        pc.ascii_trim_whitespace(pa.array([words(text) for text in texts], pa.large_string()))
+        pc.ascii_trim_whitespace(pa.array([normalize_text(text) for text in texts], pa.large_string()))
     )
     if not len(lists):
         return np.zeros(0, np.uint64), np.zeros(1, np.int64)
@@ -94,11 +96,11 @@ def ngrams(hashes: Hashes, offsets: Offsets, n: int) -> tuple[Hashes, Offsets]:
     starts = np.arange(ends[-1]) + np.repeat(offsets[:-1] - ends[:-1], counts)
     found = runs[starts]
     for row in np.flatnonzero(lengths < n):
-        found[ends[row]] = run_of(hashes[offsets[row] : offsets[row + 1]], n)
-    return finished(found), ends
+        found[ends[row]] = hash_short_row(hashes[offsets[row] : offsets[row + 1]], n)
+    return mix_bits(found), ends
 
 
-def run_of(hashes: Hashes, n: int) -> np.uint64:
+def hash_short_row(hashes: Hashes, n: int) -> np.uint64:
     """The hash, not yet finished, of one row's words as a run of n words with nothing in the last places."""
     run = np.zeros(1, np.uint64)
     for k in range(n):
@@ -106,7 +108,7 @@ def run_of(hashes: Hashes, n: int) -> np.uint64:
     return np.uint64(run[0])
 
 
-def finished(values: Hashes) -> Hashes:
+def mix_bits(values: Hashes) -> Hashes:
     """Each value mixed so that every bit depends on all of its bits (the finalizer of splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * FINISH[0]
     values = (values ^ (values >> np.uint64(27))) * FINISH[1]

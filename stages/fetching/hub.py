@@ -26,14 +26,14 @@ LOCAL_INSTEAD = {
 }
 
 
-def commit(revision: str) -> str:
+def check_commit(revision: str) -> str:
     """The revision, if it is a commit's hash. Raises ValueError (pydantic's word for a wrong value)."""
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError("must be a commit (40 lower-case hex characters), since a branch or tag may move")
     return revision
 
 
-Revision = Annotated[str, AfterValidator(commit)]
+Revision = Annotated[str, AfterValidator(check_commit)]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def list_files(repo_id: str, revision: str, kind: Kind) -> dict[str, HubFile]:
     from huggingface_hub.hf_api import RepoFile
 
     with explained(repo_id, revision, kind):
-        tree = HfApi(token=token()).list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=kind)
+        tree = HfApi(token=read_token()).list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=kind)
         return {
             entry.path: HubFile(entry.path, entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
             for entry in tree
@@ -81,7 +81,7 @@ def download(repo_id: str, revision: str, kind: Kind, file: HubFile) -> Path:
     from huggingface_hub import hf_hub_download
 
     with explained(repo_id, revision, kind):
-        path = Path(hf_hub_download(repo_id, file.path, repo_type=kind, revision=revision, token=token()))
+        path = Path(hf_hub_download(repo_id, file.path, repo_type=kind, revision=revision, token=read_token()))
     if not is_proven(path, file):
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
@@ -101,7 +101,7 @@ def is_proven(path: Path, file: HubFile) -> bool:
     return digest.hexdigest() == (file.sha256 or file.blob_id)
 
 
-def token() -> str | Literal[False]:
+def read_token() -> str | Literal[False]:
     """The access token: from the environment alone, so that it is in no file of the project."""
     return os.environ.get("HF_TOKEN") or False
 
@@ -127,7 +127,7 @@ def explained(repo_id: str, revision: str, kind: Kind) -> Iterator[None]:
     except errors.RepositoryNotFoundError as error:
         raise StageError(
             f"{repo_id} is not on {constants.ENDPOINT} as a {kind}, or is private: check the id; for a private one set HF_TOKEN "
-            f"({'one is set' if token() else 'none is set'}); {instead}"
+            f"({'one is set' if read_token() else 'none is set'}); {instead}"
         ) from error
     except errors.OfflineModeIsEnabled as error:
         raise StageError(f"{repo_id} cannot be fetched while HF_HUB_OFFLINE is set: unset it, {instead}") from error

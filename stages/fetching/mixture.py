@@ -44,7 +44,7 @@ def shares(rows: Sequence[int], caps: Sequence[int | None], weights: Sequence[fl
     return [max(1, round(part * size)) for part in parts]
 
 
-def smallest(hashes: Hashes, count: int) -> Mask:
+def choose_smallest(hashes: Hashes, count: int) -> Mask:
     """A mask of exactly `count` rows, those with the smallest hashes; of equal records, the first ones."""
     if count >= len(hashes):
         return np.ones(len(hashes), np.bool_)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stages.core.errors import StageError
 from stages.fetching.hub import download, list_files
-from stages.fetching.splits import files_of, is_data
+from stages.fetching.splits import choose_files, is_data
 
 log = logging.getLogger("retune")
 
@@ -21,19 +21,19 @@ def is_local(source: str) -> bool:
     return source == DEMO or source.startswith(CUSTOM)
 
 
-def source_files(
+def find_source_files(
     demo: Path, custom: Path, source: str, revision: str | None, config: str | None, split: str | None
 ) -> Iterator[tuple[str, Path]]:
     """(name, path) of the source's files, in order. Those of the hub are fetched one by one, so a limit fetches no more than it needs."""
     if source == DEMO:
         yield demo.name, demo
     elif source.startswith(CUSTOM):
-        yield from custom_files(custom, source, config, split)
+        yield from find_custom_files(custom, source, config, split)
     else:
-        yield from hub_files(source, revision, config, split)
+        yield from fetch_hub_files(source, revision, config, split)
 
 
-def custom_files(custom: Path, source: str, config: str | None, split: str | None) -> list[tuple[str, Path]]:
+def find_custom_files(custom: Path, source: str, config: str | None, split: str | None) -> list[tuple[str, Path]]:
     """(name, path) of the file, or of the data files below the folder, that `source` names in data/custom.
 
     Raises StageError if it is not there, lies elsewhere (by `..` or by a link), or if it is not clear which of its files hold the rows.
@@ -47,16 +47,16 @@ def custom_files(custom: Path, source: str, config: str | None, split: str | Non
         raise StageError(f"{source} is not there; `retune use --data FILE_OR_FOLDER` brings one to {CUSTOM}")
     if not path.is_dir():
         return [(name, path)]
-    listing, others = files_below(path, custom, source)
+    listing, others = list_files_below(path, custom, source)
     card = (path / CARD).read_text(encoding="utf-8", errors="replace") if CARD in others else None
-    found = files_of(source, listing, card, config, split)
+    found = choose_files(source, listing, card, config, split)
     if left := sorted({*listing, *others} - {*found, CARD}):
         were = "1 file was" if len(left) == 1 else f"{len(left)} files were"
         log.info("%s: %s not read: %s", source, were, ", ".join(left[:5]) + (" ..." if left[5:] else ""))
     return [(f"{name}/{file}", path / file) for file in found]
 
 
-def files_below(folder: Path, custom: Path, source: str) -> tuple[list[str], list[str]]:
+def list_files_below(folder: Path, custom: Path, source: str) -> tuple[list[str], list[str]]:
     """(files that may hold rows, other files) below a folder, relative to it; hidden ones left out.
 
     Raises StageError for a link out of data/custom, and for a link to a folder, whose files would else be missing.
@@ -109,12 +109,14 @@ def outside(what: str) -> StageError:
     return StageError(f"{what} lies outside of {CUSTOM} (or is a link out of it); put a copy into the folder")
 
 
-def hub_files(source: str, revision: str | None, config: str | None, split: str | None) -> Iterator[tuple[str, Path]]:
+def fetch_hub_files(
+    source: str, revision: str | None, config: str | None, split: str | None
+) -> Iterator[tuple[str, Path]]:
     """The data files of a hub dataset's config and split."""
     if revision is None or split is None:
         raise TypeError("params let no hub source pass without revision and split")
     listing = list_files(source, revision, "dataset")
     card = download(source, revision, "dataset", listing[CARD]) if CARD in listing else None
     text = card.read_text(encoding="utf-8", errors="replace") if card else None
-    for name in files_of(source, list(listing), text, config, split):
+    for name in choose_files(source, list(listing), text, config, split):
         yield name, download(source, revision, "dataset", listing[name])

@@ -24,7 +24,9 @@ CACHE = re.compile(r"(cache|tmp)-?[0-9a-z_]*\.arrow")
 NO_DATA = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
 
-def files_of(where: str, paths: Sequence[str], card: str | None, config: str | None, split: str | None) -> list[str]:
+def choose_files(
+    where: str, paths: Sequence[str], card: str | None, config: str | None, split: str | None
+) -> list[str]:
     """The data files of one config and split, in their order.
 
     Args:
@@ -37,8 +39,8 @@ def files_of(where: str, paths: Sequence[str], card: str | None, config: str | N
     Raises:
         StageError: no such config or split (with the ones there are), several to choose from, or no file of a known kind.
     """
-    chosen = chosen_config(where, configs_of(where, card), config)
-    by_split = splits_of(where, paths, chosen)
+    chosen = choose_config(where, read_configs(where, card), config)
+    by_split = find_splits(where, paths, chosen)
     known = ", ".join(sorted(by_split))
     if not by_split:
         code = " It has a loading script, which is never run." if any(path.endswith(".py") for path in paths) else ""
@@ -62,7 +64,7 @@ def files_of(where: str, paths: Sequence[str], card: str | None, config: str | N
     return files
 
 
-def configs_of(where: str, card: str | None) -> list[Mapping[str, object]]:
+def read_configs(where: str, card: str | None) -> list[Mapping[str, object]]:
     """The `configs` list of the card's YAML header; empty where there is none. Raises StageError for a header that is no YAML."""
     header = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", (card or "").lstrip("\ufeff").replace("\r\n", "\n"), re.DOTALL)
     if not header:
@@ -75,7 +77,7 @@ def configs_of(where: str, card: str | None) -> list[Mapping[str, object]]:
     return [config for config in configs if isinstance(config, dict)] if isinstance(configs, list) else []
 
 
-def chosen_config(where: str, configs: Sequence[Mapping[str, object]], name: str | None) -> Mapping[str, object]:
+def choose_config(where: str, configs: Sequence[Mapping[str, object]], name: str | None) -> Mapping[str, object]:
     """The named config, or the only or default one; empty where the dataset declares none. Raises StageError, which lists them."""
     by_name = {str(config.get("config_name", "default")): config for config in configs}
     if name is not None:
@@ -91,12 +93,12 @@ def chosen_config(where: str, configs: Sequence[Mapping[str, object]], name: str
     return default
 
 
-def splits_of(where: str, paths: Iterable[str], config: Mapping[str, object]) -> dict[str, list[str]]:
+def find_splits(where: str, paths: Iterable[str], config: Mapping[str, object]) -> dict[str, list[str]]:
     """{split: files} of a config: its `data_files`, else by name below its `data_dir`."""
     folder = str(config.get("data_dir") or "").strip("/")
     inside = sorted(path for path in paths if not folder or path.startswith(f"{folder}/"))
     if "data_files" in config:
-        return declared(where, inside, config["data_files"], folder)
+        return find_declared_splits(where, inside, config["data_files"], folder)
     data = [path for path in inside if is_data(path)]
     shards = [(match["split"], path) for path in data if (match := SHARD.fullmatch(path))]
     named = shards or [
@@ -110,7 +112,7 @@ def splits_of(where: str, paths: Iterable[str], config: Mapping[str, object]) ->
     return splits
 
 
-def declared(where: str, paths: Sequence[str], data_files: object, folder: str) -> dict[str, list[str]]:
+def find_declared_splits(where: str, paths: Sequence[str], data_files: object, folder: str) -> dict[str, list[str]]:
     """{split: files} of a card's `data_files`: a pattern, a list of patterns, or a list of {split, path}."""
     entries = data_files if isinstance(data_files, list) else [data_files]
     splits: dict[str, list[str]] = {}
@@ -120,7 +122,7 @@ def declared(where: str, paths: Sequence[str], data_files: object, folder: str) 
         for pattern in patterns if isinstance(patterns, list) else [patterns]:
             if not isinstance(pattern, str) or ":" in pattern or pattern.startswith("/") or ".." in pattern:
                 raise StageError(f"{where}: its card names files outside of its own revision, which are not fetched")
-            wanted = glob(f"{folder}/{pattern}" if folder else pattern.removeprefix("./"))
+            wanted = compile_glob(f"{folder}/{pattern}" if folder else pattern.removeprefix("./"))
             files = splits.setdefault(split, [])
             files += [path for path in paths if wanted.fullmatch(path) and path not in files]
     return {split: files for split, files in splits.items() if files}
@@ -143,7 +145,7 @@ def keyword_split(names: Iterable[str]) -> str | None:
     return next((split for split, keywords in KEYWORDS.items() if words & set(keywords)), None)
 
 
-def glob(pattern: str) -> re.Pattern[str]:
+def compile_glob(pattern: str) -> re.Pattern[str]:
     """A path pattern as a regular expression: `*` and `?` within a name, `**` across folders, `[...]` as a set."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", pattern)
     known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}

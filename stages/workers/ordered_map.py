@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from stages.core.errors import StageError
 from stages.core.parent_death import die_with_parent
-from stages.workers.shared_memory import Parcel, put, slots, taken
+from stages.workers.shared_memory import Parcel, allocate_segments, put, take
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,12 +42,12 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
     Raises:
         StageError: a worker was killed from outside.
     """
-    count = available(workers)
+    count = count_workers(workers)
     if count == 1:
         yield from map(function, items)
         return
-    shared = slots(AHEAD * count)
-    pool = ProcessPoolExecutor(count, get_context("fork"), begin, (function, shared, os.getpid()))
+    shared = allocate_segments(AHEAD * count)
+    pool = ProcessPoolExecutor(count, get_context("fork"), start_worker, (function, shared, os.getpid()))
     try:
         pool.submit(os.getpid)  # all processes start at the first call
         under_way: deque[tuple[int, Future[Parcel]]] = deque()
@@ -56,11 +56,11 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
         while True:
             for item in islice(source, len(free)):
                 slot = free.popleft()
-                under_way.append((slot, pool.submit(carried_out, put(item, shared[slot]), slot)))
+                under_way.append((slot, pool.submit(carry_out, put(item, shared[slot]), slot)))
             if not under_way:
                 return
             slot, coming = under_way.popleft()
-            result = taken(coming.result(), shared[slot])
+            result = take(coming.result(), shared[slot])
             free.append(slot)
             yield result
     except BrokenProcessPool:
@@ -72,12 +72,12 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
         pool.shutdown(cancel_futures=True)
 
 
-def available(workers: int | None) -> int:
+def count_workers(workers: int | None) -> int:
     """Processes to use for `runtime.workers`: None means one for each core that this process may run on."""
     return workers or len(os.sched_getaffinity(0))
 
 
-def begin(function: Callable[[Any], Any], shared: list[mmap.mmap], parent: int) -> None:
+def start_worker(function: Callable[[Any], Any], shared: list[mmap.mmap], parent: int) -> None:
     """In a new worker: keep the function and the slots; die with the parent; leave Ctrl-C to it."""
     global inherited  # noqa: PLW0603 - a worker process has one job
     inherited = function, shared
@@ -85,13 +85,13 @@ def begin(function: Callable[[Any], Any], shared: list[mmap.mmap], parent: int) 
     die_with_parent(signal.SIGKILL, parent)
 
 
-def carried_out(parcel: Parcel, slot: int) -> Parcel:
+def carry_out(parcel: Parcel, slot: int) -> Parcel:
     """In a worker: the function's result, in the item's slot. An exception that cannot travel is told by its type and place alone."""
     if inherited is None:
         raise RuntimeError("a worker without a function")
     function, shared = inherited
     try:
-        return put(function(taken(parcel, shared[slot])), shared[slot])
+        return put(function(take(parcel, shared[slot])), shared[slot])
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes

@@ -23,7 +23,7 @@ class Parcel(NamedTuple):
     """(begin, end) of each; None: they are in the pickle."""
 
 
-def slots(count: int) -> list[mmap.mmap]:
+def allocate_segments(count: int) -> list[mmap.mmap]:
     """So many pieces of memory that processes forked from now on share with this one; each is freed with its last reference."""
     return [mmap.mmap(-1, SIZE) for _ in range(count)]
 
@@ -33,7 +33,7 @@ def put(value: object, slot: mmap.mmap) -> Parcel:
     found: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(value, protocol=5, buffer_callback=found.append)
     buffers = [buffer.raw() for buffer in found]
-    places = list(places_of([buffer.nbytes for buffer in buffers]))
+    places = list(lay_out([buffer.nbytes for buffer in buffers]))
     if places and places[-1][1] > SIZE:
         return Parcel(pickle.dumps(value, protocol=5), None)
     for (begin, end), buffer in zip(places, buffers, strict=True):
@@ -41,13 +41,13 @@ def put(value: object, slot: mmap.mmap) -> Parcel:
     return Parcel(pickled, places)
 
 
-def places_of(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+def lay_out(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Where buffers of these sizes lie, one behind the other."""
     room = accumulate((-(-size // LINE) * LINE for size in sizes), initial=0)
     for begin, size in zip(room, sizes, strict=False):
         yield begin, begin + size
 
 
-def taken(parcel: Parcel, slot: mmap.mmap) -> Any:  # noqa: ANN401 - whatever was put
+def take(parcel: Parcel, slot: mmap.mmap) -> Any:  # noqa: ANN401 - whatever was put
     """The object, with copies of its buffers: the slot may be used again."""
     return pickle.loads(parcel.pickled, buffers=[slot[begin:end] for begin, end in parcel.places or ()])  # noqa: S301 - our own bytes

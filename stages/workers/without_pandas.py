@@ -18,7 +18,7 @@ class NoPandas(MetaPathFinder):
 
 
 @contextmanager
-def no_pandas() -> Iterator[None]:
+def hide_pandas() -> Iterator[None]:
     """For what is imported meanwhile there is no pandas, unless it has been imported before. Others may import it afterwards."""
     finder = NoPandas()
     sys.meta_path.insert(0, finder)
@@ -33,5 +33,5 @@ def leave_pandas_out() -> None:
 
     For commands that never turn a table into a data frame.
     """
-    with no_pandas():
+    with hide_pandas():
         pa.array([0])

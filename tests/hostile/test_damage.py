@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.core.errors import StageError
-from stages.dataset_files.reader import records
+from stages.dataset_files.reader import read_rows
 from tests.hostile.made import arrow, good_csv, good_lines, good_rows, parquet, zstd
 from tests.hostile.pipeline import MARKER
 
@@ -57,7 +57,7 @@ def test_any_damage_to_a_file_is_an_error_in_words_or_leaves_rows(tmp_path: Path
     for seed in range(150):
         path.write_bytes(damaged(content, random.Random(seed)))
         try:
-            for _ in records(path, name):
+            for _ in read_rows(path, name):
                 pass
         except StageError as error:
             messages.append(str(error))
@@ -81,6 +81,6 @@ def test_a_list_of_any_json_is_taken_apart_into_its_rows(
 ) -> None:
     text = json.dumps(rows, **form).encode("utf-8", "surrogatepass")
     (tmp_path / "x.json").write_bytes(text)
-    found = list(records(tmp_path / "x.json", "x.json"))
+    found = list(read_rows(tmp_path / "x.json", "x.json"))
     assert [place for place, _ in found] == list(range(1, len(rows) + 1))
     assert [json.loads(record.decode("utf-8", "surrogatepass")) for _, record in found] == rows

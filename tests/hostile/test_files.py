@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from stages.core.errors import StageError
-from stages.dataset_files.reader import records
+from stages.dataset_files.reader import read_rows
 from tests.hostile.made import (
     arrow,
     dialogue,
@@ -243,7 +243,7 @@ def test_a_file_under_another_kinds_name_is_read_whole_or_refused_by_name(
     name = f"x.{ending}"
     path = project.write(name, KINDS[kind])
     try:
-        list(records(path, name))
+        list(read_rows(path, name))
     except StageError as error:
         message = str(error)
     else:

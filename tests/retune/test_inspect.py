@@ -14,7 +14,7 @@ import pytest
 from retune.inspect.column_uses import column_uses
 from retune.inspect.findings import percentile
 from stages.conversations.canonical import canonical_form
-from stages.conversations.dialect_detection import recognized
+from stages.conversations.dialect_detection import recognize
 from stages.core.files import write_json
 from tests.project import ROOT
 
@@ -332,7 +332,7 @@ def test_inspect_lets_no_control_character_through(retune: Run, demo: Path) -> N
 
 
 def uses(rows: list[dict[str, object]]) -> dict[str, str]:
-    layout = recognized(rows, "it")
+    layout = recognize(rows, "it")
     return column_uses(rows, lambda row: canonical_form(row, layout)[:2])
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.core.errors import StageError
-from stages.dataset_files.reader import records, separator_seen
+from stages.dataset_files.reader import find_separator, read_rows
 from stages.fetch_data import fetch_data
 from tests.project import ROOT
 from tests.stages.dataset_files.support.data_files import REVISION, fetch, params, parquet
@@ -155,7 +155,7 @@ def test_separators_are_told_as_they_are(tmp_path: Path) -> None:
         ("a", "commas"),
     ):
         (tmp_path / "a.csv").write_text(f"\ufeff{line}\r\n1,2\r\n")
-        assert separator_seen(tmp_path / "a.csv", "a.csv") == said
+        assert find_separator(tmp_path / "a.csv", "a.csv") == said
 
 
 def test_csv_field_of_a_megabyte_is_read(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_list_a_line_is_a_row_a_line(tmp_path: Path) -> None:
 def test_records_come_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "big.jsonl"
     path.write_bytes(b"{}\n" * 10 + b"x" * 10)
-    assert next(iter(records(path, "big.jsonl"))) == (1, b"{}")
+    assert next(iter(read_rows(path, "big.jsonl"))) == (1, b"{}")
 
 
 @pytest.mark.parametrize("separator", [b",", b";", b"\t"])

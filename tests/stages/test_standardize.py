@@ -24,7 +24,7 @@ from stages.conversations.schema_check import check_messages
 from stages.core.errors import StageError
 from stages.core.files import write_json
 from stages.core.params import Runtime, read_params, section_params
-from stages.dedup.minhash import Sketches, sketches
+from stages.dedup.minhash import Sketches, sketch_texts
 from stages.standardize import StandardizeParams, standardize
 from tests.project import ROOT
 from tests.stages.dataset_files.support.data_files import fetch
@@ -445,7 +445,7 @@ def test_few_rows_are_sketched_where_few_are_held_out(tmp_path: Path, monkeypatc
     records = [like(number, 0) for number in range(1_000)]
     sketched: list[int] = []
     for place in ("stages.dedup.prefilter", "stages.dedup.minhash"):
-        monkeypatch.setattr(f"{place}.sketches", counted(sketched))
+        monkeypatch.setattr(f"{place}.sketch_texts", counted(sketched))
     for near_duplicates, least, most in (("off", 1, 100), ("flag", 1_000, 1_000)):
         sketched.clear()
         run(
@@ -460,11 +460,11 @@ def test_few_rows_are_sketched_where_few_are_held_out(tmp_path: Path, monkeypatc
 
 
 def counted(sketched: list[int]) -> Callable[[Sequence[str]], Sketches]:
-    """`sketches`, which notes how many it makes."""
+    """`sketch_texts`, which notes how many it makes."""
 
     def noting(texts: Sequence[str]) -> Sketches:
         sketched.append(len(texts))
-        return sketches(texts)
+        return sketch_texts(texts)
 
     return noting
 

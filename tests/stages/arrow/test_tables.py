@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from stages.arrow.row_groups import BYTES_PER_GROUP, ROWS_PER_GROUP, row_sizes
 from stages.arrow.tables import (
-    parquet_batches,
     read_arrow,
     read_parquet,
-    regrouped,
+    read_parquet_batches,
+    regroup,
     write_arrow,
     write_parquet,
 )
@@ -44,7 +44,7 @@ def test_parquet_batches_keeps_no_earlier_row_groups_in_memory(tmp_path: Path) -
     groups = (pa.record_batch([[os.urandom(100) for _ in range(ROWS_PER_GROUP)]], schema=schema) for _ in range(20))
     write_parquet(tmp_path / "file", groups, schema)
     before = pa.total_allocated_bytes()
-    held = [pa.total_allocated_bytes() - before for _ in parquet_batches(tmp_path / "file", rows=1000)]
+    held = [pa.total_allocated_bytes() - before for _ in read_parquet_batches(tmp_path / "file", rows=1000)]
     assert len(held) == 200
     assert max(held) < 4 * 100 * ROWS_PER_GROUP, "a group is 1 MB, the file 20"
 
@@ -73,7 +73,7 @@ def test_arrow_is_what_datasets_memory_maps(tmp_path: Path) -> None:
 def test_regrouped_keeps_all_rows_in_full_groups(sizes: list[int]) -> None:
     schema = pa.schema([("row", pa.int64())])
     batches = [pa.record_batch({"row": pa.array(range(size), pa.int64())}) for size in sizes]
-    groups = [group.num_rows for group in regrouped(batches, schema)]
+    groups = [group.num_rows for group in regroup(batches, schema)]
     assert sum(groups) == sum(sizes)
     assert all(size == ROWS_PER_GROUP for size in groups[:-1])
     assert all(groups)
@@ -88,7 +88,7 @@ def test_regrouped_large_rows_make_small_groups_wherever_the_batches_are_cut(cut
     half = BYTES_PER_GROUP // 2
     sizes = [half, half, half + 1, 5, half, 3 * BYTES_PER_GROUP, 1, 1, half]
     batches = [texts(sizes[start : start + cut]) for start in range(0, len(sizes), cut)]
-    groups = [group.num_rows for group in regrouped(batches, batches[0].schema)]
+    groups = [group.num_rows for group in regroup(batches, batches[0].schema)]
     assert groups == [2, 3, 1, 3]
 
 
@@ -98,7 +98,11 @@ def test_write_large_rows_any_batch_size_gives_the_same_bytes(tmp_path: Path, wr
     write(tmp_path / "whole", rows)
     write(tmp_path / "batches", rows.to_batches(max_chunksize=7), rows.schema)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "batches").read_bytes()
-    held = [batch.num_rows for batch in parquet_batches(tmp_path / "whole")] if write is write_parquet else [17, 17, 6]
+    held = (
+        [batch.num_rows for batch in read_parquet_batches(tmp_path / "whole")]
+        if write is write_parquet
+        else [17, 17, 6]
+    )
     assert held == [17, 17, 6], "17 rows of 4 MB reach 64 MiB"
 
 

@@ -4,8 +4,8 @@ import orjson
 import pytest
 
 from stages.conversations.canonical import canonical_form
-from stages.conversations.dialect_detection import layout_of
-from stages.conversations.dialects import Layout, layouts_of
+from stages.conversations.dialect_detection import detect_dialect
+from stages.conversations.dialects import Dialect, find_dialects
 from stages.conversations.row_rules import Rejected
 from stages.core.errors import StageError
 from stages.dataset_files.column_names import ChatColumns, PromptColumns
@@ -16,14 +16,14 @@ SYSTEM = ("system", "s")
 CONTEXT = {"train": False}
 
 
-def found(*rows: Mapping[str, object], columns: PromptColumns | ChatColumns | None = None) -> Layout:
-    layout = layout_of([orjson.dumps(row) for row in rows], columns, "the source")
-    assert layout is not None
-    return layout
+def found(*rows: Mapping[str, object], columns: PromptColumns | ChatColumns | None = None) -> Dialect:
+    dialect = detect_dialect([orjson.dumps(row) for row in rows], columns, "the source")
+    assert dialect is not None
+    return dialect
 
 
-def messages(row: Mapping[str, object], layout: Layout) -> list[tuple[object, ...]]:
-    return canonical_form(row, layout)[0]
+def messages(row: Mapping[str, object], dialect: Dialect) -> list[tuple[object, ...]]:
+    return canonical_form(row, dialect)[0]
 
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -74,9 +74,9 @@ SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     ],
 )  # fmt: skip
 def test_layout_is_recognized_and_read(row: dict[str, object], name: str, expected: list[tuple[object, ...]]) -> None:
-    layout = found(row)
-    assert layout.name == name
-    assert messages(row, layout) == expected
+    dialect = found(row)
+    assert dialect.name == name
+    assert messages(row, dialect) == expected
 
 
 def test_layout_of_most_rows_wins() -> None:
@@ -93,7 +93,7 @@ def test_every_layout_has_a_name_of_its_own() -> None:
         for content in ("content", "value", "text")
     ]
     rows += [{"messages": [{question: "q", "assistant": "a"}]} for question in ("user", "human")]  # type: ignore[misc]
-    names = [layout.name for row in rows for layout in layouts_of(row)]
+    names = [dialect.name for row in rows for dialect in find_dialects(row)]
     assert len(names) == len(set(names)) == len(rows)
 
 
@@ -190,15 +190,15 @@ def test_row_of_another_layout_is_rejected(row: dict[str, object], rule: str) ->
 
 @pytest.mark.parametrize("history", [[["q"]], "text", [["q", "a", "b"]], [{"q": "a"}], 3])
 def test_history_that_is_no_list_of_pairs_is_rejected(history: object) -> None:
-    layout = found({"query": "q", "response": "a"})
+    dialect = found({"query": "q", "response": "a"})
     with pytest.raises(Rejected, match="layout"):
-        messages({"query": "q", "response": "a", "history": history}, layout)
+        messages({"query": "q", "response": "a", "history": history}, dialect)
 
 
 def test_exchange_without_its_keys_is_rejected() -> None:
-    layout = found({"conversation": [{"human": "q", "assistant": "a"}]})
+    dialect = found({"conversation": [{"human": "q", "assistant": "a"}]})
     with pytest.raises(Rejected, match="layout"):
-        messages({"conversation": [{"human": "q", "assistant": "a"}, {"user": "q"}]}, layout)
+        messages({"conversation": [{"human": "q", "assistant": "a"}, {"user": "q"}]}, dialect)
 
 
 def test_named_columns_are_read() -> None:
@@ -224,7 +224,7 @@ def test_preferred_answers_can_be_learned_by_naming_them() -> None:
 
 
 def test_source_without_an_object_has_no_layout() -> None:
-    assert layout_of([b"{", b"[1]"], None, "the source") is None
+    assert detect_dialect([b"{", b"[1]"], None, "the source") is None
 
 
 def test_results_of_parallel_calls_stand_in_the_order_of_the_calls_that_their_ids_name() -> None:
@@ -240,9 +240,9 @@ def test_results_of_parallel_calls_stand_in_the_order_of_the_calls_that_their_id
 
 def test_columns_in_capitals_are_known_where_they_fit_no_other_way() -> None:
     row = {"Prompt": "q", "Answer ": "a"}
-    layout = found(row)
-    assert messages(row, layout) == TURNS
-    assert layout.name == "prompt/answer (in any case)"
+    dialect = found(row)
+    assert messages(row, dialect) == TURNS
+    assert dialect.name == "prompt/answer (in any case)"
     with pytest.raises(StageError, match="not clear"):
         found({"Prompt": "q", "PROMPT": "q", "Answer": "a"})
     with pytest.raises(StageError, match="preference data"):
@@ -251,9 +251,9 @@ def test_columns_in_capitals_are_known_where_they_fit_no_other_way() -> None:
 
 def test_source_of_unknown_columns_is_answered_with_its_number_and_the_first_line() -> None:
     with pytest.raises(StageError) as caught:
-        layout_of([b'{"q": "x", "a": "y"}'], None, "data/custom/a.csv.gz", 3)
+        detect_dialect([b'{"q": "x", "a": "y"}'], None, "data/custom/a.csv.gz", 3)
     assert "--set 'fetch_data.sources.3.columns={prompt: COLUMN, answer: COLUMN, system: null}'" in str(caught.value)
     assert "The first line of the file must name the columns" in str(caught.value)
     with pytest.raises(StageError) as caught:
-        layout_of([b'{"q": "x", "a": "y"}'], None, "data/custom/a.jsonl")
+        detect_dialect([b'{"q": "x", "a": "y"}'], None, "data/custom/a.jsonl")
     assert "first line" not in str(caught.value)

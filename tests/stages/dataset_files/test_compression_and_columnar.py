@@ -14,9 +14,9 @@ import pytest
 
 from stages.core.errors import StageError
 from stages.dataset_files import compression as packing
-from stages.dataset_files.columnar import escaped, python_rows
+from stages.dataset_files.columnar import decode_column, to_python
 from stages.dataset_files.json_rows import loads
-from stages.dataset_files.reader import records
+from stages.dataset_files.reader import read_rows
 from tests.stages.dataset_files.support.data_files import fetch, packed, params, parquet
 
 TEXTS = {
@@ -203,7 +203,7 @@ def test_any_byte_of_columns_damaged_gives_rows_or_an_error_for_people(tmp_path:
         damaged[at] = rng.randrange(256)
         (tmp_path / name).write_bytes(damaged)
         try:
-            list(records(tmp_path / name, name))
+            list(read_rows(tmp_path / name, name))
         except StageError as error:
             said.append(str(error))
     assert said
@@ -253,8 +253,8 @@ HARD = [
 @pytest.mark.parametrize("part", [slice(0, 4), slice(1, 3), slice(2, 4), slice(0, 0)], ids=str)
 def test_columns_beside_bad_text_equal_what_arrow_makes_of_them(column: pa.Array, part: slice) -> None:
     here = column[part]
-    assert escaped(here) == here.to_pylist()
-    assert python_rows(pa.record_batch([here], names=["a"])) == [{"a": value} for value in here.to_pylist()]
+    assert decode_column(here) == here.to_pylist()
+    assert to_python(pa.record_batch([here], names=["a"])) == [{"a": value} for value in here.to_pylist()]
 
 
 def test_parquet_rows_keep_no_earlier_row_groups_in_memory(tmp_path: Path) -> None:
@@ -264,6 +264,6 @@ def test_parquet_rows_keep_no_earlier_row_groups_in_memory(tmp_path: Path) -> No
     size = table.nbytes
     del table
     before = pa.total_allocated_bytes()
-    held = [pa.total_allocated_bytes() - before for _ in records(tmp_path / "a.parquet", "a.parquet")]
+    held = [pa.total_allocated_bytes() - before for _ in read_rows(tmp_path / "a.parquet", "a.parquet")]
     assert len(held) == 100_000
     assert max(held) < size / 5

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stages.core.errors import StageError
 from stages.dataset_files import json_rows as json_text
-from stages.dataset_files.json_rows import Pieces, rows_of_object
+from stages.dataset_files.json_rows import Pieces, read_rows_of_object
 
 VALUES = st.recursive(
     st.none()
@@ -71,7 +71,11 @@ def test_comma_that_is_missing_is_an_error_with_its_rows_and_line(
     if wrapped:
         before, text = '{"version": 1,\n\n "data":\n' + before, '{"version": 1,\n\n "data":\n' + text + "}"
     with pytest.raises(StageError) as caught:
-        list(rows_of_object(text.encode(), "x.json") if wrapped else Pieces(io.BytesIO(text.encode()), "x.json", None))
+        list(
+            read_rows_of_object(text.encode(), "x.json")
+            if wrapped
+            else Pieces(io.BytesIO(text.encode()), "x.json", None)
+        )
     line = before.count("\n") + 1
     place = f"line {line}, between row {where + 1} and row {where + 2}: the comma is missing"
     assert str(caught.value) == f"x.json is not JSON: {place}"
@@ -91,4 +95,4 @@ def test_pieces_of_any_bytes_lose_nothing_or_are_an_error(text: bytes) -> None:
 def test_object_with_one_list_gives_its_elements(rows: list[object], version: object) -> None:
     content = json.dumps({"version": version, 'da"ta': rows, "last": 1}).encode()
     conversation = bool(rows) and isinstance(rows[0], dict) and {"role", "content"} <= rows[0].keys()
-    assert [json.loads(row) for row in rows_of_object(content, "x.json")] == rows or conversation
+    assert [json.loads(row) for row in read_rows_of_object(content, "x.json")] == rows or conversation

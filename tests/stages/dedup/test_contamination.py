@@ -8,21 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.core.errors import StageError
-from stages.dedup.contamination import LONGEST, NONE, contaminated, evaluation_files, evaluation_index
-from stages.dedup.shingles import words
+from stages.dedup.contamination import LONGEST, NONE, find_contaminated, find_evaluation_files, index_evaluation_sets
+from stages.dedup.shingles import normalize_text
 
 LONG = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron"
 SHORT = "What is the capital of France?"
 
 
 def held_by(texts, index):
-    return [number != NONE for number in contaminated(texts, index).tolist()]
+    return [number != NONE for number in find_contaminated(texts, index).tolist()]
 
 
 def index_of(folder, *texts):
     path = folder / "evaluation.jsonl"
     path.write_bytes(b"".join(orjson.dumps({"question": text}) + b"\n" for text in texts))
-    return evaluation_index([(path, path.name)])
+    return index_evaluation_sets([(path, path.name)])
 
 
 def test_contaminated_run_of_13_words_is_found_wherever_it_stands(tmp_path):
@@ -54,13 +54,13 @@ def test_evaluation_index_every_kind_of_file_is_read(tmp_path, name):
         path.write_text(f'q,a\n"{SHORT}",Paris\n')
     else:
         pq.write_table(pa.table({"q": [SHORT]}), path)
-    assert held_by([SHORT, LONG], evaluation_index([(path, name)])) == [True, False]
+    assert held_by([SHORT, LONG], index_evaluation_sets([(path, name)])) == [True, False]
 
 
 def test_evaluation_index_texts_deep_in_a_record_count_and_keys_do_not(tmp_path):
     path = tmp_path / "deep.jsonl"
     path.write_bytes(orjson.dumps({LONG: [{"turns": [{"content": SHORT}, 7, None]}]}))
-    assert held_by([SHORT, LONG], evaluation_index([(path, path.name)])) == [True, False]
+    assert held_by([SHORT, LONG], index_evaluation_sets([(path, path.name)])) == [True, False]
 
 
 def test_evaluation_index_several_files_are_one_index_that_workers_can_get(tmp_path):
@@ -68,7 +68,7 @@ def test_evaluation_index_several_files_are_one_index_that_workers_can_get(tmp_p
     for name, text in (("one.jsonl", SHORT), ("two.jsonl", LONG)):
         (tmp_path / name).write_bytes(orjson.dumps({"q": text}))
         files.append((tmp_path / name, name))
-    index = pickle.loads(pickle.dumps(evaluation_index(files)))  # noqa: S301 - our own
+    index = pickle.loads(pickle.dumps(index_evaluation_sets(files)))  # noqa: S301 - our own
     assert held_by([SHORT, LONG, "neither of the two is in this one"], index) == [True, True, False]
 
 
@@ -77,14 +77,14 @@ def test_evaluation_index_file_that_says_nothing_is_an_error_without_its_text(tm
     path = tmp_path / "set.jsonl"
     path.write_bytes(content)
     with pytest.raises(StageError, match=r"set\.jsonl") as error:
-        evaluation_index([(path, path.name)])
+        index_evaluation_sets([(path, path.name)])
     assert "secret" not in str(error.value)
 
 
 def test_evaluation_index_row_that_is_not_json_is_an_error_with_its_place(tmp_path):
     (tmp_path / "set.jsonl").write_text(f'{{"q": "{SHORT}"}}\nnull\n{{"q": "secret words, and the end is missing"\n')
     with pytest.raises(StageError, match=r"^set.jsonl:3: the row is not JSON") as caught:
-        evaluation_index([(tmp_path / "set.jsonl", "set.jsonl")])
+        index_evaluation_sets([(tmp_path / "set.jsonl", "set.jsonl")])
     assert "secret" not in str(caught.value)
 
 
@@ -98,7 +98,7 @@ def test_evaluation_index_row_that_is_not_json_is_an_error_with_its_place(tmp_pa
 def test_evaluation_index_text_that_is_not_unicode_is_an_error_with_its_place(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(StageError, match=rf"^{name}:.*not Unicode.*save the file as UTF-8") as caught:
-        evaluation_index([(tmp_path / name, name)])
+        index_evaluation_sets([(tmp_path / name, name)])
     assert "smiley" not in str(caught.value)
     assert "Schilder" not in str(caught.value)
 
@@ -116,15 +116,15 @@ def test_contaminated_any_texts_equal_a_search_for_words(tmp_path_factory, evalu
     index = index_of(tmp_path_factory.mktemp("sets"), *evaluation)
     runs = [text.split() for text in evaluation]
     runs = [run[at : at + LONGEST] for run in runs for at in range(max(1, len(run) - LONGEST + 1))]
-    expected = [any(f" {' '.join(run)} " in f" {words(row)} " for run in runs) for row in rows]
+    expected = [any(f" {' '.join(run)} " in f" {normalize_text(row)} " for run in runs) for row in rows]
     assert held_by(rows, index) == expected
 
 
 def test_contaminated_names_the_first_file_that_has_the_text(tmp_path):
     for name, texts in (("one.jsonl", [LONG]), ("two.jsonl", [SHORT, LONG])):
         (tmp_path / name).write_bytes(b"".join(orjson.dumps({"q": text}) + b"\n" for text in texts))
-    index = evaluation_index(evaluation_files(tmp_path, ["one.jsonl", "data/custom/two.jsonl"]))
-    assert contaminated([SHORT, f"{SHORT} {LONG}", LONG, "no"], index).tolist() == [1, 0, 0, NONE]
+    index = index_evaluation_sets(find_evaluation_files(tmp_path, ["one.jsonl", "data/custom/two.jsonl"]))
+    assert find_contaminated([SHORT, f"{SHORT} {LONG}", LONG, "no"], index).tolist() == [1, 0, 0, NONE]
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "data/custom/missing.jsonl", "../outside.jsonl"])
@@ -132,4 +132,4 @@ def test_evaluation_files_that_are_not_in_the_folder_are_an_error(tmp_path, name
     (tmp_path / "custom").mkdir()
     (tmp_path / "outside.jsonl").touch()
     with pytest.raises(StageError, match="is not there: copy it into data/custom"):
-        evaluation_files(tmp_path / "custom", [name])
+        find_evaluation_files(tmp_path / "custom", [name])

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.dedup.minhash import COMPARED, LEAF, PERMUTATIONS, band_width, near_duplicates, near_heldout, sketches
+from stages.dedup.minhash import (
+    COMPARED,
+    LEAF,
+    PERMUTATIONS,
+    band_width,
+    find_near_duplicates,
+    find_near_heldout,
+    sketch_texts,
+)
 
 VOCABULARY = [f"word{i}" for i in range(2_000)]
 ALPHABET = st.text(alphabet="ab 你.", max_size=30)
@@ -31,7 +39,7 @@ def alike(values, rows, other, threshold):
 
 
 def test_sketches_case_punctuation_and_space_changed_are_equal():
-    one, other = sketches(["Where is Ivan? In the barn.", "where  is IVAN -- in the\nbarn"])
+    one, other = sketch_texts(["Where is Ivan? In the barn.", "where  is IVAN -- in the\nbarn"])
     assert (one == other).all()
 
 
@@ -43,46 +51,46 @@ def test_sketches_words_replaced_estimate_the_jaccard_similarity_of_shingles():
             [{*zip(t.split(), t.split()[1:], t.split()[2:], strict=False)} for t in side] for side in (texts, edited)
         ]
         true = np.mean([len(a & b) / len(a | b) for a, b in zip(*shingles, strict=True)])
-        assert abs((sketches(texts) == sketches(edited)).mean() - true) < 0.01
+        assert abs((sketch_texts(texts) == sketch_texts(edited)).mean() - true) < 0.01
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(ALPHABET, max_size=12), st.integers(0, 12))
 def test_sketches_any_chunks_are_the_same(texts, cut):
-    whole = sketches(texts)
+    whole = sketch_texts(texts)
     assert whole.shape == (len(texts), PERMUTATIONS)
-    assert (whole == np.concatenate([sketches(texts[:cut]), sketches(texts[cut:])])).all()
+    assert (whole == np.concatenate([sketch_texts(texts[:cut]), sketch_texts(texts[cut:])])).all()
 
 
 def test_sketches_other_process_threads_and_hash_seed_are_the_same():
     texts = [text_of(seed) for seed in range(20)]
     script = (
-        "import hashlib, sys; from stages.dedup.minhash import sketches;"
-        "print(hashlib.sha256(sketches(sys.argv[1:]).tobytes()).hexdigest())"
+        "import hashlib, sys; from stages.dedup.minhash import sketch_texts;"
+        "print(hashlib.sha256(sketch_texts(sys.argv[1:]).tobytes()).hexdigest())"
     )
     environment = os.environ | {"PYTHONHASHSEED": "7", "RAYON_NUM_THREADS": "1", "RENSA_FORCE_KERNEL": "scalar"}
     other = subprocess.run(
         [sys.executable, "-c", script, *texts], env=environment, capture_output=True, check=True, text=True
     )
-    assert other.stdout.strip() == hashlib.sha256(sketches(texts).tobytes()).hexdigest()
+    assert other.stdout.strip() == hashlib.sha256(sketch_texts(texts).tobytes()).hexdigest()
 
 
 def test_sketches_known_text_is_pinned():
     """A new version of rensa that sketches in another way must be seen: it changes which rows are kept."""
-    assert sketches(["Where is Ivan? In the barn."])[0, :4].tolist() == [20984, 64482, 12930, 24838]
+    assert sketch_texts(["Where is Ivan? In the barn."])[0, :4].tolist() == [20984, 64482, 12930, 24838]
 
 
 def test_sketches_short_texts_are_alike_only_if_equal():
-    values = sketches(["yes", "no", "Yes!", "", "🙂", "yes yes"])
-    of = near_duplicates(values, np.ones(6, np.bool_), 0.8)
+    values = sketch_texts(["yes", "no", "Yes!", "", "🙂", "yes yes"])
+    of = find_near_duplicates(values, np.ones(6, np.bool_), 0.8)
     assert of.tolist() == [-1, -1, 0, -1, -1, -1]
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.01, 0.97, 1), (0.1, 0, 0.02)])
 def test_near_heldout_words_replaced_is_found_by_the_share(share, least, most):
     texts = [text_of(seed) for seed in range(200)]
-    values = sketches([*texts, *(replaced(text, share) for text in texts)])
-    of = near_heldout(values, np.arange(400) < 200, 0.8)
+    values = sketch_texts([*texts, *(replaced(text, share) for text in texts)])
+    of = find_near_heldout(values, np.arange(400) < 200, 0.8)
     assert (of[:200] == -1).all()
     found = of[200:] == np.arange(200)
     assert least <= found.mean() <= most
@@ -90,11 +98,11 @@ def test_near_heldout_words_replaced_is_found_by_the_share(share, least, most):
 
 
 def test_near_heldout_no_heldout_or_no_row_is_none():
-    values = sketches([text_of(1), text_of(1)])
-    assert near_heldout(values, np.zeros(2, np.bool_), 0.8).tolist() == [-1, -1]
-    assert near_heldout(values, np.ones(2, np.bool_), 0.8).tolist() == [-1, -1]
-    assert near_heldout(values[:0], np.zeros(0, np.bool_), 0.8).tolist() == []
-    assert near_duplicates(values[:0], np.zeros(0, np.bool_), 0.8).tolist() == []
+    values = sketch_texts([text_of(1), text_of(1)])
+    assert find_near_heldout(values, np.zeros(2, np.bool_), 0.8).tolist() == [-1, -1]
+    assert find_near_heldout(values, np.ones(2, np.bool_), 0.8).tolist() == [-1, -1]
+    assert find_near_heldout(values[:0], np.zeros(0, np.bool_), 0.8).tolist() == []
+    assert find_near_duplicates(values[:0], np.zeros(0, np.bool_), 0.8).tolist() == []
 
 
 @pytest.mark.parametrize("rows_between", [0, 3 * LEAF])
@@ -107,11 +115,11 @@ def test_near_duplicates_chain_keeps_the_first_and_what_only_repeats_a_dropped_r
     between[:, :20] = 1  # so that they are candidates of each other and not left out
     values = np.concatenate([np.stack([a, b]), between, np.stack([c, b])])
     among = np.ones(len(values), np.bool_)
-    of = near_duplicates(values, among, 0.8)
+    of = find_near_duplicates(values, among, 0.8)
     assert of[[0, 1, -2, -1]].tolist() == [-1, 0, -1, 0]
     assert (of[2:-2] == -1).all()
     among[0] = False
-    assert near_duplicates(values, among, 0.8)[[0, 1, -2, -1]].tolist() == [-1, -1, 1, 1]
+    assert find_near_duplicates(values, among, 0.8)[[0, 1, -2, -1]].tolist() == [-1, -1, 1, 1]
 
 
 @settings(deadline=None, max_examples=25)
@@ -123,7 +131,7 @@ def test_near_duplicates_any_rows_refer_to_earlier_kept_ones_that_are_alike(seed
     kept = rng.random((len(copies), PERMUTATIONS)) < rng.random((len(copies), 1))
     values[copies] = np.where(kept, values[rng.integers(0, n, len(copies))], values[copies])
     among = rng.random(n) < 0.9
-    of = near_duplicates(values, among, threshold)
+    of = find_near_duplicates(values, among, threshold)
     rows = np.flatnonzero(of >= 0)
     assert (of[rows] < rows).all()
     assert (of[of[rows]] == -1).all()
@@ -143,7 +151,7 @@ def test_near_duplicates_large_cluster_and_boilerplate_stays_linear_and_finds_th
     share = np.where(np.arange(n) % 2, 0.96, 0.6)[:, None]
     values = rng.integers(0, 2**16, (n, PERMUTATIONS)).astype(np.uint16)
     values = np.where(rng.random((n, PERMUTATIONS)) < share, base, values)
-    of = near_duplicates(values, np.ones(n, np.bool_), 0.8)
+    of = find_near_duplicates(values, np.ones(n, np.bool_), 0.8)
     assert (of[1::2] >= 0).mean() > 0.99
     assert (of[::2] == -1).all()
 
@@ -154,7 +162,7 @@ def test_near_heldout_large_bucket_looks_at_other_rows_in_each_band():
     heldout[:, -band_width(0.95) :] += np.arange(1, 5 * COMPARED + 1, dtype=np.uint16)[:, None] * 1_000
     repeats = heldout[-1:].copy()
     repeats[0, -1] = 7
-    of = near_heldout(np.concatenate([heldout, repeats]), np.arange(5 * COMPARED + 1) < 5 * COMPARED, 0.95)
+    of = find_near_heldout(np.concatenate([heldout, repeats]), np.arange(5 * COMPARED + 1) < 5 * COMPARED, 0.95)
     assert of[-1] == 5 * COMPARED - 1
 
 

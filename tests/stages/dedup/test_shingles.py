@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.dedup.shingles import WORD, ngrams, word_hashes, words
+from stages.dedup.shingles import WORD, ngrams, normalize_text, word_hashes
 
 TEXTS = st.lists(st.text(max_size=40), max_size=8)
 
@@ -26,7 +26,7 @@ TEXTS = st.lists(st.text(max_size=40), max_size=8)
     ],
 )
 def test_words_text_is_folded_and_cut(text, expected):
-    assert words(text).split() == expected.split()
+    assert normalize_text(text).split() == expected.split()
 
 
 @settings(deadline=None)
@@ -73,6 +73,6 @@ def test_words_are_those_of_the_expression(scripts: list[tuple[int, int]]) -> No
     for _ in range(2_000):
         text = "".join(chance.choices(letters, k=chance.randrange(1, 12)))
         folded = unicodedata.normalize("NFKC", text).casefold()
-        assert words(text).split() == (WORD.findall(folded) or ["".join(text.split())] * bool(text.split())), ascii(
-            text
+        assert normalize_text(text).split() == (WORD.findall(folded) or ["".join(text.split())] * bool(text.split())), (
+            ascii(text)
         )

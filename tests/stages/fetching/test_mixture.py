@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.fetching.mixture import hashes_of, shares, smallest
+from stages.fetching.mixture import choose_smallest, hashes_of, shares
 from tests.stages.dataset_files.support.data_files import fetch, noted, params
 
 
@@ -64,13 +64,13 @@ def test_shares_take_no_more_than_there_is_and_all_of_one(sources: list[tuple[in
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 50))
 def test_smallest_takes_exactly_the_count_and_the_first_of_equals(values: list[int], count: int) -> None:
-    mask = smallest(np.array(values, np.uint64), count)
+    mask = choose_smallest(np.array(values, np.uint64), count)
     wanted = sorted(range(len(values)), key=lambda number: (values[number], number))[:count]
     assert np.flatnonzero(mask).tolist() == sorted(wanted)
 
 
 def test_sample_is_of_all_parts_of_a_source() -> None:
-    mask = smallest(hashes_of(lines("a", 10_000)), 1000)
+    mask = choose_smallest(hashes_of(lines("a", 10_000)), 1000)
     assert all(60 < part.sum() < 140 for part in np.split(mask, 10))
 
 

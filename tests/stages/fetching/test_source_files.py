@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import StageError
-from stages.fetching.source_files import custom_files
+from stages.fetching.source_files import find_custom_files
 from tests.stages.dataset_files.support.data_files import fetch, noted, params
 
 
@@ -19,7 +19,7 @@ def folder(tmp_path: Path, *names: str) -> Path:
 
 
 def names(custom: Path, split: str | None = None, config: str | None = None) -> list[str]:
-    return [name for name, _ in custom_files(custom, "data/custom/f", config, split)]
+    return [name for name, _ in find_custom_files(custom, "data/custom/f", config, split)]
 
 
 def test_shards_of_a_folder_come_in_order_of_their_names(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_what_lies_outside_is_refused(tmp_path: Path, source: str) -> None:
     (custom / "with_folder/up").symlink_to("../..")
     (custom / "with_card/README.md").symlink_to("../../outside.jsonl")
     with pytest.raises(StageError, match="outside"):
-        custom_files(custom, source, None, None)
+        find_custom_files(custom, source, None, None)
 
 
 def test_link_within_data_custom_is_followed_to_a_file_and_refused_to_a_folder(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_link_in_a_circle_is_an_error(tmp_path: Path) -> None:
     (custom / "c.jsonl").symlink_to("c.jsonl")
     for source in ("data/custom/f", "data/custom/c.jsonl", f"data/custom/{'n' * 300}.jsonl"):
         with pytest.raises(StageError, match="leads nowhere"):
-            custom_files(custom, source, None, None)
+            find_custom_files(custom, source, None, None)
 
 
 def test_name_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:

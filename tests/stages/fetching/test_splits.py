@@ -1,7 +1,7 @@
 import pytest
 
 from stages.core.errors import StageError
-from stages.fetching.splits import files_of
+from stages.fetching.splits import choose_files
 
 
 def card(yaml: str) -> str:
@@ -15,18 +15,18 @@ def test_shards_are_split_by_their_names_in_order() -> None:
         "data/test_sft-00000-of-00001-abc.parquet",
         "other.json",
     ]
-    assert files_of("o/n", paths, None, None, "train") == sorted(paths[:2])
-    assert files_of("o/n", paths, None, None, "test_sft") == paths[2:3]
+    assert choose_files("o/n", paths, None, None, "train") == sorted(paths[:2])
+    assert choose_files("o/n", paths, None, None, "test_sft") == paths[2:3]
 
 
 def test_split_words_in_folders_and_names_are_found() -> None:
-    assert files_of("o/n", ["train/a.jsonl", "valid/a.jsonl"], None, None, "validation") == ["valid/a.jsonl"]
-    assert files_of("o/n", ["my-train_v2.csv", "my-dev.csv"], None, None, "train") == ["my-train_v2.csv"]
+    assert choose_files("o/n", ["train/a.jsonl", "valid/a.jsonl"], None, None, "validation") == ["valid/a.jsonl"]
+    assert choose_files("o/n", ["my-train_v2.csv", "my-dev.csv"], None, None, "train") == ["my-train_v2.csv"]
 
 
 def test_files_without_split_words_are_train() -> None:
     paths = ["b.jsonl", "a.jsonl", "README.md", ".hidden.jsonl", "dataset_infos.json", "trainer.py"]
-    assert files_of("o/n", paths, None, None, "train") == ["a.jsonl", "b.jsonl"]
+    assert choose_files("o/n", paths, None, None, "train") == ["a.jsonl", "b.jsonl"]
 
 
 def test_declared_files_win_over_names() -> None:
@@ -42,8 +42,8 @@ def test_declared_files_win_over_names() -> None:
         "t0.parquet",
         "t2.parquet",
     ]
-    assert files_of("o/n", paths, text, None, "train") == ["x/1.parquet", "y/a/b/z2.parquet", "y/z1.parquet"]
-    assert files_of("o/n", paths, text, None, "test") == ["t0.parquet"]
+    assert choose_files("o/n", paths, text, None, "train") == ["x/1.parquet", "y/a/b/z2.parquet", "y/z1.parquet"]
+    assert choose_files("o/n", paths, text, None, "test") == ["t0.parquet"]
 
 
 def test_config_is_chosen_by_name_or_default() -> None:
@@ -51,8 +51,8 @@ def test_config_is_chosen_by_name_or_default() -> None:
         "configs:\n- config_name: a\n  data_dir: one\n- config_name: b\n  data_files: two/f.csv\n  default: true"
     )
     paths = ["one/f.csv", "two/f.csv"]
-    assert files_of("o/n", paths, text, "a", "train") == ["one/f.csv"]
-    assert files_of("o/n", paths, text, None, "train") == ["two/f.csv"]
+    assert choose_files("o/n", paths, text, "a", "train") == ["one/f.csv"]
+    assert choose_files("o/n", paths, text, None, "train") == ["two/f.csv"]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_cannot_be_chosen_says_what_there_is(
     paths: list[str], text: str | None, config: str | None, split: str, message: str
 ) -> None:
     with pytest.raises(StageError, match=message):
-        files_of("o/n", paths, text, config, split)
+        choose_files("o/n", paths, text, config, split)
 
 
 def test_choice_equals_that_of_datasets(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,4 +109,4 @@ def test_choice_equals_that_of_datasets(tmp_path, monkeypatch: pytest.MonkeyPatc
             for split, files in data_files.DataFilesDict.from_patterns(patterns, str(folder)).items()
         }
         for split, files in theirs.items():
-            assert files_of("o/n", paths, None, None, split) == files, (paths, split)
+            assert choose_files("o/n", paths, None, None, split) == files, (paths, split)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import StageError
-from stages.workers.ordered_map import AHEAD, available, ordered_map
+from stages.workers.ordered_map import AHEAD, count_workers, ordered_map
 from tests.project import ROOT
 
 
@@ -138,5 +138,5 @@ def until(condition: object) -> None:
 
 
 def test_none_means_the_cores_that_the_process_may_run_on() -> None:
-    assert available(None) == len(os.sched_getaffinity(0))
-    assert available(5) == 5
+    assert count_workers(None) == len(os.sched_getaffinity(0))
+    assert count_workers(5) == 5

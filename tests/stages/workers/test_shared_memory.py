@@ -4,7 +4,7 @@ import pytest
 
 from stages.workers import shared_memory as slots
 from stages.workers.ordered_map import AHEAD, ordered_map
-from stages.workers.shared_memory import LINE, SIZE, places_of, put, taken
+from stages.workers.shared_memory import LINE, SIZE, lay_out, put, take
 
 
 def batch(rows: int, first: int = 0) -> pa.RecordBatch:
@@ -13,12 +13,12 @@ def batch(rows: int, first: int = 0) -> pa.RecordBatch:
 
 
 def test_what_is_put_is_taken_and_the_slot_may_be_used_again() -> None:
-    (slot,) = slots.slots(1)
+    (slot,) = slots.allocate_segments(1)
     parcel = put(batch(1_000), slot)
     assert parcel.places, "the buffers went by the pipe"
     assert len(parcel.pickled) < 2_000
-    first = taken(parcel, slot)
-    second = taken(put({"other": batch(1_000, first=7), "n": 3}, slot), slot)
+    first = take(parcel, slot)
+    second = take(put({"other": batch(1_000, first=7), "n": 3}, slot), slot)
     assert first.equals(batch(1_000))
     assert second["other"].equals(batch(1_000, first=7))
     assert second["n"] == 3
@@ -41,5 +41,5 @@ def test_results_that_are_kept_are_not_written_over() -> None:
 
 
 def test_buffers_begin_where_arrow_wants_them() -> None:
-    places = list(places_of([1, 0, LINE, LINE + 1, 5]))
+    places = list(lay_out([1, 0, LINE, LINE + 1, 5]))
     assert places == [(0, 1), (LINE, LINE), (LINE, 2 * LINE), (2 * LINE, 3 * LINE + 1), (4 * LINE, 4 * LINE + 5)]
