@@ -169,8 +169,8 @@ def gguf(
         found: dict[str, FileChecks] = {}
         for quantization in params.quantizations:
             path = files / f"{params.name}-{quantization}.gguf"
-            choices = quantize(source, path, quantization, says, threads, files / IMATRIX if weighted else None)
-            found[path.name] = check_file(path, source, quantization, choices, says, plan, theirs, threads)
+            types = quantize(source, path, quantization, says, threads, files / IMATRIX if weighted else None)
+            found[path.name] = check_file(path, source, quantization, types, says, plan, theirs, threads)
             say(path, found[path.name]["quality"])
         lora: LoraChecks | None = None
         if update and base_conversion:

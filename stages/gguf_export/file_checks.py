@@ -39,7 +39,7 @@ def check_file(
     path: Path,
     source: Path,
     quantization: str,
-    choices: dict[str, TensorType],
+    types: dict[str, TensorType],
     says: Overrides,
     plan: CheckPlan,
     theirs: MergedReference,
@@ -56,12 +56,12 @@ def check_file(
             "imatrix": read_metadata(reader, "quantize.imatrix.file") is not None,
             "bytes": path.stat().st_size,
             "sha256": sha256_file(path),
-            "tensors": len(choices),
-            "types": dict(Counter(choice.kind for choice in choices.values())),
+            "tensors": len(types),
+            "types": dict(Counter(chosen.kind for chosen in types.values())),
             "fallbacks": {
-                name: f"{choice.wanted} -> {choice.kind}"
-                for name, choice in choices.items()
-                if choice.kind != choice.wanted
+                name: f"{chosen.wanted} -> {chosen.kind}"
+                for name, chosen in types.items()
+                if chosen.kind != chosen.wanted
             },
             "pre_tokenizer": read_metadata(reader, "tokenizer.ggml.pre"),
             "texts_equal": texts,

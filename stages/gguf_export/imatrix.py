@@ -138,30 +138,30 @@ def sum_squares(
     """
     count = sum(map(len, rows))
     with progress("importance matrix", count * len(names), "inputs") as advance:
-        watched = SquareSums(names, advance)
+        squares = SquareSums(names, advance)
         try:
-            run_by_layers(merged, rows, watched, place)
+            run_by_layers(merged, rows, squares, place)
         except Unfit as reason:
             log.info("importance matrix: the model is run whole, since %s", reason)
-            watched = SquareSums(names, advance)
-            run_whole(merged, rows, watched, place)
-    other = sorted(name for name, tokens in watched.seen.items() if tokens != count)
+            squares = SquareSums(names, advance)
+            run_whole(merged, rows, squares, place)
+    other = sorted(name for name, tokens in squares.seen.items() if tokens != count)
     if other:
         raise StageError(
             f"an importance matrix cannot be computed for {other[0]}{' and others' if len(other) > 1 else ''}: it is no plain linear layer of the "
             "transformers model; set `gguf.imatrix` to none"
         )
-    return {name: total.cpu().numpy() for name, total in watched.sums.items()}
+    return {name: total.cpu().numpy() for name, total in squares.sums.items()}
 
 
-def run_by_layers(merged: Path, rows: Sequence[Sequence[int]], watched: SquareSums, place: str) -> None:
+def run_by_layers(merged: Path, rows: Sequence[Sequence[int]], squares: SquareSums, place: str) -> None:
     """Run rows through the model, layer by layer, group by group. Raises Unfit if its architecture does not allow it."""
     files = read_headers(sorted(merged.glob("*.safetensors")))
     first = build_meta_model(merged)
     check_names(first, files)
     for group in group_rows(rows, first.model.config.get_text_config().hidden_size):
         meta_model = build_meta_model(merged)
-        watched.attach(meta_model.model)
+        squares.attach(meta_model.model)
         run_layers(meta_model, Variant(files), [(ids, [len(ids) - 1]) for ids in group], place)
 
 
@@ -179,7 +179,7 @@ def group_rows(rows: Sequence[Sequence[int]], width: int) -> list[list[Sequence[
     return found
 
 
-def run_whole(merged: Path, rows: Sequence[Sequence[int]], watched: SquareSums, place: str) -> None:
+def run_whole(merged: Path, rows: Sequence[Sequence[int]], squares: SquareSums, place: str) -> None:
     """Run rows through the model, all of it in memory."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -188,7 +188,7 @@ def run_whole(merged: Path, rows: Sequence[Sequence[int]], watched: SquareSums, 
         merged, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     ).to(place)
     model.eval()
-    watched.attach(model)
+    squares.attach(model)
     with torch.inference_mode():
         for ids in rows:
             model(input_ids=torch.tensor([list(ids)], device=place), use_cache=False, logits_to_keep=1)

@@ -67,10 +67,10 @@ def quantize(
         made = run_llama_quantize(source, quantization, imatrix, threads, Path(folder))
         tensors = {tensor.name: (tensor.shape.tolist(), tensor.tensor_type) for tensor in made.reader.tensors}
         write_file(target, reader, overrides, own, tensors, (tensor.data for tensor in made.reader.tensors))
-    kinds = {choice.wanted for choice in made.choices.values()}
+    kinds = {chosen.wanted for chosen in made.types.values()}
     if known.default not in kinds:
         log.warning("%s: no tensor of this model takes the type %s", target.name, known.default)
-    return dict(made.choices)
+    return dict(made.types)
 
 
 def name_quantizer(quantization: str, source: Path) -> str:
@@ -93,24 +93,24 @@ def quantize_here(
     import gguf
 
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    choices = choose_types(
+    types = choose_types(
         quantization,
         {name: (tensor.shape[::-1].tolist(), tensor.tensor_type.name) for name, tensor in tensors.items()},
         read_hparams(reader),
         imatrix=importance is not None,
     )
-    kinds = {name: gguf.GGMLQuantizationType[choice.kind] for name, choice in choices.items()}
+    kinds = {name: gguf.GGMLQuantizationType[chosen.kind] for name, chosen in types.items()}
     weights = importance.columns if importance else {}
     with ThreadPoolExecutor(threads) as pool:
         data = (
             tensors[name].data
             if tensors[name].tensor_type == kinds[name]
             else convert_tensor(tensors[name], kinds[name], weights.get(name), pool)
-            for name in choices
+            for name in types
         )
-        shapes = {name: (tensors[name].shape.tolist(), kinds[name]) for name in choices}
+        shapes = {name: (tensors[name].shape.tolist(), kinds[name]) for name in types}
         write_file(target, reader, overrides, own, shapes, data)
-    return choices
+    return types
 
 
 def write_file(

@@ -21,7 +21,7 @@ class QuantizedFile:
 
     reader: Any
     """gguf.GGUFReader of it."""
-    choices: Mapping[str, TensorType]
+    types: Mapping[str, TensorType]
     """In the order of the file."""
 
 

@@ -78,15 +78,15 @@ def compare(
     chosen = read_check_rows(tokens, rows)
     place = device(runtime)
     try:
-        tally = run_by_layers(base, adapter, merged, chosen, update, into, place)
+        comparison = run_by_layers(base, adapter, merged, chosen, update, into, place)
     except Unfit as reason:
         if into != "base16":
             raise
         need = 4 * parameter_count(base) / 2**30
         log.info("the model is checked whole, since %s: this takes about %.1f GiB of memory", reason, need)
-        tally = run_whole(base, adapter, merged, chosen, update.embedding_rows, place)
+        comparison = run_whole(base, adapter, merged, chosen, update.embedding_rows, place)
     training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
-    return summarize(tally, len(chosen), into, load_in_4bit=training["load_in_4bit"])
+    return summarize(comparison, len(chosen), into, load_in_4bit=training["load_in_4bit"])
 
 
 def read_check_rows(tokens: Path, count: int) -> list[CheckRow]:
@@ -110,7 +110,7 @@ def read_check_rows(tokens: Path, count: int) -> list[CheckRow]:
 def run_by_layers(
     base: Path, adapter: Path, merged: Path, rows: Sequence[CheckRow], update: Update, into: contract.Into, place: str
 ) -> LogitComparison:
-    """The tally of all models, each run layer by layer."""
+    """The comparison of all models, each run layer by layer."""
     import torch
 
     files = read_headers(weight_files(base))
@@ -131,19 +131,19 @@ def run_by_layers(
         passes[name] = run_layers(meta_model, variant, [(row.ids, row.positions) for row in rows], place)
         log.info("checking: %s has run", name)
     targets = torch.tensor([token for row in rows for token in row.targets], device=place)
-    tally = LogitComparison(ADAPTER if into == "base16" else ADAPTER_4BIT, targets)
+    comparison = LogitComparison(ADAPTER if into == "base16" else ADAPTER_4BIT, targets)
     width = plain.tensors[build_meta_model(base).head].shape[1]
     step = max(1, VALUES // max(width, targets.shape[0]))
     for first in range(0, update.embedding_rows, step):
         last = min(first + step, update.embedding_rows)
-        tally.add(first, {name: one.logits(first, last) for name, one in passes.items()})
-    return tally
+        comparison.add(first, {name: one.logits(first, last) for name, one in passes.items()})
+    return comparison
 
 
 def run_whole(
     base: Path, adapter: Path, merged: Path, rows: Sequence[CheckRow], embedding_rows: int, place: str
 ) -> LogitComparison:
-    """The tally of base, base + adapter and merged, each loaded whole, one after the other."""
+    """The comparison of base, base + adapter and merged, each loaded whole, one after the other."""
     import torch
     from peft import PeftModel
 
@@ -155,11 +155,11 @@ def run_whole(
     del plain, tuned
     model = load_base(merged, load_in_4bit=False, dtype="float32", place=place, rows=embedding_rows)
     found[MERGED] = compute_logits(model, rows, place)
-    tallies = []
+    comparisons = []
     for number, row in enumerate(rows):
-        tallies.append(LogitComparison(ADAPTER, torch.tensor(row.targets)))
-        tallies[-1].add(0, {name: parts[number] for name, parts in found.items()})
-    return concatenate(tallies)
+        comparisons.append(LogitComparison(ADAPTER, torch.tensor(row.targets)))
+        comparisons[-1].add(0, {name: parts[number] for name, parts in found.items()})
+    return concatenate(comparisons)
 
 
 def compute_logits(model: "torch.nn.Module", rows: Sequence[CheckRow], place: str) -> "list[torch.Tensor]":
@@ -175,20 +175,22 @@ def compute_logits(model: "torch.nn.Module", rows: Sequence[CheckRow], place: st
     return found
 
 
-def summarize(tally: LogitComparison, rows: int, into: contract.Into, *, load_in_4bit: bool) -> contract.MergeChecks:
+def summarize(
+    comparison: LogitComparison, rows: int, into: contract.Into, *, load_in_4bit: bool
+) -> contract.MergeChecks:
     """What checks.json says."""
     plain = BASE if into == "base16" else BASE_4BIT
     base16, nf4 = (MERGED, MERGED_OTHER) if into == "base16" else (MERGED_OTHER, MERGED)
-    losses = {name: float(tally.losses(name).mean()) for name in tally.top}
+    losses = {name: float(comparison.losses(name).mean()) for name in comparison.top}
     return contract.MergeChecks(
         into=into,
         load_in_4bit=load_in_4bit,
         rows=rows,
-        positions=tally.targets.shape[0],
-        max_logit_difference=float(tally.difference[MERGED].max()),
-        mean_kl=max(0.0, float(tally.divergences(MERGED).mean())),
-        top1_agreement=float((tally.choice[MERGED] == tally.choice[tally.reference]).double().mean()),
-        max_change_from_base=float(tally.difference[plain].max()),
+        positions=comparison.targets.shape[0],
+        max_logit_difference=float(comparison.difference[MERGED].max()),
+        mean_kl=max(0.0, float(comparison.divergences(MERGED).mean())),
+        top1_agreement=float((comparison.choice[MERGED] == comparison.choice[comparison.reference]).double().mean()),
+        max_change_from_base=float(comparison.difference[plain].max()),
         losses=contract.Losses(
             base=losses[BASE],
             adapter_base16=losses.get(ADAPTER),

@@ -69,12 +69,12 @@ class LogitComparison:
         return self.apart[name] / self.total[self.reference] - normal[self.reference] + normal[name]
 
 
-def concatenate(tallies: Sequence[LogitComparison]) -> LogitComparison:
-    """One tally of the positions of several."""
+def concatenate(comparisons: Sequence[LogitComparison]) -> LogitComparison:
+    """One comparison of the positions of several."""
     import torch
 
-    whole = LogitComparison(tallies[0].reference, torch.cat([one.targets for one in tallies]))
+    whole = LogitComparison(comparisons[0].reference, torch.cat([one.targets for one in comparisons]))
     for key in ("top", "choice", "total", "wanted", "apart", "difference"):
-        for name in tallies[0].top:
-            getattr(whole, key)[name] = torch.cat([getattr(one, key)[name] for one in tallies])
+        for name in comparisons[0].top:
+            getattr(whole, key)[name] = torch.cat([getattr(one, key)[name] for one in comparisons])
     return whole

@@ -152,9 +152,9 @@ def test_imatrix_of_a_model_that_does_not_run_by_layers_is_the_same(model: tuple
     rows = [[5, 6, 7, 8, 9], [10, 11, 12]]
     found = []
     for run in (module.run_by_layers, module.run_whole):
-        watched = module.SquareSums(names)
-        run(root / "merged", rows, watched, "cpu")
-        found.append({name: total.numpy() for name, total in watched.sums.items()})
+        squares = module.SquareSums(names)
+        run(root / "merged", rows, squares, "cpu")
+        found.append({name: total.numpy() for name, total in squares.sums.items()})
     assert found[0].keys() == found[1].keys() == set(names.values())
     for name, total in found[0].items():
         assert np.allclose(total, found[1][name], rtol=1e-5)
