@@ -22,17 +22,17 @@ from stages.core.params import Runtime
 from stages.core.parent_death import die_with_parent
 from stages.core.runner import Finish, Input, Output, run
 from stages.models.base_model import prepare_process
-from stages.training.checkpoints import one_trainer
-from stages.training.distributed.processes import own_gpu, processes
-from stages.training.distributed.torchrun import ASKED, launch_here, launched
+from stages.training.checkpoints import hold_training_lock
+from stages.training.distributed.processes import start_processes, take_own_gpu
+from stages.training.distributed.torchrun import ASKED, launch_here, read_launch
 from stages.training.job import carry_out
-from stages.training.memory.fit import asked_for, fit_training
-from stages.training.memory.out_of_memory import forget, go_on_smaller, is_out_of_memory
-from stages.training.memory.plan import fit_of, next_smaller
+from stages.training.memory.fit import fit_training, plan_inputs
+from stages.training.memory.out_of_memory import go_on_smaller, is_out_of_memory, remove_note
+from stages.training.memory.plan import find_smaller, read_plan
 from stages.training.outputs import write_adapter
 from stages.training.params import TrainParams
 from stages.training.task import read_task
-from stages.training.worker import take_part_launched
+from stages.training.worker import take_part_under_torchrun
 
 
 def train(
@@ -49,13 +49,13 @@ def train(
     """
     task = read_task(base, tokens, custom_adapter, params)
     folder = scratch() / "checkpoints"
-    with one_trainer(folder):
+    with hold_training_lock(folder):
         prepare_process(base, runtime)
-        with own_gpu(runtime) as count:
-            fit, workload = fit_training(task, folder, runtime, processes=count)
+        with take_own_gpu(runtime) as count:
+            fitted, workload = fit_training(task, folder, runtime, processes=count)
             try:
-                with processes(count, (base, tokens, custom_adapter), params, fit) as group:
-                    trainer, work = carry_out(task, fit, group)
+                with start_processes(count, (base, tokens, custom_adapter), params, fitted) as group:
+                    trainer, work = carry_out(task, fitted, group)
                 write_adapter(trainer.model, task, work, adapter)
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -64,13 +64,13 @@ def train(
             else:
                 failed = False
         if failed:
-            taken = fit_of(fit, workload.setup.shape.layers)
-            asked, smaller = asked_for(params, runtime), next_smaller(workload, taken)
-            go_on_smaller(folder, asked, workload.setup, taken, smaller, alone=launched() is None)
+            taken = read_plan(fitted, workload.setup.shape.layers)
+            asked, smaller = plan_inputs(params, runtime), find_smaller(workload, taken)
+            go_on_smaller(folder, asked, workload.setup, taken, smaller, alone=read_launch() is None)
 
     def finish() -> None:
         work.checkpoints.remove()
-        forget(folder)
+        remove_note(folder)
 
     return finish
 
@@ -83,7 +83,7 @@ def uses(params: TrainParams, _inputs: Mapping[str, Path]) -> dict[str, list[str
 def main() -> None:
     """The stage's command, or another process's part in it (`stages.training.distributed.torchrun`)."""
     try:
-        launch = launched()
+        launch = read_launch()
     except StageError as error:
         sys.exit(f"train: {error}")
     if launch is None and os.environ.get(ASKED):
@@ -93,7 +93,7 @@ def main() -> None:
         run(train, uses)
     else:
         die_with_parent()
-        take_part_launched(launch)
+        take_part_under_torchrun(launch)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ def plan(as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")
     root = project_root()
     import pyarrow as pa
 
-    from retune.plan.figures import find, read_project
+    from retune.plan.figures import find_figures, read_project
     from retune.terminal import say, say_json
     from stages.core.errors import StageError
     from stages.core.params import read_params
-    from stages.training.memory.gpu import gpus
+    from stages.training.memory.gpu import query_gpus
 
     try:
-        found = find(read_project(root, read_params(root / "params.yaml")), gpus())
+        found = find_figures(read_project(root, read_params(root / "params.yaml")), query_gpus())
     except StageError as error:
         give_up(str(error))
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -51,28 +51,28 @@ def lines(found: dict[str, Any]) -> list[str]:
     reason = f", since the fused one does not take {base['not_fused']}" if base["not_fused"] else ""
     text = [
         f"base     {base['model_type']}, {count(base['weights'])} weights in {kind}; {count(base['trained_parameters'])} parameters are trained",
-        f"runs     through {forward}{reason}" + told_processes(found),
-        f"steps    {told_steps(found['steps'])}",
+        f"runs     through {forward}{reason}" + tell_processes(found),
+        f"steps    {tell_steps(found['steps'])}",
     ]
     if found["plan"] is not None:
-        text += told_plan(found)
+        text += tell_plan(found)
     elif found["cards"] is not None:
-        text += told_cards(found["cards"])
+        text += tell_cards(found["cards"])
     else:
         text.append("memory   on the CPU: not estimated")
-    text.append(f"time     {told_time(found['time'])}")
-    text.append(f"disk     {told_disk(found['disk'])}")
+    text.append(f"time     {tell_time(found['time'])}")
+    text.append(f"disk     {tell_disk(found['disk'])}")
     return text
 
 
-def told_processes(found: dict[str, Any]) -> str:
+def tell_processes(found: dict[str, Any]) -> str:
     """How many, and whether they share the base."""
     if found["processes"] == 1:
         return ""
     return f"; {found['processes']} processes" + (", over which the base is spread" if found["shards"] > 1 else "")
 
 
-def told_steps(steps: dict[str, Any]) -> str:
+def tell_steps(steps: dict[str, Any]) -> str:
     """Steps, tokens, epochs."""
     a_step = (
         f"{steps['tokens_per_step']:,} tokens"
@@ -89,7 +89,7 @@ def told_steps(steps: dict[str, Any]) -> str:
     )
 
 
-def told_plan(found: dict[str, Any]) -> list[str]:
+def tell_plan(found: dict[str, Any]) -> list[str]:
     """The plan on this GPU."""
     gpu, plan = found["gpu"], found["plan"]
     held = plan["memory"]
@@ -104,7 +104,7 @@ def told_plan(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def told_cards(cards: list[dict[str, Any]]) -> list[str]:
+def tell_cards(cards: list[dict[str, Any]]) -> list[str]:
     """What fits which card."""
     text = [
         "memory   no GPU here; on the usual cards:",
@@ -118,7 +118,7 @@ def told_cards(cards: list[dict[str, Any]]) -> list[str]:
     return text
 
 
-def told_time(time: dict[str, Any] | None) -> str:
+def tell_time(time: dict[str, Any] | None) -> str:
     """Seconds, and where they are from."""
     if time is None:
         return "not known before a training has run on this machine"
@@ -128,7 +128,7 @@ def told_time(time: dict[str, Any] | None) -> str:
     return text
 
 
-def told_disk(disk: dict[str, Any]) -> str:
+def tell_disk(disk: dict[str, Any]) -> str:
     """Bytes of what will be written."""
     files = [f"{name} {size(disk[name])}" for name in ("adapter", "checkpoints", "merged") if disk[name]]
     files += [f"{name} {size(number)}" for name, number in disk["gguf"].items()]

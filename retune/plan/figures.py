@@ -13,13 +13,22 @@ from stages.core.files import read_json
 from stages.core.params import Runtime, section_params
 from stages.models.base_model import embedding_plan, read_config, weight_files
 from stages.template import TemplateParams
-from stages.training.memory.estimate import GIB, Memory, words
+from stages.training.memory.estimate import GIB, Memory, describe_plan
 from stages.training.memory.fit import heldout_lengths, read_shape
 from stages.training.memory.gpu import Gpu
-from stages.training.memory.plan import MARGIN, FittedRuntime, Workload, choices, fastest, fit_of, fitted, make_workload
+from stages.training.memory.plan import (
+    MARGIN,
+    FittedRuntime,
+    Workload,
+    find_fastest,
+    fit_runtime,
+    list_plans,
+    make_workload,
+    read_plan,
+)
 from stages.training.memory.step_time import UNKNOWN_RATE, rate_of, seconds
 from stages.training.params import TrainParams
-from stages.training.step_plan import Plan
+from stages.training.step_plan import StepPlan
 from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
 
@@ -70,9 +79,9 @@ def read_project(root: Path, values: dict[str, Any]) -> Project:
     )
 
 
-def find(project: Project, gpus: list[Gpu]) -> dict[str, Any]:
+def find_figures(project: Project, gpus: list[Gpu]) -> dict[str, Any]:
     """All that is said, as JSON values; bytes and seconds are whole numbers."""
-    rows, plan, heldout = rows_and_plan(project)
+    rows, plan, heldout = read_rows_and_plan(project)
     gpu = gpus[0] if gpus and project.runtime.device != "cpu" else None
     count = project.runtime.processes or (len(gpus) if gpu else 1)
     rate = rate_of(gpu.name) if gpu else None
@@ -112,21 +121,21 @@ def find(project: Project, gpus: list[Gpu]) -> dict[str, Any]:
         "shards": workload.setup.shards,
         "plan": None,
         "cards": None,
-        "disk": disk(project, workload),
+        "disk": estimate_disk(project, workload),
     }
     if gpu is not None:
         room = gpu.room(project.runtime.memory_limit_gb)
-        runtime = fitted(project.runtime, workload, on_gpu=True, room=room)
-        found["plan"] = {"room": round(room), **described(workload, runtime, room)}
-        found["time"] = time_of(project, workload, runtime, gpu.name, tokens, epoch, known=rate is not None)
+        runtime = fit_runtime(project.runtime, workload, on_gpu=True, room=room)
+        found["plan"] = {"room": round(room), **plan_figures(workload, runtime, room)}
+        found["time"] = estimate_time(project, workload, runtime, gpu.name, tokens, epoch, known=rate is not None)
     else:
-        found["time"] = time_of(project, workload, None, "cpu", tokens, epoch, known=False)
+        found["time"] = estimate_time(project, workload, None, "cpu", tokens, epoch, known=False)
         if project.runtime.device != "cpu":
-            found["cards"] = [card(project, workload, size) for size in card_sizes(project.runtime)]
+            found["cards"] = [estimate_card(project, workload, size) for size in card_sizes(project.runtime)]
     return found
 
 
-def rows_and_plan(project: Project) -> tuple[TokenRows, Plan, list[int]]:
+def read_rows_and_plan(project: Project) -> tuple[TokenRows, StepPlan, list[int]]:
     """(training rows, steps, lengths of held-out rows); without data/tokens one step of rows as long as they may be."""
     if project.has_tokens:
         rows = TokenRows(token_files.read_tokens(project.tokens / token_files.TRAIN))
@@ -151,7 +160,7 @@ def rows_and_plan(project: Project) -> tuple[TokenRows, Plan, list[int]]:
     )
 
 
-def steps_of(project: Project, plan: Plan, rows: TokenRows, tokens: int) -> dict[str, Any]:
+def steps_of(project: Project, plan: StepPlan, rows: TokenRows, tokens: int) -> dict[str, Any]:
     """Steps, tokens and epochs of the training; only what the params say where there are no tokens yet."""
     params = project.params
     found: dict[str, Any] = {"layout": params.layout, "steps": params.steps, "epochs": params.epochs, "known": False}
@@ -165,18 +174,18 @@ def steps_of(project: Project, plan: Plan, rows: TokenRows, tokens: int) -> dict
     return found
 
 
-def described(workload: Workload, runtime: FittedRuntime, room: float) -> dict[str, Any]:
+def plan_figures(workload: Workload, runtime: FittedRuntime, room: float) -> dict[str, Any]:
     """A plan of execution and what it takes."""
     layers = workload.setup.shape.layers
-    fit = fit_of(runtime, layers)
-    held = workload.choice(fit).memory
+    execution = read_plan(runtime, layers)
+    held = workload.estimate(execution).memory
     return {
-        "words": words(workload.setup, fit),
-        "micro_batch": fit.micro_batch,
-        "kept_layers": fit.kept_layers,
+        "words": describe_plan(workload.setup, execution),
+        "micro_batch": execution.micro_batch,
+        "kept_layers": execution.kept_layers,
         "layers": layers,
-        "loss_rows": fit.loss_rows if workload.setup.fused else None,
-        "tokens": workload.sizes[min(fit.micro_batch, max(workload.sizes))].largest,
+        "loss_rows": execution.loss_rows if workload.setup.fused else None,
+        "tokens": workload.sizes[min(execution.micro_batch, max(workload.sizes))].largest,
         "memory": parts(held),
         "fits": held.reserved * MARGIN <= room,
     }
@@ -193,20 +202,25 @@ def card_sizes(runtime: Runtime) -> list[float]:
     return list(map(float, CARDS)) if runtime.memory_limit_gb is None else [runtime.memory_limit_gb]
 
 
-def card(project: Project, workload: Workload, size: float) -> dict[str, Any]:
+def estimate_card(project: Project, workload: Workload, size: float) -> dict[str, Any]:
     """What a card of so many GiB would take: the params as they are, and the fastest plan that fits."""
     limited = project.runtime.memory_limit_gb is not None
     room = size * GIB - (0 if limited else TAKEN)
-    asked = fitted(project.runtime, workload, on_gpu=True, room=room)
-    best = fastest(choices(workload, micro_batch=None, kept_layers=None), room)
-    found: dict[str, Any] = {"gib": size, "room": round(room), "asked": described(workload, asked, room), "best": None}
+    asked = fit_runtime(project.runtime, workload, on_gpu=True, room=room)
+    best = find_fastest(list_plans(workload, micro_batch=None, kept_layers=None), room)
+    found: dict[str, Any] = {
+        "gib": size,
+        "room": round(room),
+        "asked": plan_figures(workload, asked, room),
+        "best": None,
+    }
     if best is not None:
         free = project.runtime.model_copy(update={"micro_batch": "auto", "gradient_checkpointing": "auto"})
-        found["best"] = described(workload, fitted(free, workload, on_gpu=True, room=room), room)
+        found["best"] = plan_figures(workload, fit_runtime(free, workload, on_gpu=True, room=room), room)
     return found
 
 
-def time_of(
+def estimate_time(
     project: Project,
     workload: Workload,
     runtime: FittedRuntime | None,
@@ -233,9 +247,9 @@ def time_of(
     if same == (name, project.params.layout, shape.linear + shape.other, project.params.load_in_4bit):
         a_second, source = float(earlier["tokens_per_second"]), "measured by the last training on this machine"
     elif runtime is not None and known:
-        fit = fit_of(runtime, shape.layers)
-        amount = workload.sizes[min(fit.micro_batch, max(workload.sizes))].amount
-        a_second = tokens / seconds(workload.setup, fit, amount, workload.rate)
+        execution = read_plan(runtime, shape.layers)
+        amount = workload.sizes[min(execution.micro_batch, max(workload.sizes))].amount
+        a_second = tokens / seconds(workload.setup, execution, amount, workload.rate)
         source = "estimate, from floating-point operations and the usual rate of such a GPU"
     else:
         return None
@@ -245,7 +259,7 @@ def time_of(
     return found
 
 
-def disk(project: Project, workload: Workload) -> dict[str, Any]:
+def estimate_disk(project: Project, workload: Workload) -> dict[str, Any]:
     """Bytes that the stages after this will write; DVC's cache keeps each output once more where it cannot link."""
     weights = workload.setup.shape.linear + workload.setup.shape.other
     trained = workload.setup.trained

@@ -45,13 +45,13 @@ def make_batch(
     """
     rows = [row for sequence in sequences for row in sequence]
     if layout == "padded":
-        inputs = padded(data, rows, pad_id)
+        inputs = pad_rows(data, rows, pad_id)
     else:
-        inputs = flat(data, rows, pad_id, None if pack_length is None else pack_length * len(sequences))
+        inputs = flatten_rows(data, rows, pad_id, None if pack_length is None else pack_length * len(sequences))
     return MicroBatch(rows, inputs, int((inputs["labels"][:, 1:] != NOT_TRAINED).sum()))
 
 
-def padded(data: TokenRows, rows: Sequence[int], pad_id: int) -> "dict[str, torch.Tensor]":
+def pad_rows(data: TokenRows, rows: Sequence[int], pad_id: int) -> "dict[str, torch.Tensor]":
     """input_ids, labels and attention_mask of shape (rows, longest), filled on the right."""
     import torch
 
@@ -69,7 +69,7 @@ def padded(data: TokenRows, rows: Sequence[int], pad_id: int) -> "dict[str, torc
     return batch
 
 
-def flat(data: TokenRows, rows: Sequence[int], pad_id: int, length: int | None) -> "dict[str, torch.Tensor]":
+def flatten_rows(data: TokenRows, rows: Sequence[int], pad_id: int, length: int | None) -> "dict[str, torch.Tensor]":
     """input_ids, labels and position_ids of shape (1, tokens), and packed_seq_lengths, int32, one a conversation.
 
     With `length`, the rest is filled with a conversation of its own that has no label. Raises ValueError if the rows are longer.

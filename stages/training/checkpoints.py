@@ -22,7 +22,7 @@ from stages.core.errors import StageError
 from stages.core.files import sha256_file
 
 if TYPE_CHECKING:
-    from stages.training.distributed.process_group import Group
+    from stages.training.distributed.process_group import ProcessGroup
 
 log = logging.getLogger("retune")
 
@@ -60,20 +60,20 @@ class Checkpoints:
         torch.save(dict(state), partial / STATE)
         (partial / DIGEST).write_text(sha256_file(partial / STATE) + "\n", encoding="ascii")
         for path in (partial / STATE, partial / DIGEST, partial):
-            to_disk(path)
+            flush_to_disk(path)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        to_disk(self.folder)
-        for old in self.found()[:-KEPT]:
+        flush_to_disk(self.folder)
+        for old in self.folders()[:-KEPT]:
             shutil.rmtree(old)
 
-    def found(self) -> list[Path]:
+    def folders(self) -> list[Path]:
         """The folders of checkpoints, the earliest first, whole or not."""
         return sorted(self.folder.glob("step-*"))
 
-    def latest(self) -> Path | None:
+    def find_latest(self) -> Path | None:
         """The file of the last whole checkpoint's state; None where there is none."""
-        for path in reversed(self.found()):
+        for path in reversed(self.folders()):
             digest = path / DIGEST
             if not (
                 digest.exists()
@@ -101,23 +101,23 @@ class Checkpoints:
 
 
 @contextmanager
-def brought(checkpoints: Checkpoints, group: "Group") -> Iterator[None]:
+def bring_checkpoint(checkpoints: Checkpoints, group: "ProcessGroup") -> Iterator[None]:
     """In the block the first process's last checkpoint lies where the others look for it, which may be on other hosts.
 
     Args:
         checkpoints: in a folder that is relative to the working folder.
         group: joined.
     """
-    latest = checkpoints.latest() if group.rank == 0 else None
+    latest = checkpoints.find_latest() if group.rank == 0 else None
     own = (latest, sha256_file(latest), latest.stat().st_size) if latest is not None else None
-    first = group.gathered(own)[0]
+    first = group.gather(own)[0]
     if first is None:
         yield
         return
     file, digest, size = first
     missing = not file.exists() or sha256_file(file) != digest
-    if any(group.gathered(missing)):
-        copy(file, size, group, write=missing)
+    if any(group.gather(missing)):
+        send_first(file, size, group, write=missing)
     try:
         yield
     finally:
@@ -125,7 +125,7 @@ def brought(checkpoints: Checkpoints, group: "Group") -> Iterator[None]:
             shutil.rmtree(file.parent, ignore_errors=True)
 
 
-def copy(file: Path, size: int, group: "Group", *, write: bool) -> None:
+def send_first(file: Path, size: int, group: "ProcessGroup", *, write: bool) -> None:
     """Send the first process's file of `size` bytes to all; those that are to `write` it do."""
     import torch
 
@@ -154,7 +154,7 @@ def read_state(file: Path) -> dict[str, Any]:
     return state
 
 
-def to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     """Wait until a file's or folder's content is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -164,7 +164,7 @@ def to_disk(path: Path) -> None:
 
 
 @contextmanager
-def one_trainer(folder: Path) -> Iterator[None]:
+def hold_training_lock(folder: Path) -> Iterator[None]:
     """Hold the project's training lock. Raises StageError that says who has it; it goes with its process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "train.lock").open("a+", encoding="ascii") as file:
@@ -183,7 +183,7 @@ def one_trainer(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def stop_noted() -> Iterator[Callable[[], str | None]]:
+def note_stop() -> Iterator[Callable[[], str | None]]:
     """Note SIGTERM and Ctrl-C in place of ending at once: what is yielded says the signal's name, once one came. A second one ends."""
     seen: list[str] = []
 

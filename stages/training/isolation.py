@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.contracts.tokens import NOT_TRAINED
 from stages.core.errors import StageError
-from stages.training.batches import flat
+from stages.training.batches import flatten_rows
 from stages.training.token_rows import TokenRows
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def check_apart(
         model: takes flat batches.
         data: two rows or more; with one there is nothing to keep apart.
         prepare: brings a batch to the model's device.
-        pad_id: as `stages.training.batches.flat` takes it.
+        pad_id: as `stages.training.batches.flatten_rows` takes it.
     """
     import torch
 
@@ -38,7 +38,7 @@ def check_apart(
     model.train()
     losses = []
     for other in (False, True):
-        batch = flat(data, [before, after], pad_id, None)
+        batch = flatten_rows(data, [before, after], pad_id, None)
         batch["labels"][0, :length] = NOT_TRAINED
         if other:
             batch["input_ids"][0, :length] = batch["input_ids"][0, :length].flip(0)

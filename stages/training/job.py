@@ -10,9 +10,9 @@ from stages.core.params import Runtime
 from stages.core.project_code import project_code
 from stages.models.base_model import base_digests, device
 from stages.show.progress import progress
-from stages.training.checkpoints import Checkpoints, brought, stop_noted
-from stages.training.distributed.process_group import Group
-from stages.training.distributed.torchrun import check_same, launched
+from stages.training.checkpoints import Checkpoints, bring_checkpoint, note_stop
+from stages.training.distributed.process_group import ProcessGroup
+from stages.training.distributed.torchrun import check_same, read_launch
 from stages.training.initial_adapter import put_first
 from stages.training.lora import compute_dtype, load_model
 from stages.training.memory.plan import FittedRuntime
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stages.training.planned_trainer import Work
 
 
-def carry_out(task: Task, runtime: FittedRuntime, group: Group) -> "tuple[SFTTrainer, Work]":
+def carry_out(task: Task, runtime: FittedRuntime, group: ProcessGroup) -> "tuple[SFTTrainer, Work]":
     """Load the model and train from the last checkpoint; the trainer's model has then what is kept."""
     base, tokens, params = task.base, task.tokens, task.params
     started = time.monotonic()
@@ -54,18 +54,18 @@ def carry_out(task: Task, runtime: FittedRuntime, group: Group) -> "tuple[SFTTra
     trainer = make_trainer(model, tokenizer, tokens, work, params, runtime)
     loaded = time.monotonic()
     group.join(on_gpu=device(runtime) == "cuda")
-    if launched() is not None:
+    if read_launch() is not None:
         check_same(group, inputs)
     # a signal before this ends the process at once: nothing is lost yet
     with (
-        stop_noted() as work.stop,
-        brought(checkpoints, group),
-        progress("training", task.plan.tokens(task.rows.lengths), "tokens") as work.watch.advance,
+        note_stop() as work.stop,
+        bring_checkpoint(checkpoints, group),
+        progress("training", task.plan.tokens(task.rows.lengths), "tokens") as work.step_log.advance,
     ):
         trainer.carry_out(work)
-        if not work.finished():
+        if not work.is_finished():
             raise StageError(
-                f"stopped by {work.stopped_by()} after step {work.watch.step}, which is saved: run it again to go on from there"
+                f"stopped by {work.stop_signal()} after step {work.step_log.step}, which is saved: run it again to go on from there"
             )
     if group.rank == 0:
         note_execution(work, runtime, started, loaded)

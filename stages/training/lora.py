@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
-    from stages.training.distributed.process_group import Group
+    from stages.training.distributed.process_group import ProcessGroup
     from stages.training.memory.plan import FittedRuntime
 
 log = logging.getLogger("retune")
@@ -42,7 +42,7 @@ def load_model(
     seed: int,
     embedding_rows: int,
     trained_rows: list[int],
-    group: "Group",
+    group: "ProcessGroup",
 ) -> "tuple[PeftModel, PreTrainedTokenizerBase]":
     """The base through Unsloth with a fresh adapter on it, and the tokenizer of data/tokens.
 
@@ -69,7 +69,7 @@ def load_model(
     folder = tokens / token_files.TOKENIZER
     model, _ = FastLanguageModel.from_pretrained(
         str(base),
-        max_seq_length=longest_row(tokens / token_files.TRAIN),
+        max_seq_length=read_longest_row(tokens / token_files.TRAIN),
         dtype=None if dtype == "auto" else torch_dtype(dtype),
         load_in_4bit=load_in_4bit,
         tokenizer_name=str(folder),
@@ -113,7 +113,7 @@ def load_model(
     return peft_model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def fuse(model: "PeftModel", runtime: "FittedRuntime", group: "Group | None") -> None:
+def fuse(model: "PeftModel", runtime: "FittedRuntime", group: "ProcessGroup | None") -> None:
     """Put the faster forward in place for flat batches; what it does not know runs through Unsloth's own, and the log says so.
 
     With `group` the base is spread over its processes. Raises StageError where the fused forward does not know the model then.
@@ -136,7 +136,7 @@ def fuse(model: "PeftModel", runtime: "FittedRuntime", group: "Group | None") ->
         log.info("the fused forward does not know this model (%s): Unsloth's own is used", reason)
 
 
-def longest_row(file: Path) -> int:
+def read_longest_row(file: Path) -> int:
     """Tokens of the longest row of an Arrow file."""
     longest: int = pc.max(pc.list_value_length(token_files.read_tokens(file)["input_ids"])).as_py()
     return longest
@@ -178,7 +178,7 @@ def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     return next(int(number) for number in ids if number is not None)
 
 
-def base_name(base: Path) -> tuple[str, str | None]:
+def read_base_name(base: Path) -> tuple[str, str | None]:
     """(name, revision) by which others find the base: the hub's, or the pipeline's own folder for a local base; no machine's path."""
     source = read_json(base / base_files.SOURCE) if (base / base_files.SOURCE).exists() else {}
     if source.get("revision"):

@@ -14,9 +14,9 @@ from stages.contracts import tokens as token_files
 from stages.core.files import execution_record, write_json, write_text
 from stages.core.params import Runtime
 from stages.models.base_model import base_digests, device
-from stages.training.lora import base_name, compute_dtype, save_adapter
+from stages.training.lora import compute_dtype, read_base_name, save_adapter
 from stages.training.planned_trainer import Work
-from stages.training.step_log import ledger
+from stages.training.step_log import make_ledger
 from stages.training.task import Task
 
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ def write_adapter(model: "PeftModel", task: Task, work: Work, adapter: Path) -> 
         trained_rows=task.trained_rows,
         steps=work.kept_step(),
     )
-    save_adapter(model, adapter, *base_name(task.base))
+    save_adapter(model, adapter, *read_base_name(task.base))
     for file in sorted((task.tokens / token_files.TOKENIZER).iterdir()):
         shutil.copyfile(file, adapter / file.name)
     write_json(adapter / contract.TRAINING, training)
-    lines = [json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in work.watch.lines]
+    lines = [json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in work.step_log.lines]
     write_text(adapter / contract.STEPS, "".join(lines))
-    steps = work.watch.rows_of_steps(work.kept_step())
-    write_parquet(adapter / contract.LEDGER, ledger(work.rows.table, work.rows.labelled, steps))
-    loss = work.watch.lines[-1]["loss"]
-    log.info("%d steps, final loss %.4f; the adapter is that of step %d", work.watch.step, loss, work.kept_step())
+    steps = work.step_log.rows_of_steps(work.kept_step())
+    write_parquet(adapter / contract.LEDGER, make_ledger(work.rows.table, work.rows.labelled, steps))
+    loss = work.step_log.lines[-1]["loss"]
+    log.info("%d steps, final loss %.4f; the adapter is that of step %d", work.step_log.step, loss, work.kept_step())
 
 
 def note_execution(work: Work, runtime: Runtime, started: float, loaded: float) -> None:
@@ -69,9 +69,9 @@ def note_execution(work: Work, runtime: Runtime, started: float, loaded: float) 
             "micro_batch": work.micro_batch,
             "load_seconds": loaded - started,
             "train_seconds": seconds,
-            "resumed_after_step": work.watch.started_at,
-            "tokens": work.watch.tokens_seen,
-            "tokens_per_second": work.watch.tokens_seen / seconds,
+            "resumed_after_step": work.step_log.started_at,
+            "tokens": work.step_log.tokens_seen,
+            "tokens_per_second": work.step_log.tokens_seen / seconds,
             "processes": work.group.size,
             "peak_gpu_mib": work.peak_gpu_mib,
             "versions": versions(),

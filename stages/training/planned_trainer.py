@@ -13,19 +13,19 @@ from stages.contracts.tokens import NOT_TRAINED
 from stages.core.errors import StageError
 from stages.training.batches import MicroBatch, make_batch
 from stages.training.checkpoints import Checkpoints, read_state
-from stages.training.distributed.process_group import Group
+from stages.training.distributed.process_group import ProcessGroup
 from stages.training.isolation import check_apart
 from stages.training.memory.out_of_memory import is_out_of_memory
-from stages.training.step_log import Watch
+from stages.training.step_log import StepLog
 from stages.training.step_plan import Layout, micro_batches
 from stages.training.token_rows import TokenRows
 from stages.training.trainer_state import (
+    copy_trained,
     draw_anew,
     random_state,
     restore,
     resume_loop,
     set_trained,
-    trained,
     training_state,
 )
 
@@ -46,11 +46,11 @@ class Work:
     """Sequences in a forward pass, at most."""
     pad_id: int
     pack_length: int | None
-    watch: Watch
+    step_log: StepLog
     checkpoints: Checkpoints
     keep_best: bool
     """Whether the adapter of the lowest held-out loss is kept."""
-    group: Group
+    group: ProcessGroup
     """The processes that share each step."""
     stop: Callable[[], str | None] = lambda: None
     """The signal that asked this process to stop, if one did."""
@@ -59,30 +59,30 @@ class Work:
     peak_gpu_mib: list[int] = field(default_factory=list)
     """What each process's GPU held at most; empty on a CPU."""
 
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether no step is to be taken any more."""
-        return self.watch.step >= len(self.watch.plan.steps) or self.watch.out_of_patience()
+        return self.step_log.step >= len(self.step_log.plan.steps) or self.step_log.out_of_patience()
 
     def kept_step(self) -> int:
         """The step whose adapter is kept."""
-        return self.watch.step if self.best is None else self.watch.best_step
+        return self.step_log.step if self.best is None else self.step_log.best_step
 
-    def stopping(self) -> bool:
+    def is_stopping(self) -> bool:
         """Whether to stop after the step that has just ended; where processes share it, only what all of them know counts."""
         return self.group.stopping if self.group.size > 1 else self.stop() is not None
 
-    def stopped_by(self) -> str:
+    def stop_signal(self) -> str:
         """The signal that asked to stop, for an error."""
         return self.stop() or "a signal to another of its processes"
 
-    def labelled(self, step: int) -> int:
+    def count_labelled(self, step: int) -> int:
         """Tokens that the loss of a whole step (from 1) counts, over all processes: labelled, and not the first of their row."""
-        first = (int(self.rows.labels[row][0] != NOT_TRAINED) for row in self.watch.rows_of(step))
-        return sum(self.rows.labelled[row] for row in self.watch.rows_of(step)) - sum(first)
+        first = (int(self.rows.labels[row][0] != NOT_TRAINED) for row in self.step_log.rows_of(step))
+        return sum(self.rows.labelled[row] for row in self.step_log.rows_of(step)) - sum(first)
 
     def batches(self, step: int) -> list[MicroBatch]:
         """The micro-batches of this process's share of a step (from 1); none where the step has fewer sequences than processes."""
-        step_rows, size = self.watch.plan.steps[step - 1], self.micro_batch
+        step_rows, size = self.step_log.plan.steps[step - 1], self.micro_batch
         cut = micro_batches(step_rows, self.rows.lengths, size, rank=self.group.rank, ranks=self.group.size)
         return [make_batch(self.rows, self.layout, part, self.pad_id, self.pack_length) for part in cut]
 
@@ -112,14 +112,14 @@ class Steps:
         self.work = work
 
     def __len__(self) -> int:  # noqa: D105
-        return len(self.work.watch.plan.steps)
+        return len(self.work.step_log.plan.steps)
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:  # noqa: D105
-        for step in range(self.work.watch.step + 1, len(self) + 1):
+        for step in range(self.work.step_log.step + 1, len(self) + 1):
             yield self.work.batches(step)
 
 
-def trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small methods, no long one
+def make_trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small methods, no long one
     """TRL's SFTTrainer, as Unsloth has patched it, that carries out a `Work`.
 
     A function, since the class it extends exists only after `import unsloth`.
@@ -128,30 +128,30 @@ def trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small methods, n
     from transformers.trainer_callback import PrinterCallback, TrainerCallback
     from trl import SFTTrainer
 
-    class WatchedTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
+    class PlannedTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
         def carry_out(self, work: Work) -> None:
             """Train from the last checkpoint, or from the beginning; the best or last parameters are then in the model."""
             self.work = work
             self.remove_callback(PrinterCallback)
             if self.args.device.type == "cuda":
-                work.watch.memory = torch.cuda.max_memory_allocated
+                work.step_log.memory = torch.cuda.max_memory_allocated
             if work.layout != "padded":
                 check_apart(self.model, work.rows, self._prepare_inputs, work.pad_id)
             work.group.join(on_gpu=self.args.device.type == "cuda")
             # the first process says which one, and reads it; the others read the same
-            file = work.group.gathered(work.checkpoints.latest() if work.group.rank == 0 else None)[0]
+            file = work.group.gather(work.checkpoints.find_latest() if work.group.rank == 0 else None)[0]
             state = None if file is None else read_state(file)
             if state is not None:
                 restore(self, state)
             for value in self.trained_parameters():
                 work.group.take_first(value.data)
             # nothing is left where it was ended between its last step and its adapter
-            if not work.finished():
+            if not work.is_finished():
                 self.add_callback(Hooks(self, state))
                 self.train()
-            work.group.same_everywhere(self.trained_parameters())
+            work.group.make_same(self.trained_parameters())
             if self.args.device.type == "cuda":
-                work.peak_gpu_mib = work.group.gathered(torch.cuda.max_memory_allocated() // 2**20)
+                work.peak_gpu_mib = work.group.gather(torch.cuda.max_memory_allocated() // 2**20)
             if work.keep_best and work.best is not None:
                 set_trained(self.model, work.best)
 
@@ -163,7 +163,7 @@ def trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small methods, n
 
         def get_batch_samples(self, epoch_iterator: Any, _: int, device: Any) -> Any:  # noqa: ANN401
             batches: list[MicroBatch] = next(epoch_iterator)
-            whole = torch.tensor(self.work.labelled(self.state.global_step + 1), device=device)
+            whole = torch.tensor(self.work.count_labelled(self.state.global_step + 1), device=device)
             if not batches:
                 return [batches], whole
             inputs = [batch.inputs for batch in batches]
@@ -186,7 +186,7 @@ def trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small methods, n
                 if group.size == 1 or not is_out_of_memory(error):
                     raise
                 failed = error  # said below: the others wait there
-            if self.work.watch.step == 0 and inputs and failed is None:
+            if self.work.step_log.step == 0 and inputs and failed is None:
                 check_gradients(model)
             asked = self.work.stop() is not None
             whole = group.end_backward(self.trained_parameters(), total, stop=asked, out_of_memory=failed is not None)
@@ -205,32 +205,32 @@ def trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small methods, n
 
         def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:  # noqa: ANN401
             if "grad_norm" in logs:
-                self.state.epoch = self.work.watch.plan.epoch(self.state.global_step)
+                self.state.epoch = self.work.step_log.plan.epoch(self.state.global_step)
             super().log(logs, *rest, **named)
             if "grad_norm" in logs:
                 skipped = bool(self.accelerator.optimizer_step_was_skipped)
-                self.work.watch.end_step(self.state.global_step, logs, skipped=skipped)
+                self.work.step_log.end_step(self.state.global_step, logs, skipped=skipped)
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # noqa: ANN401
-            loss = heldout_loss(self)
+            loss = measure_heldout_loss(self)
             metrics = {} if loss is None else {"eval_loss": loss}
             if loss is not None:
-                if self.work.watch.heldout(loss) and self.work.keep_best:
-                    self.work.best = trained(self.model)
+                if self.work.step_log.note_heldout(loss) and self.work.keep_best:
+                    self.work.best = copy_trained(self.model)
                 self.log(metrics)
             self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-            if self.work.watch.out_of_patience():
+            if self.work.step_log.out_of_patience():
                 self.control.should_training_stop = True
             return metrics
 
         def _save_checkpoint(self, *_: Any) -> None:  # noqa: ANN401
-            self.work.group.same_everywhere(self.trained_parameters())
-            generators = self.work.group.gathered(random_state())
+            self.work.group.make_same(self.trained_parameters())
+            generators = self.work.group.gather(random_state())
             if self.work.group.rank == 0:
                 self.work.checkpoints.save(self.state.global_step, training_state(self, generators))
 
     class Hooks(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        def __init__(self, trainer: WatchedTrainer, state: dict[str, Any] | None) -> None:
+        def __init__(self, trainer: PlannedTrainer, state: dict[str, Any] | None) -> None:
             self.trainer, self.state = trainer, state
 
         def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:  # noqa: ANN401
@@ -242,10 +242,10 @@ def trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small methods, n
                 draw_anew(self.trainer.args.seed, 0, rank)
 
         def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
-            if self.trainer.work.stopping():
+            if self.trainer.work.is_stopping():
                 control.should_save = control.should_training_stop = True
 
-    return WatchedTrainer
+    return PlannedTrainer
 
 
 def check_gradients(model: "torch.nn.Module") -> None:
@@ -259,7 +259,7 @@ def check_gradients(model: "torch.nn.Module") -> None:
         )
 
 
-def heldout_loss(trainer: Any) -> float | None:  # noqa: ANN401 - a WatchedTrainer
+def measure_heldout_loss(trainer: Any) -> float | None:  # noqa: ANN401 - a PlannedTrainer
     """Mean loss of a labelled token over the first held-out rows, which the processes share; None if there is none.
 
     The trainer's own is a mean of batches' means, which moves with the size of a batch.

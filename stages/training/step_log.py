@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from stages.contracts import adapter as contract
 from stages.core.errors import StageError
-from stages.training.step_plan import Plan
+from stages.training.step_plan import StepPlan
 from stages.training.token_rows import TokenRows, name_rows
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ MOST_SKIPPED = 12
 """Steps in a row that float16's loss scaling may throw away, halving its scale (at first 65,536) each time."""
 
 
-class Watch:
+class StepLog:
     """The notes of a training that is under way."""
 
     def __init__(
-        self, plan: Plan, rows: TokenRows, *, logging_steps: int, eval_steps: int | None, patience: int | None
+        self, plan: StepPlan, rows: TokenRows, *, logging_steps: int, eval_steps: int | None, patience: int | None
     ) -> None:
         self.plan = plan
         self.rows = rows
@@ -141,7 +141,7 @@ class Watch:
             left,
         )
 
-    def heldout(self, loss: float) -> bool:
+    def note_heldout(self, loss: float) -> bool:
         """Note the held-out loss after the step that has just ended; whether it is the lowest so far."""
         self.lines[-1]["eval_loss"] = loss
         better = loss < self.best_loss
@@ -172,7 +172,7 @@ def peak_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def ledger(rows: pa.Table, labelled: Sequence[int], rows_of_step: Sequence[Sequence[int]]) -> pa.Table:
+def make_ledger(rows: pa.Table, labelled: Sequence[int], rows_of_step: Sequence[Sequence[int]]) -> pa.Table:
     """The training ledger: for every training row its labelled tokens and the steps (from 1) that it was part of."""
     steps: list[list[int]] = [[] for _ in range(rows.num_rows)]
     for step, numbers in enumerate(rows_of_step, start=1):

@@ -19,14 +19,14 @@ WINDOW = 4096
 tests/stages/training/test_step_plan.py; a smaller window fills less, a larger one mixes less."""
 
 SequenceRows = list[int]
-Step = list[SequenceRows]
+StepRows = list[SequenceRows]
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """All optimizer steps of a training."""
 
-    steps: list[Step]
+    steps: list[StepRows]
     """What each optimizer step is trained on."""
     rows: int
     """Training rows there are."""
@@ -45,7 +45,7 @@ class Plan:
         return sum(lengths[row] for step in self.steps for sequence in step for row in sequence)
 
 
-def make_plan(
+def make_step_plan(
     lengths: Sequence[int],
     layout: Layout,
     seed: int,
@@ -54,7 +54,7 @@ def make_plan(
     epochs: float | None,
     sequences: int,
     pack_length: int | None,
-) -> Plan:
+) -> StepPlan:
     """Every conversation once an epoch, in an order that `seed` and the epoch give; the last step of an epoch has what remains.
 
     Args:
@@ -71,10 +71,10 @@ def make_plan(
     """
     if not lengths:
         raise ValueError("no rows to plan")
-    planned: list[Step] = []
+    planned: list[StepRows] = []
     whole = 0
     while len(planned) < steps if steps is not None else whole < (epochs or 0):
-        order = shuffled(len(lengths), f"{seed}/{whole}")
+        order = draw_order(len(lengths), f"{seed}/{whole}")
         units = [[row] for row in order]
         if layout == "packed":
             units = pack_epoch(order, lengths, pack_length or 0, f"{seed}/{whole}/packs")
@@ -83,10 +83,10 @@ def make_plan(
             of_epoch = of_epoch[: -int(-(epochs - whole) * len(of_epoch) // 1)]
         planned += of_epoch
         whole += 1
-    return Plan(planned if steps is None else planned[:steps], len(lengths))
+    return StepPlan(planned if steps is None else planned[:steps], len(lengths))
 
 
-def shuffled(count: int, seed: str) -> list[int]:
+def draw_order(count: int, seed: str) -> list[int]:
     """0 to count - 1 in a random order that is the same for a seed on every Python: drawn keys are sorted, nothing is swapped."""
     draw = random.Random(seed)  # noqa: S311 - an order, no secret
     keys = [draw.random() for _ in range(count)]
@@ -101,7 +101,7 @@ def pack_epoch(order: Sequence[int], lengths: Sequence[int], pack_length: int, s
     packs: list[SequenceRows] = []
     for start in range(0, len(order), WINDOW):
         packs += best_fit(order[start : start + WINDOW], lengths, pack_length)
-    return [packs[number] for number in shuffled(len(packs), seed)]
+    return [packs[number] for number in draw_order(len(packs), seed)]
 
 
 def best_fit(rows: Sequence[int], lengths: Sequence[int], pack_length: int) -> list[SequenceRows]:
@@ -135,7 +135,7 @@ def best_fit(rows: Sequence[int], lengths: Sequence[int], pack_length: int) -> l
 
 
 def micro_batches(
-    step: Step, lengths: Sequence[int], size: int, *, rank: int = 0, ranks: int = 1
+    step: StepRows, lengths: Sequence[int], size: int, *, rank: int = 0, ranks: int = 1
 ) -> Iterator[list[SequenceRows]]:
     """A step cut for one of `ranks` processes into micro-batches of up to `size` sequences, all about as large.
 

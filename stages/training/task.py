@@ -7,7 +7,7 @@ from stages.contracts import tokens as token_files
 from stages.models.base_model import base_digests, embedding_plan, read_config
 from stages.training.initial_adapter import check_first
 from stages.training.params import TrainParams
-from stages.training.step_plan import Plan, make_plan
+from stages.training.step_plan import StepPlan, make_step_plan
 from stages.training.token_rows import TokenRows, check_rows
 
 
@@ -20,7 +20,7 @@ class Task:
     custom_adapter: Path
     params: TrainParams
     rows: TokenRows
-    plan: Plan
+    plan: StepPlan
     embedding_rows: int
     trained_rows: list[int]
 
@@ -36,13 +36,13 @@ def read_task(base: Path, tokens: Path, custom_adapter: Path, params: TrainParam
     return Task(base, tokens, custom_adapter, params, rows, plan_steps(rows, params), embedding_rows, trained_rows)
 
 
-def plan_steps(rows: TokenRows, params: TrainParams) -> Plan:
+def plan_steps(rows: TokenRows, params: TrainParams) -> StepPlan:
     """The steps that the params make of the rows."""
     if params.layout == "packed":
         sequences = (params.tokens_per_step or 0) // (params.pack_length or 1)
     else:
         sequences = params.conversations_per_step or 0
-    return make_plan(
+    return make_step_plan(
         rows.lengths,
         params.layout,
         params.seed,

@@ -26,7 +26,7 @@ class TokenRows:
         self.row_ids: list[str] = table["row_id"].to_pylist()
         self.lengths: list[int] = pc.list_value_length(table["input_ids"]).to_pylist()
         """Tokens of each row."""
-        self.labelled: list[int] = labelled_tokens(table).to_pylist()
+        self.labelled: list[int] = count_labelled(table).to_pylist()
         """Tokens of each row that carry a label."""
         self.ids = Lists(table["input_ids"])
         self.labels = Lists(table["labels"])
@@ -74,7 +74,7 @@ def check_rows(rows: pa.Table, config: Mapping[str, object], embedding_rows: int
             f"are longer than a pack (train.pack_length is {pack_length}, the longest row has {longest} tokens); "
             "raise train.pack_length, or lower template.max_length",
         )
-    refuse(rows, pc.equal(labelled_tokens(rows), 0), "have no labelled token, so nothing would be learned from them")
+    refuse(rows, pc.equal(count_labelled(rows), 0), "have no labelled token, so nothing would be learned from them")
     highest = pc.max(pc.list_flatten(rows["input_ids"])).as_py()
     if highest >= embedding_rows:
         raise StageError(
@@ -89,7 +89,7 @@ def refuse(rows: pa.Table, bad: pa.ChunkedArray, what: str) -> None:
         raise StageError(f"{name_rows(found)} of data/tokens {what}")
 
 
-def labelled_tokens(rows: pa.Table) -> pa.Array:
+def count_labelled(rows: pa.Table) -> pa.Array:
     """int64, one a row: how many of its labels are trained on."""
     counts = []
     for batch in rows.to_batches():

@@ -10,11 +10,11 @@ from stages.core.files import scratch
 from stages.core.params import Runtime
 from stages.models.base_model import device
 from stages.training.checkpoints import Checkpoints
-from stages.training.distributed.process_group import Group
+from stages.training.distributed.process_group import ProcessGroup
 from stages.training.lora import checkpointing, compute_dtype, padding_id
-from stages.training.planned_trainer import Work, trainer_class
-from stages.training.step_log import Watch
-from stages.training.step_plan import Plan
+from stages.training.planned_trainer import Work, make_trainer_class
+from stages.training.step_log import StepLog
+from stages.training.step_plan import StepPlan
 from stages.training.token_rows import TokenRows
 from stages.training.trackers import live_callback, prepare_tracker
 
@@ -31,13 +31,13 @@ log = logging.getLogger("retune")
 
 def make_work(
     rows: TokenRows,
-    plan: Plan,
+    plan: StepPlan,
     tokens: Path,
     tokenizer: "PreTrainedTokenizerBase",
     checkpoints: Checkpoints,
     params: "TrainParams",
     runtime: "FittedRuntime",
-    group: Group,
+    group: ProcessGroup,
 ) -> Work:
     """What the trainer carries out. Raises StageError if the held-out loss is needed and no row is held out."""
     heldout = TokenRows(token_files.read_tokens(tokens / token_files.HELDOUT)) if params.eval_steps else None
@@ -47,7 +47,7 @@ def make_work(
             raise StageError(f"{said}. train.early_stopping and train.keep: best need it.")
         log.warning(said)
         heldout = None
-    watch = Watch(
+    step_log = StepLog(
         plan,
         rows,
         logging_steps=params.logging_steps,
@@ -62,7 +62,7 @@ def make_work(
         micro_batch=runtime.micro_batch,
         pad_id=padding_id(tokenizer),
         pack_length=params.pack_length,
-        watch=watch,
+        step_log=step_log,
         checkpoints=checkpoints,
         keep_best=params.keep == "best",
         group=group,
@@ -94,7 +94,7 @@ def make_trainer(
         # a batch is a whole step of the plan, which knows its micro-batches itself
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
-        max_steps=len(work.watch.plan.steps),
+        max_steps=len(work.step_log.plan.steps),
         learning_rate=params.learning_rate,
         warmup_steps=params.warmup_steps,
         lr_scheduler_type=params.schedule,
@@ -112,8 +112,8 @@ def make_trainer(
         # every step is looked at; which go into the step log is decided here, not by the trainer
         logging_steps=1,
         logging_nan_inf_filter=False,
-        eval_strategy="no" if work.watch.eval_steps is None else "steps",
-        eval_steps=work.watch.eval_steps,
+        eval_strategy="no" if work.step_log.eval_steps is None else "steps",
+        eval_steps=work.step_log.eval_steps,
         save_strategy="no" if runtime.save_steps is None else "steps",
         save_steps=runtime.save_steps or 1,
         report_to=trackers,
@@ -125,7 +125,7 @@ def make_trainer(
     )
     rows = Dataset.from_file(str(tokens / token_files.TRAIN))
     values = {name: value.data.float().clone() for name, value in model.named_parameters() if value.requires_grad}
-    trainer = trainer_class()(
+    trainer = make_trainer_class()(
         model=model,
         args=arguments,
         # looked at by TRL when it sets up; the batches come from the plan

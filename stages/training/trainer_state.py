@@ -13,49 +13,49 @@ if TYPE_CHECKING:
 log = logging.getLogger("retune")
 
 
-def training_state(trainer: Any, generators: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - a WatchedTrainer
+def training_state(trainer: Any, generators: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - a PlannedTrainer
     """Trained parameters, optimizer, schedule, loss scale, random generators, notes and best parameters, as plain values and tensors.
 
     All but the random generators is the same in every process of a training; `generators` are those of each.
     """
     scaler = trainer.accelerator.scaler
     return {
-        "parameters": trained(trainer.model),
+        "parameters": copy_trained(trainer.model),
         "optimizer": trainer.optimizer.state_dict(),
         "schedule": trainer.lr_scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "random": list(generators),
-        "watch": trainer.work.watch.state(),
+        "step_log": trainer.work.step_log.state(),
         "best": trainer.work.best,
     }
 
 
-def restore(trainer: Any, state: Mapping[str, Any]) -> None:  # noqa: ANN401 - a WatchedTrainer
+def restore(trainer: Any, state: Mapping[str, Any]) -> None:  # noqa: ANN401 - a PlannedTrainer
     """Put the trained parameters and the notes of a checkpoint back."""
     work = trainer.work
     set_trained(trainer.model, state["parameters"])
-    work.watch.restore(state["watch"])
+    work.step_log.restore(state["step_log"])
     work.best = state["best"]
-    log.info("resumed after step %d of %d", work.watch.step, len(work.watch.plan.steps))
+    log.info("resumed after step %d of %d", work.step_log.step, len(work.step_log.plan.steps))
 
 
-def resume_loop(trainer: Any, state: Mapping[str, Any]) -> None:  # noqa: ANN401 - a WatchedTrainer
+def resume_loop(trainer: Any, state: Mapping[str, Any]) -> None:  # noqa: ANN401 - a PlannedTrainer
     """Put the rest of a checkpoint back into a trainer that is about to take its first step."""
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.lr_scheduler.load_state_dict(state["schedule"])
     if state["scaler"] is not None and trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
-    trainer.state.global_step = trainer.work.watch.step
-    trainer._globalstep_last_logged = trainer.work.watch.step  # noqa: SLF001 - else the first loss were a mean over all steps before
+    trainer.state.global_step = trainer.work.step_log.step
+    trainer._globalstep_last_logged = trainer.work.step_log.step  # noqa: SLF001 - else the first loss were a mean over all steps before
     rank = trainer.work.group.rank
     if rank < len(state["random"]):
         set_random_state(state["random"][rank])
     else:
         # there were fewer processes when it was saved
-        draw_anew(trainer.args.seed, trainer.work.watch.step, rank)
+        draw_anew(trainer.args.seed, trainer.work.step_log.step, rank)
 
 
-def trained(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
+def copy_trained(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
     """A copy of the parameters that are trained, by name, on the host."""
     return {
         name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters() if value.requires_grad

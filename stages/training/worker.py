@@ -18,9 +18,9 @@ from stages.core.parent_death import die_with_parent
 from stages.models.base_model import device, prepare_process
 from stages.training.distributed.child_processes import AGREED
 from stages.training.distributed.heartbeat import Launch
-from stages.training.distributed.process_group import Group
-from stages.training.distributed.processes import own_gpu, share_threads
-from stages.training.distributed.torchrun import launched_group
+from stages.training.distributed.process_group import ProcessGroup
+from stages.training.distributed.processes import share_threads, take_own_gpu
+from stages.training.distributed.torchrun import join_launched_group
 from stages.training.job import carry_out
 from stages.training.memory.gpu import limit_allocator
 from stages.training.memory.out_of_memory import is_out_of_memory
@@ -38,9 +38,9 @@ def main() -> None:
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     base, tokens, first = map(Path, job["inputs"])
 
-    def join() -> Group:
-        prepare_other(job["rank"], job["size"], runtime)
-        return Group(job["rank"], job["size"], job["port"])
+    def join() -> ProcessGroup:
+        prepare_worker(job["rank"], job["size"], runtime)
+        return ProcessGroup(job["rank"], job["size"], job["port"])
 
     try:
         take_part(base, tokens, first, TrainParams.model_validate_json(job["params"]), runtime, join)
@@ -51,24 +51,24 @@ def main() -> None:
         sys.exit(AGREED)
 
 
-def take_part_launched(launch: Launch) -> None:
+def take_part_under_torchrun(launch: Launch) -> None:
     """One of the others that torchrun has started: take part in what the first one says, and end; with status 1 if it fails."""
     who = f"train, process {launch.rank} on {socket.gethostname()}"
     os.environ["TERM"] = "dumb"  # one progress bar is enough
     try:
-        with launched_group(launch, None) as (group, job):
+        with join_launched_group(launch, None) as (group, job):
             runtime = FittedRuntime.model_validate_json(job["runtime"]).model_copy(update={"report_to": "none"})
             level = runtime.log_level.upper() if runtime.log_level == "debug" else "WARNING"
             logging.basicConfig(level=level, format=f"{who}: %(message)s", stream=sys.stdout)
             logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
-            def join() -> Group:
-                prepare_other(launch.rank, launch.local_size, runtime)
+            def join() -> ProcessGroup:
+                prepare_worker(launch.rank, launch.local_size, runtime)
                 return group
 
             base, tokens, first = map(Path, job["inputs"])
-            must_be_here(base, tokens, first)
-            with own_gpu(runtime):
+            check_inputs_here(base, tokens, first)
+            with take_own_gpu(runtime):
                 take_part(base, tokens, first, TrainParams.model_validate_json(job["params"]), runtime, join)
     except Exception as error:
         if not (isinstance(error, StageError) or is_out_of_memory(error)):
@@ -83,7 +83,7 @@ def take_part(
     custom_adapter: Path,
     params: TrainParams,
     runtime: FittedRuntime,
-    join: Callable[[], Group],
+    join: Callable[[], ProcessGroup],
 ) -> None:
     """What a process that another one has started does of a training: all but the outputs. `join` gives the group."""
     task = read_task(base, tokens, custom_adapter, params)
@@ -91,7 +91,7 @@ def take_part(
     carry_out(task, runtime, join())
 
 
-def must_be_here(*inputs: Path) -> None:
+def check_inputs_here(*inputs: Path) -> None:
     """Raise StageError if one of the inputs is not on this host."""
     missing = [str(path) for path in inputs if not path.exists()]
     if missing:
@@ -100,7 +100,7 @@ def must_be_here(*inputs: Path) -> None:
         )
 
 
-def prepare_other(rank: int, here: int, runtime: Runtime) -> None:
+def prepare_worker(rank: int, here: int, runtime: Runtime) -> None:
     """What one of the others needs of its own, `here` of them on this machine."""
     # each process writes its own: two would write one file at once
     os.environ["UNSLOTH_COMPILE_LOCATION"] += f"_{rank}"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from stages.core.params import read_params
-from stages.training.memory.estimate import GIB, Fit, Setup, memory
-from stages.training.memory.model_shape import Shape
+from stages.training.memory.estimate import GIB, ExecutionPlan, MemorySetup, estimate_memory
+from stages.training.memory.model_shape import ModelShape
 from stages.training.params import TrainParams
 from tests.bench.train_data import ROWS, micro_batches
 from tests.bench.train_presets import as_preset
@@ -34,14 +34,16 @@ def test_row_of_a_preset_has_its_step_and_optimizer(name: str, base: Path) -> No
 @pytest.mark.parametrize("name", PRESETS)
 def test_row_of_a_preset_fits_its_card(name: str, base: Path) -> None:
     row, values = as_preset(ROWS[name], base), read_params(ROOT / "presets" / f"{ROWS[name].preset}.yaml")
-    setup = Setup(
-        shape=Shape.of(config_of("3b"), tensors_of("3b")),
+    setup = MemorySetup(
+        shape=ModelShape.of(config_of("3b"), tensors_of("3b")),
         lora=TrainParams.model_validate(values["train"]).lora,
         load_in_4bit=True,
         eight_bit=True,
         fused=True,
     )
-    held = memory(setup, Fit(row.tokens // 2048, row.kept or 0, row.loss_rows), row.tokens, row.tokens)
+    held = estimate_memory(
+        setup, ExecutionPlan(row.tokens // 2048, row.kept or 0, row.loss_rows), row.tokens, row.tokens
+    )
     assert row.kept is not None
     assert held.reserved < (row.cap_gib or 0) * GIB
 

@@ -7,10 +7,10 @@ from stages.core.params import Runtime, read_params, section_params
 from stages.models.base_model import read_config
 from stages.training.memory.estimate import GIB
 from stages.training.memory.fit import read_shape
-from stages.training.memory.plan import fitted, make_workload
+from stages.training.memory.plan import fit_runtime, make_workload
 from stages.training.memory.step_time import UNKNOWN_RATE, rate_of
 from stages.training.params import TrainParams
-from stages.training.step_plan import make_plan
+from stages.training.step_plan import make_step_plan
 from tests.bench.train_data import Row, conversations
 from tests.project import ROOT
 
@@ -29,7 +29,7 @@ def as_preset(row: Row, base: Path) -> Row:
     params, runtime = section_params(TrainParams, "train", values), section_params(Runtime, "runtime", values)
     pack, step = params.pack_length or 0, params.tokens_per_step or 0
     lengths = [len(ids) for ids, _ in conversations(row, row.steps * step // 256)]
-    plan = make_plan(
+    plan = make_step_plan(
         lengths, "packed", params.seed, steps=row.steps, epochs=None, sequences=step // pack, pack_length=pack
     )
     work = make_workload(
@@ -43,7 +43,7 @@ def as_preset(row: Row, base: Path) -> Row:
         capability=major + minor / 10,
         rate=rate or UNKNOWN_RATE,
     )
-    taken = fitted(runtime, work, on_gpu=True, room=(row.cap_gib or 0) * GIB)
+    taken = fit_runtime(runtime, work, on_gpu=True, room=(row.cap_gib or 0) * GIB)
     return replace(
         row,
         tokens=taken.micro_batch * pack,

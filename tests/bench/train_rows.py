@@ -49,9 +49,9 @@ def run_ours(row: Row, model: Any, profile: bool) -> dict[str, Any]:
     import torch
 
     from stages.training.fused.model import FusedModel
-    from stages.training.fused.support import unsupported
+    from stages.training.fused.support import find_unsupported
 
-    reason = unsupported(model)
+    reason = find_unsupported(model)
     if reason is not None:
         raise SystemExit(f"the fused model does not know this one: {reason}")
     for value in model.parameters():
@@ -92,12 +92,12 @@ def prepared(lines: list[Conversation]) -> tuple[Any, Any, list[int], Any]:
     """(ids, labels, the conversations' lengths, the tokens that predict a label) of a micro-batch, ready to be copied to the GPU."""
     import torch
 
-    from stages.training.fused.model import labelled_rows
+    from stages.training.fused.model import find_labelled_rows
 
     ids = torch.tensor([number for line, _ in lines for number in line])
     labels = torch.tensor([number for _, line in lines for number in line])
     lengths = [len(line) for line, _ in lines]
-    found = (ids, labels, labelled_rows(labels, lengths))
+    found = (ids, labels, find_labelled_rows(labels, lengths))
     if torch.cuda.is_available():
         found = tuple(value.pin_memory() for value in found)
     return found[0], found[1], lengths, found[2]

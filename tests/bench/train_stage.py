@@ -155,7 +155,7 @@ def watch_steps(marks: list[tuple[float, int]]) -> None:
 
         class Marks(TrainerCallback):  # type: ignore[misc, unused-ignore]
             def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-                done = work.watch.plan.steps[: state.global_step]
+                done = work.step_log.plan.steps[: state.global_step]
                 marks.append(
                     (time.perf_counter(), sum(work.rows.lengths[row] for step in done for part in step for row in part))
                 )

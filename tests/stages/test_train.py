@@ -10,7 +10,7 @@ from stages.contracts import adapter as contract
 from stages.contracts.tokens import SCHEMA, read_tokens
 from stages.core.errors import StageError
 from stages.core.params import Runtime, section_problems
-from stages.training.lora import base_name
+from stages.training.lora import read_base_name
 from stages.training.params import TrainParams
 from stages.training.planned_trainer import check_gradients
 from stages.training.task import plan_steps
@@ -78,11 +78,11 @@ def test_part_of_the_adapter_without_gradient_stops_the_training() -> None:
 
 
 def test_base_name_is_the_hubs_or_the_pipelines_folder_never_a_path(tmp_path: Path) -> None:
-    assert base_name(tmp_path) == ("data/base", None)
+    assert read_base_name(tmp_path) == ("data/base", None)
     (tmp_path / "source.json").write_text(json.dumps({"source": "custom", "revision": None, "files": {}}))
-    assert base_name(tmp_path) == ("data/base", None)
+    assert read_base_name(tmp_path) == ("data/base", None)
     (tmp_path / "source.json").write_text(json.dumps({"source": "org/name", "revision": "a" * 40, "files": {}}))
-    assert base_name(tmp_path) == ("org/name", "a" * 40)
+    assert read_base_name(tmp_path) == ("org/name", "a" * 40)
 
 
 def steps_of(folder: Path) -> list[contract.Step]:

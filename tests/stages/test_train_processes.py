@@ -18,9 +18,9 @@ from stages.contracts.tokens import TRAIN as TRAIN_FILE
 from stages.contracts.tokens import read_tokens
 from stages.core.errors import StageError
 from stages.core.params import Runtime
-from stages.training.distributed.process_group import Group
+from stages.training.distributed.process_group import ProcessGroup
 from stages.training.distributed.processes import process_count
-from stages.training.distributed.torchrun import NAMES, launched
+from stages.training.distributed.torchrun import NAMES, read_launch
 from stages.training.params import TrainParams
 from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
@@ -102,16 +102,16 @@ def test_each_conversation_is_trained_once_an_epoch_over_the_processes(
     tiny_base: Path, layout: str, ranks: int
 ) -> None:
     from stages.training.planned_trainer import Work
-    from stages.training.step_log import Watch
+    from stages.training.step_log import StepLog
 
     rows = TokenRows(read_tokens(tiny_base / "tokens" / TRAIN_FILE))
     params = TrainParams.model_validate({**TRAIN, **LAYOUTS[layout], "steps": None, "epochs": 1.0})
     plan = plan_steps(rows, params)
     works = []
     for rank in range(ranks):
-        group = Group()
+        group = ProcessGroup()
         group.rank, group.size = rank, ranks
-        watch = Watch(plan, rows, logging_steps=1, eval_steps=None, patience=None)
+        watch = StepLog(plan, rows, logging_steps=1, eval_steps=None, patience=None)
         no: Any = None
         works.append(
             Work(rows, None, 1, params.layout, 2, 4, params.pack_length, watch, no, keep_best=False, group=group)
@@ -120,7 +120,7 @@ def test_each_conversation_is_trained_once_an_epoch_over_the_processes(
     for step in range(1, len(plan.steps) + 1):
         batches = [batch for work in works for batch in work.batches(step)]
         assert sum(batch.labelled for batch in batches) == works[-1].labelled(step)
-        assert sorted(row for batch in batches for row in batch.rows) == sorted(works[0].watch.rows_of(step))
+        assert sorted(row for batch in batches for row in batch.rows) == sorted(works[0].step_log.rows_of(step))
         seen += [row for batch in batches for row in batch.rows]
     assert sorted(seen) == list(range(24))
 
@@ -247,14 +247,14 @@ import sys, time
 from pathlib import Path
 from stages.core.errors import StageError
 from stages.training.memory.plan import FittedRuntime
-from stages.training.distributed.processes import processes
+from stages.training.distributed.processes import start_processes
 from stages.training.params import TrainParams
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 runtime = FittedRuntime.model_validate({**RUNTIME, "kept_layers": None, "loss_rows": 512})
 try:
     tokens = Path(sys.argv[2])
-    with processes(2, [Path("no_base"), tokens, Path("no_first")], TrainParams.model_validate(TRAIN), runtime) as group:
+    with start_processes(2, [Path("no_base"), tokens, Path("no_first")], TrainParams.model_validate(TRAIN), runtime) as group:
         print("started", flush=True)
         time.sleep(300) if sys.argv[1] == "hang" else group.join(on_gpu=False)
 except StageError as error:
@@ -296,7 +296,7 @@ def test_process_count_is_what_runtime_or_torchrun_says_and_one_on_the_cpu(monke
     assert process_count(Runtime.model_validate({**RUNTIME, "processes": 3})) == 3
     for name, value in zip(NAMES, ("1", "4", "1", "2", "127.0.0.1", "29500"), strict=True):
         monkeypatch.setitem(os.environ, name, value)
-    launched.cache_clear()
+    read_launch.cache_clear()
     try:
         assert process_count(Runtime.model_validate(RUNTIME)) == 4
         assert process_count(Runtime.model_validate({**RUNTIME, "processes": 4})) == 4
@@ -305,13 +305,13 @@ def test_process_count_is_what_runtime_or_torchrun_says_and_one_on_the_cpu(monke
         # Unsloth and accelerate would make groups of their own
         assert not os.environ.keys() & set(NAMES)
     finally:
-        launched.cache_clear()
+        read_launch.cache_clear()
 
 
 def test_half_a_launch_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
-    launched.cache_clear()
+    read_launch.cache_clear()
     with pytest.raises(StageError, match="not RANK, LOCAL_RANK"):
-        launched()
+        read_launch()
     monkeypatch.delitem(os.environ, "WORLD_SIZE")
-    assert launched() is None
+    assert read_launch() is None

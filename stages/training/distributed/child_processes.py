@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.core.errors import StageError
 from stages.core.files import scratch
-from stages.training.distributed.process_group import GRACE, Group
+from stages.training.distributed.process_group import GRACE, ProcessGroup
 from stages.training.memory.gpu import visible_gpus
 from stages.training.memory.out_of_memory import is_out_of_memory
 
@@ -28,10 +28,10 @@ AGREED = 3
 """Exit status of a process that stopped for what all of them have seen, such as a loss that is no number."""
 
 
-class Others:
+class ChildProcesses:
     """The processes that the first one has started, watched by a thread of their own."""
 
-    def __init__(self, job: Mapping[str, Any], count: int, group: Group) -> None:
+    def __init__(self, job: Mapping[str, Any], count: int, group: ProcessGroup) -> None:
         self.group = group
         self.folder = scratch() / "processes"
         self.folder.mkdir(exist_ok=True)
@@ -78,7 +78,7 @@ class Others:
         if not self.over.wait(GRACE):
             # it waits for a GPU, which no exception ends
             self.kill()
-            print(f"train: {self.told()}", file=sys.stderr, flush=True)
+            print(f"train: {self.describe_lost()}", file=sys.stderr, flush=True)
             os._exit(1)
 
     def explain(self, error: BaseException) -> None:
@@ -90,9 +90,9 @@ class Others:
         statuses = set(self.lost.values())
         own = isinstance(error, StageError) or is_out_of_memory(error)
         if self.lost and not (own and statuses == {AGREED}):
-            raise StageError(self.told()) from error
+            raise StageError(self.describe_lost()) from error
 
-    def told(self) -> str:
+    def describe_lost(self) -> str:
         """Which process was lost, how, and its last lines."""
         rank, status = min(self.lost.items(), key=lambda item: (item[1] == AGREED, item[0]))
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stages.core.errors import StageError
-from stages.training.distributed.process_group import GRACE, PATIENCE, Group
+from stages.training.distributed.process_group import GRACE, PATIENCE, ProcessGroup
 from stages.training.memory.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def connect(launch: Launch) -> "Store":
     return PrefixStore(f"retune/{launch.attempt}", store)
 
 
-class Pulse:
+class Heartbeat:
     """This process's signs of life in the store, and an eye on the others', in a thread with a connection of its own."""
 
-    def __init__(self, launch: Launch, group: Group) -> None:
+    def __init__(self, launch: Launch, group: ProcessGroup) -> None:
         self.launch, self.group = launch, group
         self.store = connect(replace(launch, agent_store=True))
         self.seen: dict[int, tuple[str, float]] = dict.fromkeys(range(launch.size), ("", time.monotonic()))
@@ -76,7 +76,7 @@ class Pulse:
         count = 0
         while self.lost is None:
             try:
-                self.store.set(f"pulse/{self.launch.rank}", str(count))
+                self.store.set(f"heartbeat/{self.launch.rank}", str(count))
                 self.look()
             except Exception as error:  # noqa: BLE001 - whatever the connection says
                 self.lost = f"the connection to {self.launch.host}:{self.launch.port} is gone ({type(error).__name__})"
@@ -86,7 +86,7 @@ class Pulse:
         self.group.leave()
         if not self.over.wait(GRACE):
             # it waits for a GPU or another process, which no exception ends
-            print(f"train: {self.told()}", file=sys.stderr, flush=True)
+            print(f"train: {self.describe_lost()}", file=sys.stderr, flush=True)
             os._exit(1)
 
     def look(self) -> None:
@@ -96,21 +96,21 @@ class Pulse:
             sign, since = self.seen[rank]
             if sign == GOOD:
                 continue
-            key = f"pulse/{rank}"
+            key = f"heartbeat/{rank}"
             new = self.store.get(key).decode() if self.store.check([key]) else ""
             if new != sign:
                 self.seen[rank] = (new, now)
             elif now - since > (SILENCE if sign else START):
-                self.lost = f"process {rank} ({self.host(rank)}) has given no sign of life for {now - since:.0f} s"
+                self.lost = f"process {rank} ({self.find_host(rank)}) has given no sign of life for {now - since:.0f} s"
             if new.startswith(BAD):
-                self.lost = f"process {rank} ({self.host(rank)}) has stopped:{new.removeprefix(BAD)}"
+                self.lost = f"process {rank} ({self.find_host(rank)}) has stopped:{new.removeprefix(BAD)}"
 
-    def host(self, rank: int) -> str:
+    def find_host(self, rank: int) -> str:
         """Where a process runs."""
         key = f"host/{rank}"
         return self.store.get(key).decode() if self.store.check([key]) else "host not known"
 
-    def told(self) -> str:
+    def describe_lost(self) -> str:
         """The error that a lost process is."""
         return (
             f"{self.lost}. Processes are counted from 0, there are {self.launch.size}. The training has stopped everywhere; run it again to go on "
@@ -120,26 +120,26 @@ class Pulse:
     def explain(self, error: BaseException) -> None:
         """Raise StageError if the error comes of a lost process; say to the others that this one fails."""
         own = isinstance(error, StageError) or is_out_of_memory(error) or not isinstance(error, Exception)
-        if not own and is_connection(error):
+        if not own and is_connection_error(error):
             # what a connection sees at once the watch sees later
             self.lost = (
                 self.lost or "the connection to another process is gone: it has ended (torchrun says how, on its host)"
             )
         foreign = self.lost is not None and not own
-        self.last_word(f"{BAD} {self.lost if foreign else error}"[:2000])
+        self.say_last_word(f"{BAD} {self.lost if foreign else error}"[:2000])
         if foreign:
-            raise StageError(self.told()) from error
+            raise StageError(self.describe_lost()) from error
 
-    def last_word(self, word: str) -> None:
+    def say_last_word(self, word: str) -> None:
         """Say how this process ends, and wait a while until process 0 has as well, or it for the others."""
         self.over.set()
         self.thread.join()
         awaited = range(1, self.launch.size) if self.launch.rank == 0 else [0]
         until = time.monotonic() + FAREWELL
         try:
-            self.store.set(f"pulse/{self.launch.rank}", word)
+            self.store.set(f"heartbeat/{self.launch.rank}", word)
             while time.monotonic() < until and self.lost is None:
-                signs = [self.store.get(f"pulse/{rank}").decode() for rank in awaited]
+                signs = [self.store.get(f"heartbeat/{rank}").decode() for rank in awaited]
                 if all(sign.startswith((GOOD, BAD)) for sign in signs):
                     break
                 time.sleep(BEAT / 5)
@@ -149,7 +149,7 @@ class Pulse:
             log.debug("the store is gone")
 
 
-def is_connection(error: BaseException) -> bool:
+def is_connection_error(error: BaseException) -> bool:
     """Whether processes lost one another. Gloo has no kind of error for it."""
     from torch.distributed import DistError
 

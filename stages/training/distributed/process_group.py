@@ -31,7 +31,7 @@ LOOK_EVERY = 0.1
 """Seconds between two looks whether all have loaded."""
 
 
-class Group:
+class ProcessGroup:
     """The processes of a training; one of size 1 does nothing and costs nothing.
 
     Args:
@@ -103,7 +103,7 @@ class Group:
         if self.size > 1:
             (self.nccl if values.is_cuda else self.gloo).broadcast(values, 0).wait()
 
-    def largest(self, value: int) -> int:
+    def find_largest(self, value: int) -> int:
         """The largest of all processes' values. Waits for all."""
         from torch.distributed import AllreduceOptions, ReduceOp
 
@@ -120,7 +120,7 @@ class Group:
         """Begin to put every process's `part` into `whole`, in the order of ranks; what is given back has `wait()`."""
         return (self.nccl if whole.is_cuda else self.gloo)._allgather_base(whole, part)  # noqa: SLF001 - the one of one tensor
 
-    def gathered(self, value: Any) -> list[Any]:  # noqa: ANN401 - anything that can be pickled
+    def gather(self, value: Any) -> list[Any]:  # noqa: ANN401 - anything that can be pickled
         """Every process's value, in the order of ranks. Waits for all."""
         if self.size == 1:
             return [value]
@@ -167,7 +167,7 @@ class Group:
         self.stopping, self.out_of_memory = (bool(part > 0) for part in said.tolist())
         return whole.reshape(loss.shape)
 
-    def same_everywhere(self, parameters: "list[torch.nn.Parameter]") -> None:
+    def make_same(self, parameters: "list[torch.nn.Parameter]") -> None:
         """See that all processes have the same parameters, bit for bit; if not, the log says so and the first one's are taken."""
         if self.size == 1:
             return
@@ -176,7 +176,7 @@ class Group:
         digest = hashlib.sha256()
         for value in parameters:
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-        if len(set(self.gathered(digest.hexdigest()))) > 1:
+        if len(set(self.gather(digest.hexdigest()))) > 1:
             log.warning("the processes' parameters are no longer the same: those of the first are taken")
             for value in parameters:
                 self.take_first(value.data)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from stages.core.errors import StageError
 from stages.core.params import Params, Runtime
-from stages.training.distributed.child_processes import Others
-from stages.training.distributed.process_group import Group
-from stages.training.distributed.torchrun import launched, launched_group
+from stages.training.distributed.child_processes import ChildProcesses
+from stages.training.distributed.process_group import ProcessGroup
+from stages.training.distributed.torchrun import join_launched_group, read_launch
 from stages.training.memory.gpu import visible_gpus
 
 log = logging.getLogger("retune")
@@ -26,7 +26,7 @@ def process_count(runtime: Runtime) -> int:
 
     Raises StageError if GPUs are used and this machine has fewer, or if torchrun has started another number.
     """
-    there, launch = 0 if runtime.device == "cpu" else len(visible_gpus()), launched()
+    there, launch = 0 if runtime.device == "cpu" else len(visible_gpus()), read_launch()
     count = runtime.processes or there or 1
     if launch is not None:
         if runtime.processes not in (None, launch.size):
@@ -41,12 +41,12 @@ def process_count(runtime: Runtime) -> int:
 
 
 @contextmanager
-def own_gpu(runtime: Runtime) -> Iterator[int]:
+def take_own_gpu(runtime: Runtime) -> Iterator[int]:
     """In the block this process sees its GPU alone, and yielded is how many processes shall train: see `process_count`.
 
     It is the first one, or torchrun says which. Must come before anything has used a GPU. CUDA reads the variable once, so that putting it back is for what this process becomes.
     """
-    count, before, launch = process_count(runtime), os.environ.get("CUDA_VISIBLE_DEVICES"), launched()
+    count, before, launch = process_count(runtime), os.environ.get("CUDA_VISIBLE_DEVICES"), read_launch()
     several = runtime.device != "cpu" and len(visible_gpus()) > 1
     if several:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus()[0 if launch is None else launch.local_rank]
@@ -59,7 +59,7 @@ def own_gpu(runtime: Runtime) -> Iterator[int]:
 
 
 @contextmanager
-def processes(count: int, inputs: Sequence[Path], params: Params, runtime: Runtime) -> Iterator[Group]:
+def start_processes(count: int, inputs: Sequence[Path], params: Params, runtime: Runtime) -> Iterator[ProcessGroup]:
     """Start the other processes of a training; in the block, this one is the first of the group that is yielded.
 
     None of the others is left when the block ends, however it does. Raises StageError if one of them was lost.
@@ -75,29 +75,29 @@ def processes(count: int, inputs: Sequence[Path], params: Params, runtime: Runti
         "params": params.model_dump_json(),
         "runtime": runtime.model_dump_json(),
     }
-    launch = launched()
+    launch = read_launch()
     if count == 1:
-        yield Group()
+        yield ProcessGroup()
         return
     if launch is not None:
         share_threads(launch.local_size)
-        with launched_group(launch, job) as (group, _):
+        with join_launched_group(launch, job) as (group, _):
             log.info("%d processes share each step", count)
             yield group
         return
     share_threads(count)
-    group = Group(0, count)
-    others = Others(job, count, group)
-    group.lost = lambda: bool(others.lost)
+    group = ProcessGroup(0, count)
+    children = ChildProcesses(job, count, group)
+    group.lost = lambda: bool(children.lost)
     log.info("%d processes share each step", count)
     try:
         yield group
-        others.say_farewell()
+        children.say_farewell()
     except BaseException as error:
-        others.explain(error)
+        children.explain(error)
         raise
     finally:
-        others.end()
+        children.end()
 
 
 def share_threads(count: int) -> None:

@@ -18,8 +18,8 @@ from functools import cache
 from typing import Any
 
 from stages.core.errors import StageError
-from stages.training.distributed.heartbeat import GOOD, Launch, Pulse, connect
-from stages.training.distributed.process_group import Group
+from stages.training.distributed.heartbeat import GOOD, Heartbeat, Launch, connect
+from stages.training.distributed.process_group import ProcessGroup
 
 log = logging.getLogger("retune")
 
@@ -29,7 +29,7 @@ ASKED = "PET_NNODES"
 
 
 @cache
-def launched() -> Launch | None:
+def read_launch() -> Launch | None:
     """What torchrun says of this process; None if it was not started so. Raises StageError if only a part of it is said.
 
     It is taken out of the environment: for Unsloth, transformers and accelerate each process trains alone (`stages.training.distributed.process_group`).
@@ -72,7 +72,7 @@ def own_address(launch: Launch) -> str:
 
 
 @contextmanager
-def launched_group(launch: Launch, job: Mapping[str, Any] | None) -> Iterator[tuple[Group, dict[str, Any]]]:
+def join_launched_group(launch: Launch, job: Mapping[str, Any] | None) -> Iterator[tuple[ProcessGroup, dict[str, Any]]]:
     """In the block this process is one of the group, which is yielded with process 0's job. Raises StageError if another one is lost.
 
     Args:
@@ -80,30 +80,30 @@ def launched_group(launch: Launch, job: Mapping[str, Any] | None) -> Iterator[tu
         job: what there is to do, as JSON values; None in all but process 0.
     """
     store = connect(launch)
-    group = Group(launch.rank, launch.size, store=store, address=own_address(launch))
-    pulse = Pulse(launch, group)
-    group.lost = lambda: pulse.lost is not None
+    group = ProcessGroup(launch.rank, launch.size, store=store, address=own_address(launch))
+    heartbeat = Heartbeat(launch, group)
+    group.lost = lambda: heartbeat.lost is not None
     try:
         if job is not None:
             store.set("job", json.dumps(job))
         yield group, json.loads(store.get("job"))
     except BaseException as error:
-        pulse.explain(error)
+        heartbeat.explain(error)
         raise
     else:
-        pulse.last_word(GOOD)
+        heartbeat.say_last_word(GOOD)
     finally:
-        pulse.over.set()
+        heartbeat.over.set()
 
 
-def check_same(group: Group, inputs: Mapping[str, Any]) -> None:
+def check_same(group: ProcessGroup, inputs: Mapping[str, Any]) -> None:
     """Raise StageError, in every process, if one has other inputs, code or libraries than process 0.
 
     Args:
         group: joined.
         inputs: {what: JSON values}; of mappings what both have is compared.
     """
-    first, *others = group.gathered(dict(inputs))
+    first, *others = group.gather(dict(inputs))
     for rank, other in enumerate(others, start=1):
         for key, wanted in first.items():
             found = other[key]

@@ -51,7 +51,7 @@ def forward(
             q, k, v, documents.bounds, documents.bounds, documents.longest, documents.longest, 0.0, True, False, scale=scale  # noqa: FBT003
         )  # fmt: skip
         return out, (log_sums, random_state, unused)
-    return torch.cat([one(*parts, scale=scale) for parts in split(documents, q, k, v)]), ()
+    return torch.cat([attend(*parts, scale=scale) for parts in split(documents, q, k, v)]), ()
 
 
 def backward(
@@ -70,7 +70,7 @@ def backward(
     for part_of_gradient, *parts in split(documents, gradient, q, k, v):
         leaves = [part.detach().requires_grad_() for part in parts]
         with torch.enable_grad():
-            found.append(torch.autograd.grad(one(*leaves, scale=scale), leaves, part_of_gradient))
+            found.append(torch.autograd.grad(attend(*leaves, scale=scale), leaves, part_of_gradient))
     dq, dk, dv = (torch.cat(parts) for parts in zip(*found, strict=True))
     return dq, dk, dv
 
@@ -80,7 +80,7 @@ def split(documents: Documents, *values: "Tensor") -> "list[tuple[Tensor, ...]]"
     return list(zip(*(value.split(list(documents.lengths)) for value in values), strict=True))
 
 
-def one(q: "Tensor", k: "Tensor", v: "Tensor", *, scale: float) -> "Tensor":
+def attend(q: "Tensor", k: "Tensor", v: "Tensor", *, scale: float) -> "Tensor":
     """Causal attention of one document, [L, heads, D]."""
     heads_first = [value.transpose(0, 1)[None] for value in (q, k, v)]
     out = torch.nn.functional.scaled_dot_product_attention(

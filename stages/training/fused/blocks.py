@@ -12,7 +12,7 @@ import torch
 from stages.training.fused import attention as fused_attention
 from stages.training.fused import ops as fused_ops
 from stages.training.fused.attention import Documents
-from stages.training.fused.projections import Group
+from stages.training.fused.projections import ProjectionGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +25,8 @@ class AttentionHalf:
 
     norm: "Parameter"
     eps: float
-    qkv: Group
-    o: Group
+    qkv: ProjectionGroup
+    o: ProjectionGroup
     heads: int
     key_heads: int
     width: int
@@ -44,14 +44,14 @@ class MlpHalf:
 
     norm: "Parameter"
     eps: float
-    gate_up: Group
-    down: Group
+    gate_up: ProjectionGroup
+    down: ProjectionGroup
     before: int
     keep: bool
 
 
 @dataclass
-class Batch:
+class FlatBatch:
     """What is fixed about a batch."""
 
     documents: Documents
@@ -59,7 +59,7 @@ class Batch:
     """Cosines and sines of the rotary embedding."""
 
 
-def wide_gradient(gradient: "Tensor", more: int) -> "Tensor":
+def widen_gradient(gradient: "Tensor", more: int) -> "Tensor":
     """The extended buffer [T, H + more] that a gradient [T, H] lies in, or a copy of it in a new one."""
     rows, width = gradient.shape
     if not more:
@@ -70,7 +70,7 @@ def wide_gradient(gradient: "Tensor", more: int) -> "Tensor":
         and gradient.untyped_storage().nbytes() == rows * (width + more) * gradient.element_size()
     ):
         return gradient.as_strided((rows, width + more), (width + more, 1))
-    wide = fused_ops.extended(gradient, rows, width, more)
+    wide = fused_ops.make_extended(gradient, rows, width, more)
     wide[:, :width] = gradient
     return wide
 
@@ -84,15 +84,15 @@ class Attention(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
         residual: "Tensor | None",
         y: "Tensor",
         half: AttentionHalf,
-        batch: Batch,
+        batch: FlatBatch,
         *_: "Tensor",
     ) -> "tuple[Tensor, Tensor]":
         """The last arguments are the LoRA matrices of `qkv`, then of `o`: named so that autograd sees them."""
         total, x, rstd = fused_ops.add_norm(residual, y, half.norm, half.eps, half.qkv.ranks)
         half.qkv.project_low(x)
-        q, k, v = heads_of(half, batch, x)
+        q, k, v = project_heads(half, batch, x)
         out, more = fused_attention.forward(q, k, v, batch.documents, half.scale)
-        wide = fused_ops.extended(y, y.shape[0], half.o.width, half.o.ranks)
+        wide = fused_ops.make_extended(y, y.shape[0], half.o.width, half.o.ranks)
         wide[:, : half.o.width] = out.flatten(1)
         half.o.project_low(wide)
         added = half.o.forward(wide)
@@ -106,18 +106,18 @@ class Attention(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
         """Gradients of the inputs, None for those that are no tensors."""
         half, batch = ctx.half, ctx.batch
         total, rstd, out, low, x, q, k, v, *more = ctx.saved_tensors
-        wide = wide_gradient(gradient, half.o.ranks)
+        wide = widen_gradient(gradient, half.o.ranks)
         of_out = half.o.backward(wide)
         of_o = half.o.gradients(out.flatten(1), low, wide)
         if x is None:
             _, x, _ = fused_ops.add_norm(None, total, half.norm, half.eps, half.qkv.ranks, store=False)
             half.qkv.project_low(x)
-            q, k, v = heads_of(half, batch, x)
+            q, k, v = project_heads(half, batch, x)
         dq, dk, dv = fused_attention.backward(
             of_out.view_as(out), q, k, v, out, batch.documents, half.scale, tuple(more)
         )
         del of_out, q, k, v
-        wide = fused_ops.extended(x, x.shape[0], half.qkv.out, half.qkv.ranks)
+        wide = fused_ops.make_extended(x, x.shape[0], half.qkv.out, half.qkv.ranks)
         queries, keys = half.heads * half.width, half.key_heads * half.width
         for part, start, heads in ((dq, 0, half.heads), (dk, queries, half.key_heads)):
             fused_ops.rotate(part.flatten(1), wide[:, start:], batch.table, batch.documents.positions, heads, back=True)
@@ -134,7 +134,7 @@ class Attention(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
         return result if ctx.needs_input_grad[0] else None, result, None, None, *of_qkv, *of_o
 
 
-def heads_of(half: AttentionHalf, batch: Batch, x: "Tensor") -> "tuple[Tensor, Tensor, Tensor]":
+def project_heads(half: AttentionHalf, batch: FlatBatch, x: "Tensor") -> "tuple[Tensor, Tensor, Tensor]":
     """q, k (turned) and v of an extended normed input, [T, heads, D] each, views of one buffer."""
     together = half.qkv.forward(x)
     fused_ops.rotate(
@@ -170,13 +170,13 @@ class Mlp(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
             _, x, _ = fused_ops.add_norm(None, total, half.norm, half.eps, half.gate_up.ranks, store=False)
             half.gate_up.project_low(x)
             gate_up = half.gate_up.forward(x, half.gate_up.ranks)
-        wide = wide_gradient(gradient, half.down.ranks)
+        wide = widen_gradient(gradient, half.down.ranks)
         of_product = half.down.backward(wide)
         fused_ops.swiglu_backward(of_product, gate_up)
         of_down = half.down.gradients(of_product, low, wide)
         del of_product, wide
         width = half.gate_up.width
-        wide = wide_gradient(gate_up, half.gate_up.ranks)
+        wide = widen_gradient(gate_up, half.gate_up.ranks)
         half.gate_up.backward_low(wide)
         of_gate_up = half.gate_up.gradients(x[:, :width], x[:, width:], wide)
         of_x = torch.mm(wide, half.gate_up.buffer()[:, :width])

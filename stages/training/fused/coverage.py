@@ -6,7 +6,7 @@ The one place for both: the forward (`stages.training.fused.model`) and the esti
 from collections.abc import Mapping
 from typing import Any
 
-from stages.training.memory.model_shape import Shape
+from stages.training.memory.model_shape import ModelShape
 from stages.training.params import LoraParams
 
 MODEL_TYPES = ("llama", "mistral", "qwen2")
@@ -42,7 +42,7 @@ def why_not_sharded(*, load_in_4bit: bool, layout: str, not_fused: str | None) -
 
 def why_not_fused(
     config: Mapping[str, Any],
-    shape: Shape,
+    shape: ModelShape,
     lora: LoraParams,
     *,
     layout: str,

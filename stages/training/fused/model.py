@@ -14,11 +14,11 @@ import torch
 
 from stages.contracts.tokens import NOT_TRAINED
 from stages.training.fused.attention import Documents
-from stages.training.fused.blocks import Attention, AttentionHalf, Batch, Loss, Mlp, MlpHalf, Pick
+from stages.training.fused.blocks import Attention, AttentionHalf, FlatBatch, Loss, Mlp, MlpHalf, Pick
 from stages.training.fused.coverage import GROUPS, TILE
-from stages.training.fused.projections import Group, Scratch, refresh
+from stages.training.fused.projections import ProjectionGroup, SharedBuffers, refresh
 from stages.training.fused.sharding import FORWARD, TRAINING, Shards
-from stages.training.fused.support import find_projection, unsupported
+from stages.training.fused.support import find_projection, find_unsupported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ def attach(
         shards: spread the linear layers over the processes of a training; the rest of the model goes to the device of `shards`. All that
             the model can do then is the loss of flat batches, with or without gradients.
     """
-    reason = unsupported(model)
+    reason = find_unsupported(model)
     if reason is not None:
         return reason
     fused = FusedModel(model, kept_layers=kept_layers, loss_rows=loss_rows, resident=resident, shards=shards)
@@ -81,16 +81,16 @@ class FusedModel:
         config = causal.config
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         kept = len(decoder.layers) if kept_layers is None else kept_layers
-        scratch = Scratch()
+        shared = SharedBuffers()
         place = embedding.weight.device if shards is None else shards.place
         tile = TILE if place.type == "cuda" else 1
         self.layers: list[tuple[AttentionHalf, MlpHalf]] = []
         before = 0
         for number, layer in enumerate(decoder.layers):
             groups = [
-                Group(
+                ProjectionGroup(
                     [find_projection(layer, name) for name in names],
-                    scratch,
+                    shared,
                     self.dtype,
                     tile=tile,
                     resident=resident,
@@ -128,7 +128,7 @@ class FusedModel:
         if shards is not None:
             shards.passes = {FORWARD: self.groups, TRAINING: [*self.groups, *self.backward_groups()]}
 
-    def backward_groups(self) -> "Iterator[Group]":
+    def backward_groups(self) -> "Iterator[ProjectionGroup]":
         """The groups whose weights a backward pass asks for, in its order: once more where activations are made again."""
         trained = any(part.requires_grad for part in self.embedding.parameters())
         for number, (first, second) in reversed(list(enumerate(self.layers))):
@@ -164,7 +164,7 @@ class FusedModel:
         if sum(lengths) != ids.numel():
             raise ValueError(f"the documents have {sum(lengths)} tokens together, the batch {ids.numel()}")
         with torch.autocast(ids.device.type, enabled=False):
-            rows = labelled_rows(labels, lengths) if rows is None else rows
+            rows = find_labelled_rows(labels, lengths) if rows is None else rows
             return self.loss_of(ids, labels, Documents.of(lengths, ids.device), items, rows)
 
     def loss_of(
@@ -175,7 +175,7 @@ class FusedModel:
             self.shards.begin(TRAINING if torch.is_grad_enabled() else FORWARD)
         targets = labels[rows + 1]
         refresh(self.groups)
-        batch = Batch(documents, self.angles(documents.longest, ids.device))
+        batch = FlatBatch(documents, self.angles(documents.longest, ids.device))
         residual, y = None, self.embedding(ids).to(self.dtype)
         if not any(part.requires_grad for part in self.embedding.parameters()):
             # gradient checkpointing of others' making lets the embedding's output ask for a gradient that nobody needs
@@ -204,7 +204,7 @@ class FusedModel:
         return self.table
 
 
-def labelled_rows(labels: "Tensor", lengths: Sequence[int]) -> "Tensor":
+def find_labelled_rows(labels: "Tensor", lengths: Sequence[int]) -> "Tensor":
     """int64: the tokens whose next token, in the same document, has a label. Best on the CPU, where a batch is made.
 
     Args:

@@ -1,6 +1,6 @@
 """The element-wise steps of a fused training step: Triton kernels on a GPU, the same in plain torch elsewhere.
 
-Shapes: T tokens, H hidden, F width of the MLP. `extended(T, H, more)` is a buffer [T, H + more] whose first H columns hold an
+Shapes: T tokens, H hidden, F width of the MLP. `make_extended(T, H, more)` is a buffer [T, H + more] whose first H columns hold an
 activation and whose last columns the activation's low-rank product, so that one matrix product takes both (`stages.training.fused.projections`).
 """
 
@@ -21,7 +21,7 @@ DEQUANTIZE_BYTES = 256
 MOST_WEIGHTS = 3
 
 
-def kernels(value: "Tensor") -> bool:
+def use_kernels(value: "Tensor") -> bool:
     """Whether the Triton kernels are to be used for a tensor: on a GPU, and where Triton's interpreter is switched on, for tests."""
     return value.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -31,7 +31,7 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def extended(like: "Tensor", rows: int, width: int, more: int) -> "Tensor":
+def make_extended(like: "Tensor", rows: int, width: int, more: int) -> "Tensor":
     """An empty buffer [rows, width + more] of `like`'s dtype and device."""
     return torch.empty((rows, width + more), dtype=like.dtype, device=like.device)
 
@@ -44,8 +44,8 @@ def add_norm(
     `store` is False where residual is None and y itself may be returned as the sum.
     """
     rows, width = y.shape
-    out = extended(y, rows, width, more)
-    if kernels(y):
+    out = make_extended(y, rows, width, more)
+    if use_kernels(y):
         from stages.training.fused import kernels as fused_kernels
 
         total = torch.empty((rows, width), dtype=y.dtype, device=y.device) if store else y
@@ -72,8 +72,8 @@ def norm_backward(
 ) -> "Tensor":
     """The gradient [T, H] of `add_norm`'s sum, from that of the norm and that of the sum itself, in an extended buffer."""
     rows, width = total.shape
-    out = extended(total, rows, width, more)
-    if kernels(total):
+    out = make_extended(total, rows, width, more)
+    if use_kernels(total):
         from stages.training.fused import kernels as fused_kernels
 
         fused_kernels.norm_backward[(rows,)](
@@ -98,7 +98,7 @@ def rotate(
     """
     cos, sin = table
     half = cos.shape[1]
-    if kernels(source):
+    if use_kernels(source):
         from stages.training.fused import kernels as fused_kernels
 
         fused_kernels.rotate[(source.shape[0],)](
@@ -116,8 +116,8 @@ def rotate(
 def swiglu(gate_up: "Tensor", more: int) -> "Tensor":
     """silu(gate) * up in an extended buffer, from [T, 2 * F] (rows may be further apart)."""
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
-    out = extended(gate_up, rows, width, more)
-    if kernels(gate_up):
+    out = make_extended(gate_up, rows, width, more)
+    if use_kernels(gate_up):
         from stages.training.fused import kernels as fused_kernels
 
         fused_kernels.swiglu[(rows, -(-width // MLP_BLOCK))](
@@ -132,7 +132,7 @@ def swiglu(gate_up: "Tensor", more: int) -> "Tensor":
 def swiglu_backward(gradient: "Tensor", gate_up: "Tensor") -> None:
     """In place: gate_up [T, 2 * F] becomes its gradient, and the product's gradient [T, F] becomes the product."""
     rows, width = gradient.shape
-    if kernels(gradient):
+    if use_kernels(gradient):
         from stages.training.fused import kernels as fused_kernels
 
         fused_kernels.swiglu_backward[(rows, -(-width // MLP_BLOCK))](
@@ -150,7 +150,7 @@ def swiglu_backward(gradient: "Tensor", gate_up: "Tensor") -> None:
 
 def cross_entropy(logits: "Tensor", targets: "Tensor") -> "Tensor":
     """Losses [T] in float32 (or wider) of logits [T, vocabulary]; in place, the logits become the losses' gradients."""
-    if kernels(logits):
+    if use_kernels(logits):
         from stages.training.fused import kernels as fused_kernels
 
         losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
@@ -167,14 +167,14 @@ def cross_entropy(logits: "Tensor", targets: "Tensor") -> "Tensor":
 
 
 def dequantize(
-    weights: "Sequence[Tensor]", a: "Tensor", b: "Tensor", out: "Tensor", arguments: "Arguments | None"
+    weights: "Sequence[Tensor]", a: "Tensor", b: "Tensor", out: "Tensor", arguments: "DequantizeArguments | None"
 ) -> None:
     """Write a group's buffer (`stages.training.fused.projections`) from its bitsandbytes 4-bit weights, at most three, and its A and B.
 
     `arguments` are `kernel_arguments` of these weights, which are the same every time; None: without the kernel.
     """
     width, rows = a.shape[1], b.shape[0]
-    if arguments is not None and kernels(out):
+    if arguments is not None and use_kernels(out):
         from stages.training.fused import kernels as fused_kernels
 
         fused_kernels.dequantize_nf4[(rows + a.shape[0], -(-width // (2 * DEQUANTIZE_BYTES)))](
@@ -196,7 +196,7 @@ def dequantize(
 
 
 @dataclass(frozen=True)
-class Arguments:
+class DequantizeArguments:
     """What the kernel `dequantize_nf4` is told about a group's weights."""
 
     tensors: "list[Tensor]"
@@ -206,7 +206,7 @@ class Arguments:
     outer: int
 
 
-def kernel_arguments(weights: "Sequence[Tensor]") -> "Arguments | None":
+def kernel_arguments(weights: "Sequence[Tensor]") -> "DequantizeArguments | None":
     """Those of up to three 4-bit weights; None if one launch of the kernel cannot read them all: NF4 with the same block sizes, scales alike."""
     states = [weight.quant_state for weight in weights]
     kinds = {(state.quant_type, state.blocksize, bool(state.nested)) for state in states}
@@ -228,4 +228,4 @@ def kernel_arguments(weights: "Sequence[Tensor]") -> "Arguments | None":
         tensors += [weight.data, state.absmax, second, offset]
         ends.append((ends[-1] if ends else 0) + (state.shape[0] if number < len(weights) else 0))
     tensors += [states[0].state2.code if nested else states[0].code, states[0].code]
-    return Arguments(tensors, ends, nested, states[0].blocksize, outer.pop())
+    return DequantizeArguments(tensors, ends, nested, states[0].blocksize, outer.pop())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from stages.training.fused.coverage import pad_ranks
-from stages.training.fused.ops import dequantize, extended, kernel_arguments
+from stages.training.fused.ops import dequantize, kernel_arguments, make_extended
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,14 +30,14 @@ class WeightStore(Protocol):
     place: torch.device
     """The device to compute on."""
 
-    def keep(self, group: "Group") -> "Tensor":
+    def keep(self, group: "ProjectionGroup") -> "Tensor":
         """Take a group's weights over; the part of them that this process keeps."""
 
-    def take(self, group: "Group") -> "Tensor":
+    def take(self, group: "ProjectionGroup") -> "Tensor":
         """[out + R, in + R] of a group, valid until the next one of its kind is asked for."""
 
 
-class Scratch:
+class SharedBuffers:
     """Buffers that groups of one shape share, made when first asked for."""
 
     def __init__(self) -> None:
@@ -50,13 +50,13 @@ class Scratch:
         return self.buffers[rows, columns]
 
 
-class Group:
+class ProjectionGroup:
     """Projections of one input, PEFT's LoRA layers or plain linear layers. See the file's docstring for the shapes."""
 
     def __init__(
         self,
         layers: "Sequence[Module]",
-        scratch: Scratch,
+        shared: SharedBuffers,
         dtype: torch.dtype,
         *,
         tile: int,
@@ -70,7 +70,7 @@ class Group:
         self.outs = [base.out_features for base in self.bases]
         self.width = self.bases[0].in_features
         self.out = sum(self.outs)
-        self.adapters: list[tuple[Parameter, Parameter, float] | None] = [lora_of(layer) for layer in layers]
+        self.adapters: list[tuple[Parameter, Parameter, float] | None] = [find_lora(layer) for layer in layers]
         ranks = [0 if found is None else found[0].shape[0] for found in self.adapters]
         self.ranks = pad_ranks(sum(ranks), tile)
         self.rank_starts = [sum(ranks[:number]) for number in range(len(ranks))]
@@ -78,11 +78,11 @@ class Group:
         place = self.bases[0].weight.device if shards is None else shards.place
         self.a = torch.zeros((self.ranks, self.width), dtype=dtype, device=place)
         self.b = torch.zeros((self.out, self.ranks), dtype=dtype, device=place)
-        self.bias = joined_bias(self.bases, self.outs, self.a)
+        self.bias = join_biases(self.bases, self.outs, self.a)
         self.quantized = all(hasattr(base.weight, "quant_state") for base in self.bases)
         self.weights = [base.weight for base in self.bases]
         self.arguments = kernel_arguments(self.weights) if self.quantized else None
-        self.scratch = scratch
+        self.shared = shared
         self.copies = self.views()
         self.shards = shards
         self.part = self.a if shards is None else shards.keep(self)
@@ -126,7 +126,7 @@ class Group:
             return self.resident
         if self.shards is not None:
             return self.shards.take(self)
-        buffer = self.scratch.get(self.out + self.ranks, self.width + self.ranks, self.a)
+        buffer = self.shared.get(self.out + self.ranks, self.width + self.ranks, self.a)
         dequantize(self.weights, self.a, self.b, buffer, self.arguments)
         return buffer
 
@@ -142,10 +142,10 @@ class Group:
             out = torch.addmm(self.bias, x, weight)
             if not more:
                 return out
-            wide = extended(x, x.shape[0], self.out, more)
+            wide = make_extended(x, x.shape[0], self.out, more)
             wide[:, : self.out] = out
             return wide[:, : self.out]
-        return torch.mm(x, weight, out=extended(x, x.shape[0], self.out, more)[:, : self.out])
+        return torch.mm(x, weight, out=make_extended(x, x.shape[0], self.out, more)[:, : self.out])
 
     def backward(self, gradient: "Tensor") -> "Tensor":
         """The gradient [T, in] of the input, of the output's gradient in an extended [T, out + R]; fills its last R columns."""
@@ -192,7 +192,7 @@ def thin_product(left: "Tensor", right: "Tensor") -> "Tensor":
     return torch.mm(left.t(), right)
 
 
-def refresh(groups: "Sequence[Group]") -> None:
+def refresh(groups: "Sequence[ProjectionGroup]") -> None:
     """Bring the groups' copies of A and B up to date.
 
     Before every forward pass: bitsandbytes' optimizers write through pointers, so that no version of a parameter tells of their steps.
@@ -208,7 +208,7 @@ def refresh(groups: "Sequence[Group]") -> None:
             group.fill()
 
 
-def lora_of(layer: "Module") -> "tuple[Parameter, Parameter, float] | None":
+def find_lora(layer: "Module") -> "tuple[Parameter, Parameter, float] | None":
     """(A [r, in], B [out, r], scale) of a PEFT layer's active adapter; None for a layer without."""
     if not hasattr(layer, "lora_A"):
         return None
@@ -216,7 +216,7 @@ def lora_of(layer: "Module") -> "tuple[Parameter, Parameter, float] | None":
     return layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name])
 
 
-def joined_bias(bases: "Sequence[Module]", outs: Sequence[int], like: "Tensor") -> "Tensor | None":
+def join_biases(bases: "Sequence[Module]", outs: Sequence[int], like: "Tensor") -> "Tensor | None":
     """The biases of the group's layers one after the other, zeros where a layer has none; None if no layer has any."""
     if all(base.bias is None for base in bases):
         return None

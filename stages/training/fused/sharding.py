@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from stages.training.distributed.process_group import Group as Processes
-    from stages.training.fused.projections import Group
+    from stages.training.distributed.process_group import ProcessGroup
+    from stages.training.fused.projections import ProjectionGroup
 
 NOTHING, FORWARD, TRAINING = 0, 1, 2
 """What a process announces: no pass, a pass without gradients, one with."""
@@ -34,20 +34,20 @@ class Shards:
         place: the device to compute on; the layers' weights may still be on the host.
     """
 
-    def __init__(self, processes: "Processes", place: torch.device) -> None:
+    def __init__(self, processes: "ProcessGroup", place: torch.device) -> None:
         self.processes, self.place = processes, place
         self.buffers: dict[int, Tensor] = {}
         """{kind of group: [rows up to a multiple of the processes, columns]}."""
-        self.held: dict[int, Group] = {}
+        self.held: dict[int, ProjectionGroup] = {}
         """{kind of group: whose weights are in the buffer, or on the way}."""
         self.coming: dict[int, Any] = {}
         """{kind of group: the gathering under way}."""
-        self.passes: Mapping[int, Sequence[Group]] = {}
-        self.order: Sequence[Group] = ()
+        self.passes: Mapping[int, Sequence[ProjectionGroup]] = {}
+        self.order: Sequence[ProjectionGroup] = ()
         self.next = 0
         processes.catch_up = self.catch_up
 
-    def keep(self, group: "Group") -> "Tensor":
+    def keep(self, group: "ProjectionGroup") -> "Tensor":
         """This process's rows of a group's buffer, [rows / processes, columns]; the layers' own weights are given up."""
         size, rank = self.processes.size, self.processes.rank
         columns = group.width + group.ranks
@@ -69,13 +69,13 @@ class Shards:
     def begin(self, kind: int) -> None:
         """A pass begins here, so it does in all processes: what they do otherwise is to wait in `catch_up`."""
         self.finish()
-        self.processes.largest(kind)
+        self.processes.find_largest(kind)
         self.start(kind)
 
     def catch_up(self) -> None:
         """Go through the passes that other processes still have. Returns when no process has any."""
         self.finish()
-        while kind := self.processes.largest(NOTHING):
+        while kind := self.processes.find_largest(NOTHING):
             self.start(kind)
             self.finish()
 
@@ -89,7 +89,7 @@ class Shards:
         while self.next < len(self.order):
             self.take(self.order[self.next])
 
-    def take(self, group: "Group") -> "Tensor":
+    def take(self, group: "ProjectionGroup") -> "Tensor":
         """[out + R, in + R] of a group, valid until the next one of its kind is asked for."""
         if self.next >= len(self.order) or self.order[self.next] is not group:
             raise StageError("the weights of a layer were asked for out of turn: set runtime.sharding to none")
@@ -108,7 +108,7 @@ class Shards:
                 self.fetch(after)
         return buffer
 
-    def fetch(self, group: "Group") -> None:
+    def fetch(self, group: "ProjectionGroup") -> None:
         """Begin to gather a group's weights. What was computed from the buffer until now is computed first."""
         self.held[group.kind] = group
         self.coming[group.kind] = self.processes.gather_into(self.buffers[group.kind], group.part)

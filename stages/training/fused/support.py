@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-def unsupported(model: "Module") -> str | None:
+def find_unsupported(model: "Module") -> str | None:
     """Why the fused forward does not know this model; None if it does."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder: Any = getattr(base, "model", None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from stages.training.fused.coverage import GROUPS, pad_ranks
-from stages.training.memory.model_shape import Shape
+from stages.training.memory.model_shape import ModelShape
 from stages.training.params import LoraParams
 
 GIB = 2**30
@@ -23,10 +23,10 @@ OVER_ALLOCATED = 0.5 * GIB
 
 
 @dataclass(frozen=True)
-class Setup:
+class MemorySetup:
     """What the params say about a training's memory."""
 
-    shape: Shape
+    shape: ModelShape
     lora: LoraParams
     load_in_4bit: bool
     eight_bit: bool
@@ -113,7 +113,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ExecutionPlan:
     """How a step is fitted into the memory; none of it changes what is learned."""
 
     micro_batch: int
@@ -124,15 +124,17 @@ class Fit:
     """Rows of logits that the fused forward holds at a time."""
 
 
-def words(setup: Setup, fit: Fit) -> str:
+def describe_plan(setup: MemorySetup, execution: ExecutionPlan) -> str:
     """A plan for a log."""
     layers = setup.shape.layers
     kept = (
-        "activations kept" if fit.kept_layers >= layers else f"activations of {fit.kept_layers} of {layers} layers kept"
+        "activations kept"
+        if execution.kept_layers >= layers
+        else f"activations of {execution.kept_layers} of {layers} layers kept"
     )
-    kept = "activations computed again" if fit.kept_layers == 0 else kept
-    return f"micro-batch {fit.micro_batch}, {kept}" + (
-        f", {fit.loss_rows} rows of logits at a time" if setup.fused else ""
+    kept = "activations computed again" if execution.kept_layers == 0 else kept
+    return f"micro-batch {execution.micro_batch}, {kept}" + (
+        f", {execution.loss_rows} rows of logits at a time" if setup.fused else ""
     )
 
 
@@ -159,21 +161,21 @@ class Memory:
         return self.allocated + OVER_ALLOCATED
 
 
-def memory(setup: Setup, fit: Fit, tokens: int, heldout_tokens: int = 0) -> Memory:
+def estimate_memory(setup: MemorySetup, execution: ExecutionPlan, tokens: int, heldout_tokens: int = 0) -> Memory:
     """The estimate for a micro-batch.
 
     Args:
         setup: what is trained.
-        fit: how.
+        execution: how.
         tokens: of the largest micro-batch, with filling.
         heldout_tokens: of the largest batch of held-out rows; 0: none is measured.
     """
     shape = setup.shape
-    kept = min(fit.kept_layers, shape.layers)
+    kept = min(execution.kept_layers, shape.layers)
     activations = tokens * (kept * setup.kept_bytes() + (shape.layers - kept) * setup.not_kept_bytes())
     working = tokens * setup.working_bytes() if setup.fused or kept == 0 else 0.0
     if setup.fused:
-        rows = min(fit.loss_rows, tokens)
+        rows = min(execution.loss_rows, tokens)
         working = max(working, rows * shape.rows * setup.item + tokens * 2 * shape.hidden * setup.item)
     # measured with no gradient, through Unsloth's own layers
     heldout = heldout_tokens * setup.item * (4 * shape.mlp + 8 * shape.hidden + shape.qkv)

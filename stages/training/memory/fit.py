@@ -14,11 +14,19 @@ from stages.core.files import execution_record
 from stages.core.params import Runtime
 from stages.models.base_model import device, read_config, weight_files
 from stages.models.safetensors_header import read_header
-from stages.training.memory.estimate import GIB, Fit, words
-from stages.training.memory.gpu import limit_allocator, within
-from stages.training.memory.model_shape import Shape
-from stages.training.memory.out_of_memory import noted
-from stages.training.memory.plan import MARGIN, FittedRuntime, Workload, apply, fit_of, fitted, make_workload
+from stages.training.memory.estimate import GIB, ExecutionPlan, describe_plan
+from stages.training.memory.gpu import limit_allocator, limit_room
+from stages.training.memory.model_shape import ModelShape
+from stages.training.memory.out_of_memory import read_note
+from stages.training.memory.plan import (
+    MARGIN,
+    FittedRuntime,
+    Workload,
+    apply_plan,
+    fit_runtime,
+    make_workload,
+    read_plan,
+)
 from stages.training.memory.step_time import UNKNOWN_RATE, rate_of
 from stages.training.params import TrainParams
 from stages.training.task import Task
@@ -26,13 +34,13 @@ from stages.training.task import Task
 log = logging.getLogger("retune")
 
 
-def read_shape(base: Path, embedding_rows: int | None) -> Shape:
+def read_shape(base: Path, embedding_rows: int | None) -> ModelShape:
     """The base's sizes, from its config and the heads of its weight files. Raises StageError if the config lacks one."""
     tensors: dict[str, tuple[int, ...]] = {}
     for file in weight_files(base):
         tensors |= {name: tensor.shape for name, tensor in read_header(file).items()}
     try:
-        return Shape.of(read_config(base), tensors, embedding_rows)
+        return ModelShape.of(read_config(base), tensors, embedding_rows)
     except ValueError as error:
         raise StageError(str(error)) from error
 
@@ -46,7 +54,7 @@ def heldout_lengths(tokens: Path, params: TrainParams) -> list[int]:
     return lengths
 
 
-def asked_for(params: TrainParams, runtime: Runtime) -> dict[str, Any]:
+def plan_inputs(params: TrainParams, runtime: Runtime) -> dict[str, Any]:
     """What a plan of execution is made of, machine and rows apart: a note about memory holds for the same alone."""
     keys = {"micro_batch", "memory_limit_gb", "gradient_checkpointing", "sharding"}
     return {"train": params.model_dump(mode="json"), "runtime": runtime.model_dump(mode="json", include=keys)}
@@ -68,7 +76,7 @@ def fit_training(task: Task, folder: Path, runtime: Runtime, *, processes: int) 
 
         free, _ = torch.cuda.mem_get_info()
         major, minor = torch.cuda.get_device_capability()
-        room, capability = within(free, runtime.memory_limit_gb), major + minor / 10
+        room, capability = limit_room(free, runtime.memory_limit_gb), major + minor / 10
         rate = rate_of(torch.cuda.get_device_name())
         limit_allocator(runtime.memory_limit_gb)
     workload = make_workload(
@@ -88,35 +96,43 @@ def fit_training(task: Task, folder: Path, runtime: Runtime, *, processes: int) 
     )
     if workload.not_sharded is not None:
         raise StageError(workload.not_sharded)
-    earlier = noted(folder, asked_for(task.params, runtime))
+    earlier = read_note(folder, plan_inputs(task.params, runtime))
     chosen = (
-        fitted(runtime, workload, on_gpu=on_gpu, room=room) if earlier is None else apply(runtime, earlier, workload)
+        fit_runtime(runtime, workload, on_gpu=on_gpu, room=room)
+        if earlier is None
+        else apply_plan(runtime, earlier, workload)
     )
-    say(workload, fit_of(chosen, workload.setup.shape.layers), room, after_failure=earlier is not None)
+    say_plan(workload, read_plan(chosen, workload.setup.shape.layers), room, after_failure=earlier is not None)
     return chosen, workload
 
 
-def say(workload: Workload, fit: Fit, room: float | None, *, after_failure: bool) -> None:
+def say_plan(workload: Workload, execution: ExecutionPlan, room: float | None, *, after_failure: bool) -> None:
     """The plan in the log and in the execution record."""
-    held = workload.choice(fit).memory
+    held = workload.estimate(execution).memory
     why = ", since a larger plan ran out of memory" if after_failure else ""
     if room is None:
-        log.info("plan: %s%s", words(workload.setup, fit), why)
+        log.info("plan: %s%s", describe_plan(workload.setup, execution), why)
     else:
-        log.info("plan: %s; about %.1f of %.1f GiB%s", words(workload.setup, fit), held.reserved / GIB, room / GIB, why)
+        log.info(
+            "plan: %s; about %.1f of %.1f GiB%s",
+            describe_plan(workload.setup, execution),
+            held.reserved / GIB,
+            room / GIB,
+            why,
+        )
         if held.reserved * MARGIN > room:
             log.warning("the plan is estimated to take more memory than there is; `retune plan` shows what would fit")
-    execution_record("train", {"plan": described(workload, fit, after_failure=after_failure)})
+    execution_record("train", {"plan": plan_record(workload, execution, after_failure=after_failure)})
 
 
-def described(workload: Workload, fit: Fit, *, after_failure: bool) -> Mapping[str, Any]:
+def plan_record(workload: Workload, execution: ExecutionPlan, *, after_failure: bool) -> Mapping[str, Any]:
     """The plan for the execution record."""
-    setup, held = workload.setup, workload.choice(fit).memory
+    setup, held = workload.setup, workload.estimate(execution).memory
     return {
-        "micro_batch": fit.micro_batch,
-        "kept_layers": fit.kept_layers,
+        "micro_batch": execution.micro_batch,
+        "kept_layers": execution.kept_layers,
         "layers": setup.shape.layers,
-        "loss_rows": fit.loss_rows,
+        "loss_rows": execution.loss_rows,
         "fused": setup.fused,
         "after_out_of_memory": after_failure,
         "estimated_allocated_mib": math.ceil(held.allocated / 2**20),

@@ -27,10 +27,10 @@ class Gpu:
 
     def room(self, limit_gib: float | None) -> float:
         """Bytes that training may take. `limit_gib` as `runtime.memory_limit_gb`."""
-        return within(self.free - CONTEXT, limit_gib)
+        return limit_room(self.free - CONTEXT, limit_gib)
 
 
-def within(free: float, limit_gib: float | None) -> float:
+def limit_room(free: float, limit_gib: float | None) -> float:
     """Bytes that training may take of `free` ones."""
     room = free - SPARE
     return room if limit_gib is None else min(room, limit_gib * GIB)
@@ -55,7 +55,7 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(named.split(",")[:count]) if named else tuple(str(number) for number in range(count))
 
 
-def gpus() -> list[Gpu]:
+def query_gpus() -> list[Gpu]:
     """The GPUs that nvidia-smi names and CUDA_VISIBLE_DEVICES lets us see."""
     try:
         command = ["nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits"]

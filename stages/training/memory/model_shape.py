@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A base model's sizes."""
 
     kind: str
@@ -30,7 +30,9 @@ class Shape:
     """Weights that stay in 16 bit: embedding, head, norms."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]], rows: int | None = None) -> "Shape":
+    def of(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]], rows: int | None = None
+    ) -> "ModelShape":
         """From config.json and {tensor name: shape} of the weights.
 
         Args:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from stages.core.errors import StageError
 from stages.core.files import read_json, write_json
-from stages.training.memory.estimate import Fit, Setup, words
+from stages.training.memory.estimate import ExecutionPlan, MemorySetup, describe_plan
 
 log = logging.getLogger("retune")
 
@@ -33,7 +33,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(said in str(error) for said in SAID)
 
 
-def noted(folder: Path, asked: Mapping[str, Any]) -> Fit | None:
+def read_note(folder: Path, asked: Mapping[str, Any]) -> ExecutionPlan | None:
     """The plan that an earlier process of the same training said to take; None where there is no such note.
 
     Args:
@@ -43,28 +43,34 @@ def noted(folder: Path, asked: Mapping[str, Any]) -> Fit | None:
     path = folder / NOTE
     try:
         note = read_json(path)
-        return Fit(**note["fit"]) if note["asked"] == plain(asked) else None
+        return ExecutionPlan(**note["execution"]) if note["asked"] == to_json_value(asked) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def note(folder: Path, asked: Mapping[str, Any], fit: Fit) -> None:
-    """The opposite of `noted`."""
-    write_json(folder / NOTE, {"asked": plain(asked), "fit": asdict(fit)})
+def write_note(folder: Path, asked: Mapping[str, Any], execution: ExecutionPlan) -> None:
+    """The opposite of `read_note`."""
+    write_json(folder / NOTE, {"asked": to_json_value(asked), "execution": asdict(execution)})
 
 
-def forget(folder: Path) -> None:
+def remove_note(folder: Path) -> None:
     """The training has ended."""
     (folder / NOTE).unlink(missing_ok=True)
 
 
-def plain(asked: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+def to_json_value(asked: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
     """As it comes back from a file."""
     return json.loads(json.dumps(asked))
 
 
 def go_on_smaller(
-    folder: Path, asked: Mapping[str, Any], setup: Setup, fit: Fit, smaller: Fit | None, *, alone: bool
+    folder: Path,
+    asked: Mapping[str, Any],
+    setup: MemorySetup,
+    execution: ExecutionPlan,
+    smaller: ExecutionPlan | None,
+    *,
+    alone: bool,
 ) -> NoReturn:
     """Replace this process by one that takes a smaller plan from the last checkpoint. Raises StageError if there is no smaller one.
 
@@ -72,17 +78,19 @@ def go_on_smaller(
     """
     if smaller is None:
         raise StageError(
-            f"the memory is not enough for the smallest plan (micro-batch {fit.micro_batch}, activations computed again): set a smaller "
+            f"the memory is not enough for the smallest plan (micro-batch {execution.micro_batch}, activations computed again): set a smaller "
             "template.max_length, train.pack_length or train.lora.r, train.load_in_4bit: true, or raise runtime.memory_limit_gb; "
             "`retune plan` shows what each asks for"
         )
-    note(folder, asked, smaller)
+    write_note(folder, asked, smaller)
     if not alone:
         raise StageError(
-            f"out of memory with {words(setup, fit)}: run it again, it goes on from the last checkpoint with {words(setup, smaller)}"
+            f"out of memory with {describe_plan(setup, execution)}: run it again, it goes on from the last checkpoint with {describe_plan(setup, smaller)}"
         )
     log.warning(
-        "out of memory with %s: going on from the last checkpoint with %s", words(setup, fit), words(setup, smaller)
+        "out of memory with %s: going on from the last checkpoint with %s",
+        describe_plan(setup, execution),
+        describe_plan(setup, smaller),
     )
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -11,11 +11,11 @@ from pydantic import Field
 
 from stages.core.params import Runtime
 from stages.training.fused.coverage import why_not_fused, why_not_sharded
-from stages.training.memory.estimate import Fit, Memory, Setup, memory
-from stages.training.memory.model_shape import Shape
+from stages.training.memory.estimate import ExecutionPlan, Memory, MemorySetup, estimate_memory
+from stages.training.memory.model_shape import ModelShape
 from stages.training.memory.step_time import UNKNOWN_RATE, Amount, seconds, squared_mean
 from stages.training.params import TrainParams
-from stages.training.step_plan import Layout, Plan, micro_batches
+from stages.training.step_plan import Layout, StepPlan, micro_batches
 
 LOSS_ROWS = (4096, 2048, 1024, 512)
 """Rows of logits at a time that are tried: fewer take less memory and somewhat more time."""
@@ -39,7 +39,7 @@ class FittedRuntime(Runtime):
 
 
 @dataclass(frozen=True)
-class Sizes:
+class MicroBatchSizes:
     """The micro-batches that a plan comes to with one choice of `runtime.micro_batch`."""
 
     largest: int
@@ -50,10 +50,10 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Choice:
+class EstimatedPlan:
     """A plan of execution with its estimate."""
 
-    fit: Fit
+    execution: ExecutionPlan
     memory: Memory
     seconds: float
     """For the whole training, on a GPU of `UNKNOWN_RATE` unless told another: to compare plans with."""
@@ -63,8 +63,8 @@ class Choice:
 class Workload:
     """What is trained, as far as memory and time depend on it."""
 
-    setup: Setup
-    sizes: Mapping[int, Sizes]
+    setup: MemorySetup
+    sizes: Mapping[int, MicroBatchSizes]
     """By micro-batch, those that are tried, the smallest first."""
     rate: float = UNKNOWN_RATE
     packed: bool = False
@@ -74,19 +74,19 @@ class Workload:
     not_sharded: str | None = None
     """Why its base cannot be spread over the processes, where that is asked for."""
 
-    def choice(self, fit: Fit) -> Choice:
+    def estimate(self, execution: ExecutionPlan) -> EstimatedPlan:
         """A plan with its estimate; a micro-batch that is not in `sizes` counts as the next larger one, or as the largest."""
-        size = next((size for size in self.sizes if size >= fit.micro_batch), max(self.sizes))
+        size = next((size for size in self.sizes if size >= execution.micro_batch), max(self.sizes))
         found = self.sizes[size]
-        held = memory(self.setup, fit, found.largest, found.heldout)
-        return Choice(fit, held, seconds(self.setup, fit, found.amount, self.rate))
+        held = estimate_memory(self.setup, execution, found.largest, found.heldout)
+        return EstimatedPlan(execution, held, seconds(self.setup, execution, found.amount, self.rate))
 
 
 def make_workload(
     config: Mapping[str, Any],
-    shape: Shape,
+    shape: ModelShape,
     params: TrainParams,
-    plan: Plan,
+    plan: StepPlan,
     lengths: Sequence[int],
     heldout: Sequence[int],
     *,
@@ -119,7 +119,7 @@ def make_workload(
         config, shape, params.lora, layout=params.layout, dtype=params.dtype, trained_rows=trained_rows, capability=capability
     )  # fmt: skip
     sharded = sharding == "fsdp" and processes > 1
-    setup = Setup(
+    setup = MemorySetup(
         shape=shape,
         lora=params.lora,
         load_in_4bit=params.load_in_4bit,
@@ -137,21 +137,21 @@ def make_workload(
     whole = -(-max(map(len, plan.steps)) // processes)
     tried = {1 << power for power in range(whole.bit_length())} | {whole} | {min(micro_batch or whole, whole)}
     sizes = {
-        size: sizes_of(plan, lengths, heldout, params.layout, params.pack_length, size, processes)
+        size: measure_micro_batches(plan, lengths, heldout, params.layout, params.pack_length, size, processes)
         for size in sorted(tried)
     }
     return Workload(setup, sizes, rate, params.layout == "packed", reason, not_sharded if sharded else None)
 
 
-def sizes_of(
-    plan: Plan,
+def measure_micro_batches(
+    plan: StepPlan,
     lengths: Sequence[int],
     heldout: Sequence[int],
     layout: Layout,
     pack_length: int | None,
     size: int,
     processes: int = 1,
-) -> Sizes:
+) -> MicroBatchSizes:
     """The micro-batches of the first process, which has the longest rows."""
     largest = run = count = tokens = 0
     for step in plan.steps:
@@ -168,10 +168,10 @@ def sizes_of(
     measured = sum(longest[:size]) if layout == "flattened" else size * max(longest, default=0)
     if pack_length is not None:
         measured = min(size * pack_length, sum(longest))
-    return Sizes(largest, measured, Amount(tokens, run, count, squared_mean(lengths)))
+    return MicroBatchSizes(largest, measured, Amount(tokens, run, count, squared_mean(lengths)))
 
 
-def choices(work: Workload, *, micro_batch: int | None, kept_layers: int | None) -> list[Choice]:
+def list_plans(work: Workload, *, micro_batch: int | None, kept_layers: int | None) -> list[EstimatedPlan]:
     """Every plan that is tried, the fastest first; equal ones by what they take.
 
     Args:
@@ -183,66 +183,68 @@ def choices(work: Workload, *, micro_batch: int | None, kept_layers: int | None)
     kept = [kept_layers] if kept_layers is not None else list(range(layers + 1)) if work.setup.fused else [0, layers]
     sizes = [micro_batch] if micro_batch is not None else list(work.sizes)
     rows = LOSS_ROWS if work.setup.fused else LOSS_ROWS[:1]
-    found = [work.choice(Fit(size, number, loss)) for size in sizes for number in kept for loss in rows]
-    return sorted(found, key=lambda choice: (choice.seconds, -choice.fit.loss_rows, choice.memory.reserved))
+    found = [work.estimate(ExecutionPlan(size, number, loss)) for size in sizes for number in kept for loss in rows]
+    return sorted(found, key=lambda choice: (choice.seconds, -choice.execution.loss_rows, choice.memory.reserved))
 
 
-def fastest(found: Sequence[Choice], room: float) -> Choice | None:
+def find_fastest(found: Sequence[EstimatedPlan], room: float) -> EstimatedPlan | None:
     """The fastest that `room` bytes are enough for; None if there is none."""
     return next((choice for choice in found if choice.memory.reserved * MARGIN <= room), None)
 
 
-def smallest(found: Sequence[Choice]) -> Choice:
+def find_smallest(found: Sequence[EstimatedPlan]) -> EstimatedPlan:
     """The one that takes the least."""
     return min(found, key=lambda choice: (choice.memory.reserved, choice.seconds))
 
 
-def next_smaller(work: Workload, fit: Fit) -> Fit | None:
+def find_smaller(work: Workload, execution: ExecutionPlan) -> ExecutionPlan | None:
     """What to try where a plan ran out of memory; None if nothing takes less."""
-    before = work.choice(fit).memory
+    before = work.estimate(execution).memory
     found = [
         choice
-        for choice in choices(work, micro_batch=None, kept_layers=None)
-        if choice.fit.micro_batch <= fit.micro_batch
+        for choice in list_plans(work, micro_batch=None, kept_layers=None)
+        if choice.execution.micro_batch <= execution.micro_batch
     ]
     # what stands is the same in all: a plan must take clearly less of the rest
     rest = before.activations + before.working
     smaller = [choice for choice in found if choice.memory.activations + choice.memory.working <= SMALLER * rest]
     if smaller:
-        return smaller[0].fit
-    least = smallest(found)
-    return least.fit if least.memory.allocated < before.allocated else None
+        return smaller[0].execution
+    least = find_smallest(found)
+    return least.execution if least.memory.allocated < before.allocated else None
 
 
-def fitted(runtime: Runtime, work: Workload, *, on_gpu: bool, room: float | None) -> FittedRuntime:
+def fit_runtime(runtime: Runtime, work: Workload, *, on_gpu: bool, room: float | None) -> FittedRuntime:
     """`runtime` with `auto` decided for `room` bytes of a GPU; where nothing fits, the plan that takes the least."""
     layers = work.setup.shape.layers
     size = None if runtime.micro_batch == "auto" else runtime.micro_batch
     kept = {"auto": None, "off": layers}.get(runtime.gradient_checkpointing, 0)
     if not on_gpu or room is None:
         size = size or (1 if work.packed else min(CPU_CONVERSATIONS, max(work.sizes)))
-        return apply(runtime, Fit(size, layers if kept is None else kept, LOSS_ROWS[0]), work)
-    found = choices(work, micro_batch=size, kept_layers=kept)
-    return apply(runtime, (fastest(found, room) or smallest(found)).fit, work)
+        return apply_plan(runtime, ExecutionPlan(size, layers if kept is None else kept, LOSS_ROWS[0]), work)
+    found = list_plans(work, micro_batch=size, kept_layers=kept)
+    return apply_plan(runtime, (find_fastest(found, room) or find_smallest(found)).execution, work)
 
 
-def apply(runtime: Runtime, fit: Fit, work: Workload) -> FittedRuntime:
+def apply_plan(runtime: Runtime, execution: ExecutionPlan, work: Workload) -> FittedRuntime:
     """`runtime` with a plan in it."""
     layers = work.setup.shape.layers
     policy: str = runtime.gradient_checkpointing
-    if fit.kept_layers >= layers:
+    if execution.kept_layers >= layers:
         policy = "off"
     elif policy in ("auto", "off"):
         policy = "unsloth"
     changed = {
-        "micro_batch": fit.micro_batch,
+        "micro_batch": execution.micro_batch,
         "gradient_checkpointing": policy,
-        "kept_layers": None if fit.kept_layers >= layers else fit.kept_layers,
-        "loss_rows": fit.loss_rows,
+        "kept_layers": None if execution.kept_layers >= layers else execution.kept_layers,
+        "loss_rows": execution.loss_rows,
     }
     return FittedRuntime.model_validate({**runtime.model_dump(), **changed})
 
 
-def fit_of(runtime: FittedRuntime, layers: int) -> Fit:
+def read_plan(runtime: FittedRuntime, layers: int) -> ExecutionPlan:
     """The plan in a runtime."""
-    return Fit(runtime.micro_batch, layers if runtime.kept_layers is None else runtime.kept_layers, runtime.loss_rows)
+    return ExecutionPlan(
+        runtime.micro_batch, layers if runtime.kept_layers is None else runtime.kept_layers, runtime.loss_rows
+    )

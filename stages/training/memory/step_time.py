@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stages.training.fused.coverage import GROUPS
-from stages.training.memory.estimate import Fit, Setup
+from stages.training.memory.estimate import ExecutionPlan, MemorySetup
 
 RATES: Mapping[str, float] = {
     "H200": 790e12,
@@ -45,12 +45,12 @@ class Amount:
     """Tokens before a token's document ends, in the mean: attention grows with it. The mean of the squares over the mean."""
 
 
-def operations(setup: Setup, fit: Fit, amount: Amount) -> float:
+def operations(setup: MemorySetup, execution: ExecutionPlan, amount: Amount) -> float:
     """Floating-point operations: the products of weights forward and for the inputs' gradients, causal attention, and what is made again."""
     shape = setup.shape
     attention = shape.layers * 7 * amount.mean_length * shape.heads * shape.width
     a_token = 4 * (shape.linear + shape.head + setup.trained) + attention
-    again = 1 - min(fit.kept_layers, shape.layers) / shape.layers
+    again = 1 - min(execution.kept_layers, shape.layers) / shape.layers
     if setup.fused:
         made_again = sum(
             out * into for group in (GROUPS[0], GROUPS[2]) for out, into in (shape.first_layer[name] for name in group)
@@ -61,10 +61,10 @@ def operations(setup: Setup, fit: Fit, amount: Amount) -> float:
     return a_token * amount.run_tokens
 
 
-def seconds(setup: Setup, fit: Fit, amount: Amount, rate: float) -> float:
+def seconds(setup: MemorySetup, execution: ExecutionPlan, amount: Amount, rate: float) -> float:
     """The time on a GPU that does `rate` operations a second; an estimate."""
     waiting = amount.micro_batches * setup.shape.layers * LAYER_SECONDS[setup.fused]
-    return waiting + operations(setup, fit, amount) / (SHARE[setup.fused] * rate)
+    return waiting + operations(setup, execution, amount) / (SHARE[setup.fused] * rate)
 
 
 def rate_of(name: str) -> float | None:

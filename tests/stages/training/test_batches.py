@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from stages.contracts.tokens import SCHEMA
-from stages.training.batches import flat, make_batch
+from stages.training.batches import flatten_rows, make_batch
 from stages.training.token_rows import TokenRows
 
 IDS = [[10, 11, 12], [20, 21], [30, 31, 32, 33]]
@@ -51,4 +51,4 @@ def test_packed_batch_is_filled_to_its_length_with_a_conversation_of_its_own() -
 
 def test_packs_longer_than_their_length_are_refused() -> None:
     with pytest.raises(ValueError, match="9 tokens do not fit into 8"):
-        flat(ROWS, [0, 1, 2], 9, 8)
+        flatten_rows(ROWS, [0, 1, 2], 9, 8)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import StageError
-from stages.training.checkpoints import Checkpoints, one_trainer, read_state
+from stages.training.checkpoints import Checkpoints, hold_training_lock, read_state
 
 
 @pytest.mark.slow
@@ -12,16 +12,16 @@ def test_latest_is_the_last_saved_of_these_inputs(tmp_path: Path) -> None:
     import torch
 
     ours, theirs = Checkpoints(tmp_path, {"lr": 1}), Checkpoints(tmp_path, {"lr": 2})
-    assert ours.latest() is None
+    assert ours.find_latest() is None
     for step in (9, 10, 11):
         ours.save(step, {"step": step, "values": [torch.ones(2) * step]})
-    file = ours.latest()
+    file = ours.find_latest()
     assert file is not None
     state = read_state(file)
     assert state["step"] == 11
     assert state["values"][0].tolist() == [11.0, 11.0]
-    assert theirs.latest() is None
-    assert [path.name for path in ours.found()] == ["step-00000010", "step-00000011"]
+    assert theirs.find_latest() is None
+    assert [path.name for path in ours.folders()] == ["step-00000010", "step-00000011"]
 
 
 @pytest.mark.slow
@@ -30,7 +30,7 @@ def test_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, caplog: 
     checkpoints = Checkpoints(tmp_path, {})
     for step in (1, 2):
         checkpoints.save(step, {"step": step})
-    last = checkpoints.found()[-1]
+    last = checkpoints.folders()[-1]
     state, digest = last / "state.pt", last / "state.sha256"
     if damage == "bytes":
         data = bytearray(state.read_bytes())
@@ -40,7 +40,7 @@ def test_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, caplog: 
         digest.write_text("")
     else:
         (state if damage == "state" else digest).unlink()
-    file = checkpoints.latest()
+    file = checkpoints.find_latest()
     assert file is not None
     assert read_state(file) == {"step": 1}
     assert "step-00000002 is not whole" in caplog.text
@@ -52,7 +52,7 @@ def test_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
 
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(1, {"step": Path("a/b")})
-    file = checkpoints.latest()
+    file = checkpoints.find_latest()
     assert file is not None
     with pytest.raises(pickle.UnpicklingError):
         read_state(file)
@@ -71,7 +71,11 @@ def test_tidying_keeps_own_checkpoints_and_the_newest_of_others(tmp_path: Path) 
 
 
 def test_lock_is_free_again_when_its_holder_has_ended(tmp_path: Path) -> None:
-    with one_trainer(tmp_path), pytest.raises(StageError, match=f"process {os.getpid()}"), one_trainer(tmp_path):
+    with (
+        hold_training_lock(tmp_path),
+        pytest.raises(StageError, match=f"process {os.getpid()}"),
+        hold_training_lock(tmp_path),
+    ):
         pass
-    with one_trainer(tmp_path):
+    with hold_training_lock(tmp_path):
         pass

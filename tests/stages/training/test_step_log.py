@@ -7,17 +7,17 @@ import pytest
 from stages.contracts import adapter as contract
 from stages.contracts.tokens import SCHEMA
 from stages.core.errors import StageError
-from stages.training.step_log import MOST_SKIPPED, Watch, ledger
-from stages.training.step_plan import Plan
+from stages.training.step_log import MOST_SKIPPED, StepLog, make_ledger
+from stages.training.step_plan import StepPlan
 from stages.training.token_rows import TokenRows
 
 LABELS = [[1, 2], [-100, 3, -100], [4, 5, 6, 7]]
 ROWS = TokenRows(pa.table([["first", "second", "third"], LABELS, LABELS], schema=SCHEMA))
 
 
-def watch(steps: int = 7, **changed: int | None) -> Watch:
-    plan = Plan([[[2], [0]]] * steps, 3)
-    return Watch(plan, ROWS, **{"logging_steps": 1, "eval_steps": None, "patience": None, **changed})
+def watch(steps: int = 7, **changed: int | None) -> StepLog:
+    plan = StepPlan([[[2], [0]]] * steps, 3)
+    return StepLog(plan, ROWS, **{"logging_steps": 1, "eval_steps": None, "patience": None, **changed})
 
 
 def logs(loss: float = 1.0, norm: float = 1.0) -> dict[str, float]:
@@ -37,8 +37,8 @@ def test_step_that_cannot_be_right_stops_with_its_rows(loss: float, norm: float,
 
 
 def test_step_without_a_labelled_token_stops_with_its_rows() -> None:
-    noted = Watch(
-        Plan([[[0]]], 1),
+    noted = StepLog(
+        StepPlan([[[0]]], 1),
         TokenRows(pa.table([["only"], [[5]], [[-100]]], schema=SCHEMA)),
         logging_steps=1,
         eval_steps=None,
@@ -53,7 +53,7 @@ def test_step_log_has_a_line_for_every_interval_measure_and_the_last_step() -> N
     for step in range(1, 8):
         noted.end_step(step, logs(float(step)))
         if step % 3 == 0:
-            noted.heldout(step / 10)
+            noted.note_heldout(step / 10)
     assert [(line["step"], line["loss"], line["tokens"], line["eval_loss"]) for line in noted.lines] == [
         (3, 2.0, 18, 0.3),
         (4, 4.0, 24, None),
@@ -70,7 +70,7 @@ def test_notes_restored_from_a_state_go_on_as_if_nothing_had_happened() -> None:
         for noted in [whole, before if step <= 3 else after]:
             noted.end_step(step, logs(step / 7))
             if step == 3:
-                noted.heldout(0.5)
+                noted.note_heldout(0.5)
         if step == 3:
             after.restore(json.loads(json.dumps(before.state())))
     assert after.state() == whole.state()
@@ -84,7 +84,7 @@ def test_state_in_words_has_the_last_heldout_loss_and_the_memory() -> None:
     for step in range(1, 4):
         noted.end_step(step, logs(step / 8))
         if step == 2:
-            noted.heldout(0.5)
+            noted.note_heldout(0.5)
     assert told[0] == "step 1 of 7, loss 0.1250, 4.00 GiB"
     assert told[2] == "step 3 of 7, loss 0.3750, held-out 0.5000, 4.00 GiB"
 
@@ -132,13 +132,13 @@ def test_patience_ends_after_so_many_measures_without_a_new_lowest() -> None:
     seen = []
     for step, loss in enumerate([3.0, 2.0, 2.5, 2.0], start=1):
         noted.end_step(step, logs())
-        seen.append((noted.heldout(loss), noted.out_of_patience()))
+        seen.append((noted.note_heldout(loss), noted.out_of_patience()))
     assert seen == [(True, False), (True, False), (False, False), (False, True)]
     assert noted.best_step == 2
 
 
 def test_ledger_names_every_step_of_a_row_and_rows_never_reached() -> None:
-    table = ledger(ROWS.table, ROWS.labelled, [[0, 1], [1]])
+    table = make_ledger(ROWS.table, ROWS.labelled, [[0, 1], [1]])
     assert table.schema == contract.LEDGER_SCHEMA
     assert table["labelled_tokens"].to_pylist() == [2, 1, 4]
     assert table["steps"].to_pylist() == [[1], [1, 2], []]

@@ -6,15 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.training.step_plan import WINDOW, Layout, Plan, best_fit, make_plan, micro_batches, pack_epoch, shuffled
+from stages.training.step_plan import (
+    WINDOW,
+    Layout,
+    StepPlan,
+    best_fit,
+    draw_order,
+    make_step_plan,
+    micro_batches,
+    pack_epoch,
+)
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=60)
 LAYOUTS: list[Layout] = ["padded", "flattened", "packed"]
 
 
-def plan(lengths: Sequence[int], layout: Layout, **changed: object) -> Plan:
+def plan(lengths: Sequence[int], layout: Layout, **changed: object) -> StepPlan:
     settings = {"steps": None, "epochs": 1.0, "sequences": 4, "pack_length": 64, "seed": 3, **changed}
-    return make_plan(lengths, layout, settings.pop("seed"), **settings)
+    return make_step_plan(lengths, layout, settings.pop("seed"), **settings)
 
 
 def rows_of(steps: Sequence[Sequence[Sequence[int]]]) -> list[int]:
@@ -93,7 +102,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 def test_order_is_the_same_as_ever() -> None:
     # written down: another Python or a refactoring must not change what people's seeds mean
-    assert shuffled(12, "3407/1") == [7, 5, 6, 4, 8, 10, 2, 3, 0, 9, 11, 1]
+    assert draw_order(12, "3407/1") == [7, 5, 6, 4, 8, 10, 2, 3, 0, 9, 11, 1]
 
 
 def test_micro_batches_are_about_as_large_and_longest_first() -> None:
@@ -107,5 +116,5 @@ def test_micro_batches_are_about_as_large_and_longest_first() -> None:
 def test_packs_of_chat_lengths_are_nearly_full() -> None:
     draw = random.Random(7)
     lengths = [min(2048, max(30, int(draw.lognormvariate(6.2, 0.7)))) for _ in range(3 * WINDOW)]
-    packs = pack_epoch(shuffled(len(lengths), "0"), lengths, 2048, "0")
+    packs = pack_epoch(draw_order(len(lengths), "0"), lengths, 2048, "0")
     assert sum(lengths) / (len(packs) * 2048) > 0.99

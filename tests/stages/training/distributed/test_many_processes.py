@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from stages.contracts.tokens import SCHEMA
-from stages.training.distributed.process_group import Group
+from stages.training.distributed.process_group import ProcessGroup
 from stages.training.planned_trainer import Work
-from stages.training.step_log import Watch
-from stages.training.step_plan import make_plan
+from stages.training.step_log import StepLog
+from stages.training.step_plan import make_step_plan
 from stages.training.token_rows import TokenRows
 
 pytestmark = pytest.mark.slow
@@ -43,18 +43,18 @@ def one_thread_each() -> Iterator[None]:
 
 def train(size: int, *, sharded: bool = False) -> tuple[list[list[float]], list[dict[str, Any]], list[list[int]]]:
     """(losses of the steps, trained parameters, rows in their order) of each of `size` processes."""
-    first = Group(0, size)
-    groups = [first, *(Group(rank, size, first.store.port if first.store else 0) for rank in range(1, size))]
+    first = ProcessGroup(0, size)
+    groups = [first, *(ProcessGroup(rank, size, first.store.port if first.store else 0) for rank in range(1, size))]
     models = [small_model(tied=False) for _ in groups]
 
-    def one(group: Group) -> Any:
+    def one(group: ProcessGroup) -> Any:
         model, data = models[group.rank], rows()
         shards = Shards(group, torch.device("cpu")) if sharded else None
         assert attach(model, kept_layers=1, shards=shards) is None
         group.join(on_gpu=False)
         # 23 and 7: with 8 processes one has no conversation in each epoch's last step
-        plan = make_plan(data.lengths, "flattened", 1, steps=None, epochs=EPOCHS, sequences=23, pack_length=0)
-        watch = Watch(plan, data, logging_steps=1, eval_steps=None, patience=None)
+        plan = make_step_plan(data.lengths, "flattened", 1, steps=None, epochs=EPOCHS, sequences=23, pack_length=0)
+        watch = StepLog(plan, data, logging_steps=1, eval_steps=None, patience=None)
         no: Any = None
         work = Work(data, None, 1, "flattened", 2, 0, None, watch, no, keep_best=False, group=group)
         trained = [value for value in model.parameters() if value.requires_grad]

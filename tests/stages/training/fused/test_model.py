@@ -12,8 +12,8 @@ import pytest
 pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch")
 
-from stages.training.fused.model import attach, labelled_rows  # noqa: E402
-from stages.training.fused.support import unsupported  # noqa: E402
+from stages.training.fused.model import attach, find_labelled_rows  # noqa: E402
+from stages.training.fused.support import find_unsupported  # noqa: E402
 from tests.project import ROOT  # noqa: E402
 from tests.stages.training.fused.support.fused_models import (  # noqa: E402
     LENGTHS,
@@ -152,13 +152,13 @@ def test_fused_rows_from_the_collator_are_those_it_finds() -> None:
     ids, labels = batch()
     model = small_model()
     assert attach(model) is None
-    given = fused_loss(model, ids, labels, labelled_rows=labelled_rows(labels, LENGTHS))
+    given = fused_loss(model, ids, labels, labelled_rows=find_labelled_rows(labels, LENGTHS))
     assert float(given.detach()) == float(fused_loss(model, ids, labels).detach())
 
 
 def test_labelled_rows_first_token_of_a_document_is_never_predicted() -> None:
     labels = torch.tensor([7, 7, -100, 7, 7, 7])
-    assert labelled_rows(labels, [3, 1, 2]).tolist() == [0, 4]
+    assert find_labelled_rows(labels, [3, 1, 2]).tolist() == [0, 4]
 
 
 def test_attached_model_in_evaluation_runs_as_before() -> None:
@@ -201,7 +201,7 @@ def test_attach_unknown_config_says_why(changed: dict[str, Any], reason: str) ->
     model = small_model()
     for name, value in changed.items():
         setattr(model.get_base_model().config, name, value)
-    assert reason in (unsupported(model) or "")
+    assert reason in (find_unsupported(model) or "")
 
 
 def test_attach_unsloth_model_equals_its_own(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.training.distributed.process_group import Group
+from stages.training.distributed.process_group import ProcessGroup
 
 pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch")
@@ -29,13 +29,13 @@ def loss_of(model: Any, part: Any = slice(None), lengths: list[int] = LENGTHS) -
     return model(**given, num_items_in_batch=ITEMS).loss
 
 
-def each(work: Callable[[Group, Any], Any], size: int, kept: int | None = None, **lora: Any) -> list[Any]:
+def each(work: Callable[[ProcessGroup, Any], Any], size: int, kept: int | None = None, **lora: Any) -> list[Any]:
     """What `work` gives in each of the processes that share one small model."""
-    first = Group(0, size)
-    groups = [first, *(Group(rank, size, first.store.port) for rank in range(1, size))]
+    first = ProcessGroup(0, size)
+    groups = [first, *(ProcessGroup(rank, size, first.store.port) for rank in range(1, size))]
     models = [small_model(tied=False, **lora) for _ in groups]
 
-    def sharded(group: Group) -> Any:
+    def sharded(group: ProcessGroup) -> Any:
         model = models[group.rank]
         assert attach(model, kept_layers=kept, shards=Shards(group, torch.device("cpu"))) is None
         group.join(on_gpu=False)
@@ -45,7 +45,7 @@ def each(work: Callable[[Group, Any], Any], size: int, kept: int | None = None, 
         return list(pool.map(sharded, groups))
 
 
-def step(group: Group, model: Any, parts: list[Any]) -> tuple[float, dict[str, Any]]:
+def step(group: ProcessGroup, model: Any, parts: list[Any]) -> tuple[float, dict[str, Any]]:
     """The whole step's loss and gradients, of which this process has some micro-batches."""
     total = torch.zeros(())
     for part, lengths in parts:
@@ -69,7 +69,7 @@ def whole(kept: int | None = None, **lora: Any) -> tuple[float, dict[str, Any]]:
 def test_sharded_step_equals_whole_however_its_micro_batches_are_dealt_out(
     size: int, kept: int | None, lora: dict[str, Any]
 ) -> None:
-    def work(group: Group, model: Any) -> Any:
+    def work(group: ProcessGroup, model: Any) -> Any:
         # the first has two micro-batches, the last one, in between there are processes with none; and in the second step nobody has any more
         mine = {0: PARTS[:2], size - 1: PARTS[2:]}.get(group.rank, [])
         return [step(group, model, mine), step(group, model, PARTS if group.rank == 0 else [])]
@@ -82,7 +82,7 @@ def test_sharded_step_equals_whole_however_its_micro_batches_are_dealt_out(
 
 
 def test_sharded_loss_without_gradients_equals_whole() -> None:
-    def work(group: Group, model: Any) -> float:
+    def work(group: ProcessGroup, model: Any) -> float:
         model.eval()
         with torch.no_grad():
             total = sum(float(loss_of(model, *part)) for part in PARTS[group.rank :: 2])
@@ -94,7 +94,7 @@ def test_sharded_loss_without_gradients_equals_whole() -> None:
 
 
 def test_sharded_process_that_runs_out_of_memory_in_a_pass_holds_up_nobody() -> None:
-    def work(group: Group, model: Any) -> tuple[bool, bool]:
+    def work(group: ProcessGroup, model: Any) -> tuple[bool, bool]:
         loss = loss_of(model)
         if group.rank != 1:
             loss.backward()
@@ -109,7 +109,7 @@ def test_sharded_process_that_runs_out_of_memory_in_a_pass_holds_up_nobody() -> 
 
 
 def test_sharded_process_holds_its_part_of_the_linear_layers() -> None:
-    def work(_: Group, model: Any) -> tuple[int, int]:
+    def work(_: ProcessGroup, model: Any) -> tuple[int, int]:
         bases = [module.base_layer for module in model.modules() if hasattr(module, "base_layer")]
         left = sum(
             {

@@ -12,20 +12,20 @@ import pytest
 
 from stages.core.params import Runtime
 from stages.training.fused.coverage import why_not_fused
-from stages.training.memory.estimate import GIB, Fit, Setup, memory
-from stages.training.memory.model_shape import Shape
+from stages.training.memory.estimate import GIB, ExecutionPlan, MemorySetup, estimate_memory
+from stages.training.memory.model_shape import ModelShape
 from stages.training.memory.plan import (
     Workload,
-    choices,
-    fastest,
-    fit_of,
-    fitted,
+    find_fastest,
+    find_smaller,
+    find_smallest,
+    fit_runtime,
+    list_plans,
     make_workload,
-    next_smaller,
-    smallest,
+    read_plan,
 )
 from stages.training.params import LoraParams, TrainParams
-from stages.training.step_plan import Layout, make_plan
+from stages.training.step_plan import Layout, make_step_plan
 from tests.project import ROOT
 from tests.stages.training.memory.support.shapes import config_of, tensors_of
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
@@ -43,28 +43,28 @@ LARGEST_EIGHT = 6342
 
 # GiB that torch had allocated (and reserved) at the peak, on an H100 or H200; shared/gpu/README.md and tests.bench.train
 MEASURED = [
-    ("packed 2,048, not kept", "3b", True, False, Fit(1, 0, 512), 2048, 3.93, 4.34),
-    ("packed 3,072, not kept", "3b", True, False, Fit(1, 0, 512), 3072, 4.48, 4.92),
-    ("packed 4,096, not kept", "3b", True, False, Fit(2, 0, 1024), 4096, 5.08, 5.59),
-    ("8 conversations, kept", "3b", True, False, Fit(8, FULL, 4096), LARGEST_EIGHT, 16.1, None),
-    ("packed 8,192, kept", "3b", True, False, Fit(4, FULL, 4096), 8192, 20.4, None),
-    ("packed 16,384, kept", "3b", True, False, Fit(8, FULL, 4096), 16384, 35.6, 36.0),
-    ("length 8,192, kept", "3b", True, False, Fit(2, FULL, 4096), 16384, 36.4, None),
-    ("8B in 4 bit", "8b", True, False, Fit(2, FULL, 4096), 8192, 34.9, None),
-    ("8B in 16 bit", "8b", False, False, Fit(2, FULL, 4096), 8192, 44.4, None),
-    ("recipe, padded 2 x 4", "3b", True, True, Fit(2, 0, 1), TWO_LONGEST, 2.93, None),
-    ("Unsloth flattened", "3b", True, True, Fit(8, 0, 1), LARGEST_EIGHT, 3.23, None),
-    ("Unsloth flattened, kept", "3b", True, True, Fit(8, FULL, 1), LARGEST_EIGHT, 15.74, None),
-    ("Unsloth packed 8,192", "3b", True, True, Fit(4, 0, 1), 8192, 3.47, None),
-    ("Unsloth packed 16,384", "3b", True, True, Fit(8, 0, 1), 16384, 4.42, None),
-    ("Unsloth packed 4,096, kept", "3b", True, True, Fit(2, FULL, 1), 4096, 11.5, None),
-    ("Unsloth packed 16,384, kept", "3b", True, True, Fit(8, FULL, 1), 16384, 38.1, None),
-    ("Unsloth in 16 bit, kept", "3b", False, True, Fit(8, FULL, 1), 16384, 41.9, None),
+    ("packed 2,048, not kept", "3b", True, False, ExecutionPlan(1, 0, 512), 2048, 3.93, 4.34),
+    ("packed 3,072, not kept", "3b", True, False, ExecutionPlan(1, 0, 512), 3072, 4.48, 4.92),
+    ("packed 4,096, not kept", "3b", True, False, ExecutionPlan(2, 0, 1024), 4096, 5.08, 5.59),
+    ("8 conversations, kept", "3b", True, False, ExecutionPlan(8, FULL, 4096), LARGEST_EIGHT, 16.1, None),
+    ("packed 8,192, kept", "3b", True, False, ExecutionPlan(4, FULL, 4096), 8192, 20.4, None),
+    ("packed 16,384, kept", "3b", True, False, ExecutionPlan(8, FULL, 4096), 16384, 35.6, 36.0),
+    ("length 8,192, kept", "3b", True, False, ExecutionPlan(2, FULL, 4096), 16384, 36.4, None),
+    ("8B in 4 bit", "8b", True, False, ExecutionPlan(2, FULL, 4096), 8192, 34.9, None),
+    ("8B in 16 bit", "8b", False, False, ExecutionPlan(2, FULL, 4096), 8192, 44.4, None),
+    ("recipe, padded 2 x 4", "3b", True, True, ExecutionPlan(2, 0, 1), TWO_LONGEST, 2.93, None),
+    ("Unsloth flattened", "3b", True, True, ExecutionPlan(8, 0, 1), LARGEST_EIGHT, 3.23, None),
+    ("Unsloth flattened, kept", "3b", True, True, ExecutionPlan(8, FULL, 1), LARGEST_EIGHT, 15.74, None),
+    ("Unsloth packed 8,192", "3b", True, True, ExecutionPlan(4, 0, 1), 8192, 3.47, None),
+    ("Unsloth packed 16,384", "3b", True, True, ExecutionPlan(8, 0, 1), 16384, 4.42, None),
+    ("Unsloth packed 4,096, kept", "3b", True, True, ExecutionPlan(2, FULL, 1), 4096, 11.5, None),
+    ("Unsloth packed 16,384, kept", "3b", True, True, ExecutionPlan(8, FULL, 1), 16384, 38.1, None),
+    ("Unsloth in 16 bit, kept", "3b", False, True, ExecutionPlan(8, FULL, 1), 16384, 41.9, None),
 ]
 
 
-def shape(name: str) -> Shape:
-    return Shape.of(config_of(name), tensors_of(name))
+def shape(name: str) -> ModelShape:
+    return ModelShape.of(config_of(name), tensors_of(name))
 
 
 def workload(
@@ -76,46 +76,54 @@ def workload(
     sequences = 8
     sizes = {"conversations_per_step": None, "tokens_per_step": sequences * 2048, "pack_length": 2048} if pack else {}
     params = TrainParams.model_validate({**PARAMS.model_dump(), "layout": layout, **sizes, **changed})
-    plan = make_plan(lengths, layout, 1, steps=12, epochs=None, sequences=sequences, pack_length=pack)
+    plan = make_step_plan(lengths, layout, 1, steps=12, epochs=None, sequences=sequences, pack_length=pack)
     return make_workload(
         config_of(name), shape(name), params, plan, lengths, [], on_gpu=True, processes=processes, sharding=sharding
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "four", "unsloth", "fit", "tokens", "allocated", "reserved"),
+    ("name", "four", "unsloth", "execution", "tokens", "allocated", "reserved"),
     [row[1:] for row in MEASURED],
     ids=[row[0] for row in MEASURED],
 )
 def test_memory_estimate_is_within_15_percent_of_what_was_measured(
-    name: str, four: bool, unsloth: bool, fit: Fit, tokens: int, allocated: float, reserved: float | None
+    name: str,
+    four: bool,
+    unsloth: bool,
+    execution: ExecutionPlan,
+    tokens: int,
+    allocated: float,
+    reserved: float | None,
 ) -> None:
-    setup = Setup(shape(name), LORA, load_in_4bit=four, eight_bit=unsloth, fused=not unsloth)
-    held = memory(setup, fit, tokens)
+    setup = MemorySetup(shape(name), LORA, load_in_4bit=four, eight_bit=unsloth, fused=not unsloth)
+    held = estimate_memory(setup, execution, tokens)
     assert held.allocated / GIB == pytest.approx(allocated, rel=0.15)
     if reserved is not None:
         assert held.reserved / GIB == pytest.approx(reserved, rel=0.15)
 
 
 def test_memory_counts_the_parameters_that_are_trained() -> None:
-    setup = Setup(shape("3b"), LORA, load_in_4bit=True, eight_bit=True, fused=True)
+    setup = MemorySetup(shape("3b"), LORA, load_in_4bit=True, eight_bit=True, fused=True)
     assert setup.trained == 24_313_856
-    with_rows = Setup(shape("8b"), LORA, load_in_4bit=True, eight_bit=True, fused=False, trained_rows=3)
+    with_rows = MemorySetup(shape("8b"), LORA, load_in_4bit=True, eight_bit=True, fused=False, trained_rows=3)
     assert with_rows.trained == 41_943_040 + 2 * 3 * 4096
     assert shape("3b").linear + shape("3b").other == 3_212_749_824
 
 
 def test_memory_of_a_training_that_adds_up_over_processes_has_their_buckets() -> None:
-    one, two = (Setup(shape("3b"), LORA, load_in_4bit=True, eight_bit=True, fused=True, processes=n) for n in (1, 2))
+    one, two = (
+        MemorySetup(shape("3b"), LORA, load_in_4bit=True, eight_bit=True, fused=True, processes=n) for n in (1, 2)
+    )
     assert two.optimizer - one.optimizer == 4 * one.trained
 
 
 def test_memory_of_a_base_that_is_spread_has_its_part_and_one_buffer_for_all_layers() -> None:
     setups = [
-        Setup(shape("8b"), LORA, load_in_4bit=False, eight_bit=False, fused=True, processes=n, shards=n)
+        MemorySetup(shape("8b"), LORA, load_in_4bit=False, eight_bit=False, fused=True, processes=n, shards=n)
         for n in (1, 2, 4)
     ]
-    one, two, four = (memory(setup, Fit(1, 0, 512), 2048) for setup in setups)
+    one, two, four = (estimate_memory(setup, ExecutionPlan(1, 0, 512), 2048) for setup in setups)
     layer = shape("8b").linear / 32 * 2
     # beside the weights the columns of the adapters, which lie in the same buffers
     assert one.weights - two.weights == pytest.approx(shape("8b").linear - layer, rel=0.03)
@@ -163,7 +171,9 @@ def test_memory_plan_knows_what_the_fused_forward_does_not_take(
 
 def test_auto_takes_more_of_a_larger_memory_and_never_more_than_there_is() -> None:
     work = workload()
-    found = [fastest(choices(work, micro_batch=None, kept_layers=None), room * GIB) for room in (5, 6, 11, 24, 80)]
+    found = [
+        find_fastest(list_plans(work, micro_batch=None, kept_layers=None), room * GIB) for room in (5, 6, 11, 24, 80)
+    ]
     assert all(
         choice is not None and choice.memory.reserved <= room * GIB
         for choice, room in zip(found, (5, 6, 11, 24, 80), strict=True)
@@ -172,31 +182,31 @@ def test_auto_takes_more_of_a_larger_memory_and_never_more_than_there_is() -> No
     assert times == sorted(times, reverse=True)
     assert len(set(times)) > 3
     assert found[-1] is not None
-    assert found[-1].fit == Fit(8, 28, 4096)
-    assert any(choice is not None and 0 < choice.fit.kept_layers < 28 for choice in found)
+    assert found[-1].execution == ExecutionPlan(8, 28, 4096)
+    assert any(choice is not None and 0 < choice.execution.kept_layers < 28 for choice in found)
 
 
 def test_auto_where_nothing_fits_is_the_smallest_plan() -> None:
     work = workload()
-    chosen = fitted(AUTO, work, on_gpu=True, room=1 * GIB)
-    least = smallest(choices(work, micro_batch=None, kept_layers=None))
-    assert fit_of(chosen, 28) == least.fit
-    assert (least.fit.micro_batch, least.fit.kept_layers) == (1, 0)
+    chosen = fit_runtime(AUTO, work, on_gpu=True, room=1 * GIB)
+    least = find_smallest(list_plans(work, micro_batch=None, kept_layers=None))
+    assert read_plan(chosen, 28) == least.execution
+    assert (least.execution.micro_batch, least.execution.kept_layers) == (1, 0)
 
 
 def test_auto_leaves_what_the_user_has_chosen() -> None:
     work = workload()
-    chosen = fitted(AUTO.model_copy(update={"micro_batch": 2}), work, on_gpu=True, room=79 * GIB)
+    chosen = fit_runtime(AUTO.model_copy(update={"micro_batch": 2}), work, on_gpu=True, room=79 * GIB)
     assert (chosen.micro_batch, chosen.gradient_checkpointing, chosen.kept_layers) == (2, "off", None)
-    chosen = fitted(AUTO.model_copy(update={"gradient_checkpointing": "on"}), work, on_gpu=True, room=79 * GIB)
+    chosen = fit_runtime(AUTO.model_copy(update={"gradient_checkpointing": "on"}), work, on_gpu=True, room=79 * GIB)
     assert (chosen.gradient_checkpointing, chosen.kept_layers) == ("on", 0)
     both = AUTO.model_copy(update={"micro_batch": 4, "gradient_checkpointing": "off"})
-    assert fit_of(fitted(both, work, on_gpu=True, room=1 * GIB), 28).kept_layers == 28
+    assert read_plan(fit_runtime(both, work, on_gpu=True, room=1 * GIB), 28).kept_layers == 28
 
 
 def test_auto_on_a_cpu_is_a_fixed_choice() -> None:
     flat, packed = (
-        fitted(AUTO, workload(layout=layout), on_gpu=False, room=None) for layout in ("flattened", "packed")
+        fit_runtime(AUTO, workload(layout=layout), on_gpu=False, room=None) for layout in ("flattened", "packed")
     )
     assert (flat.micro_batch, flat.gradient_checkpointing) == (8, "off")
     assert packed.micro_batch == 1
@@ -213,40 +223,42 @@ def test_sizes_of_micro_batches_count_the_filling() -> None:
 
 def test_next_smaller_takes_less_and_ends() -> None:
     work = workload(layout="packed")
-    fit, seen = Fit(8, 28, 4096), [work.choice(Fit(8, 28, 4096)).memory.reserved]
-    while (smaller := next_smaller(work, fit)) is not None:
-        fit = smaller
-        seen.append(work.choice(fit).memory.reserved)
+    execution, seen = ExecutionPlan(8, 28, 4096), [work.estimate(ExecutionPlan(8, 28, 4096)).memory.reserved]
+    while (smaller := find_smaller(work, execution)) is not None:
+        execution = smaller
+        seen.append(work.estimate(execution).memory.reserved)
     assert seen == sorted(seen, reverse=True)
     assert len(seen) > 5
-    assert (fit.micro_batch, fit.kept_layers) == (1, 0)
+    assert (execution.micro_batch, execution.kept_layers) == (1, 0)
 
 
 @pytest.mark.parametrize("kept", [28, 14])
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_next_smaller_does_not_enlarge_the_micro_batch(size: int, kept: int) -> None:
     # a GPU so fast that fewer, larger micro-batches with everything made again would be the faster ones
-    smaller = next_smaller(replace(workload(layout="packed"), rate=5e15), Fit(size, kept, 4096))
+    smaller = find_smaller(replace(workload(layout="packed"), rate=5e15), ExecutionPlan(size, kept, 4096))
     assert smaller is not None
     assert smaller.micro_batch <= size
 
 
 def test_memory_counts_the_logits_where_they_are_more_than_a_layers_work() -> None:
-    setup = Setup(shape("3b"), LORA, load_in_4bit=True, eight_bit=True, fused=True)
-    few, many = (memory(setup, Fit(2, 0, rows), 4096).allocated for rows in (1024, 4096))
+    setup = MemorySetup(shape("3b"), LORA, load_in_4bit=True, eight_bit=True, fused=True)
+    few, many = (estimate_memory(setup, ExecutionPlan(2, 0, rows), 4096).allocated for rows in (1024, 4096))
     assert many - few == pytest.approx(3072 * 128256 * 2, rel=0.1)
 
 
 def test_memory_counts_the_heldout_rows_where_they_need_more_than_training() -> None:
-    setup = Setup(shape("3b"), LORA, load_in_4bit=True, eight_bit=True, fused=True)
-    without, short, long = (memory(setup, Fit(1, 0, 512), 2048, heldout).allocated for heldout in (0, 2048, 32768))
+    setup = MemorySetup(shape("3b"), LORA, load_in_4bit=True, eight_bit=True, fused=True)
+    without, short, long = (
+        estimate_memory(setup, ExecutionPlan(1, 0, 512), 2048, heldout).allocated for heldout in (0, 2048, 32768)
+    )
     assert without == short
     assert long > without + 2 * GIB
 
 
 def test_shape_of_a_config_without_sizes_says_what_is_missing() -> None:
     with pytest.raises(ValueError, match="hidden_size"):
-        Shape.of({"model_type": "odd"}, tensors_of("3b"))
+        ModelShape.of({"model_type": "odd"}, tensors_of("3b"))
 
 
 def test_memory_plan_loads_no_torch() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import StageError
-from stages.training.batches import flat, padded
+from stages.training.batches import flatten_rows, pad_rows
 from stages.training.isolation import check_apart
 from stages.training.memory.plan import FittedRuntime
 from stages.training.params import TrainParams
@@ -62,8 +62,10 @@ def stir(model: Any) -> None:
 def same_as_alone(trainer: Any, rows: TokenRows) -> dict[str, float]:
     """Loss and gradients of one flat batch (with filling) against the sum over its conversations; both count the same tokens."""
     count = sum(rows.labelled[row] for row in ROWS)
-    together, ours = gradients(trainer, [flat(rows, ROWS, 4, sum(rows.lengths[row] for row in ROWS) + ROOM)], count)
-    alone, theirs = gradients(trainer, [padded(rows, [row], 4) for row in ROWS], count)
+    together, ours = gradients(
+        trainer, [flatten_rows(rows, ROWS, 4, sum(rows.lengths[row] for row in ROWS) + ROOM)], count
+    )
+    alone, theirs = gradients(trainer, [pad_rows(rows, [row], 4) for row in ROWS], count)
     scale = max(float(value.abs().max()) for value in theirs.values())
     furthest = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
     smallest = min(float(value.abs().max()) for value in theirs.values())
@@ -99,7 +101,7 @@ def moved(trainer: Any, rows: TokenRows, chosen: list[int], other: int, without:
     start = sum(lengths[:other])
     logits = []
     for stirred in (False, True):
-        batch = flat(rows, chosen, 4, None)
+        batch = flatten_rows(rows, chosen, 4, None)
         if stirred:
             batch["input_ids"][0, start : start + lengths[other]] = 7
         inputs = {key: value for key, value in batch.items() if key not in (*without, "labels")}
@@ -133,7 +135,7 @@ def blind(trainer: Any, work: Any) -> list[str]:
 
 def packed_training(trainer: Any, work: Any) -> dict[str, Any]:
     """What the model's forward got in three packed steps, and what was meant."""
-    work.watch.plan.steps[3:] = []
+    work.step_log.plan.steps[3:] = []
     trainer.args.max_steps = 3
     seen: list[dict[str, Any]] = []
 
@@ -151,7 +153,7 @@ def packed_training(trainer: Any, work: Any) -> dict[str, Any]:
         }
         for batch in batches
     ]
-    return {"seen": seen, "wanted": wanted, "eval_loss": [line["eval_loss"] for line in work.watch.lines]}
+    return {"seen": seen, "wanted": wanted, "eval_loss": [line["eval_loss"] for line in work.step_log.lines]}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from stages.core.params import Runtime
 from stages.train import train
 from stages.training import checkpoints
 from stages.training.params import TrainParams
-from stages.training.step_log import Watch
+from stages.training.step_log import StepLog
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 log = logging.getLogger("retune")
@@ -47,9 +47,9 @@ def main() -> None:
         {**RUNTIME, "micro_batch": given.micro_batch, "processes": given.processes, "save_steps": 2}
     )
 
-    ended = Watch.end_step
+    ended = StepLog.end_step
 
-    def end_step(self: Watch, step: int, *rest: object, **named: object) -> None:
+    def end_step(self: StepLog, step: int, *rest: object, **named: object) -> None:
         ended(self, step, *rest, **named)
         log.info("ended %d", step)
         if step == 1 or self.started_at == step - 1:
@@ -61,15 +61,15 @@ def main() -> None:
         if step == given.kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    written = checkpoints.to_disk
+    written = checkpoints.flush_to_disk
 
-    def to_disk(path: Path) -> None:
+    def flush_to_disk(path: Path) -> None:
         written(path)
         if f"{given.kill_in_save:08d}.partial" in path.as_posix():
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Watch.end_step = end_step
-    checkpoints.to_disk = to_disk
+    StepLog.end_step = end_step
+    checkpoints.flush_to_disk = flush_to_disk
     try:
         done = train(Path("base"), Path("tokens"), Path("first"), given.adapter, params, runtime)
         if given.kill_written:

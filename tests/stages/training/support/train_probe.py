@@ -16,14 +16,14 @@ from stages.core.params import Runtime
 from stages.models.base_model import embedding_plan
 from stages.train import train
 from stages.training.checkpoints import Checkpoints
-from stages.training.distributed.process_group import Group
+from stages.training.distributed.process_group import ProcessGroup
 from stages.training.lora import load_model
 from stages.training.params import TrainParams
 from stages.training.planned_trainer import Work
 from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
 from stages.training.trainer_setup import make_trainer, make_work
-from stages.training.trainer_state import trained
+from stages.training.trainer_state import copy_trained
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 PARAMS = TrainParams.model_validate(TRAIN)
@@ -69,10 +69,10 @@ def set_up(params: TrainParams, runtime: Runtime) -> tuple[object, Work]:
         seed=params.seed,
         embedding_rows=embedding_rows,
         trained_rows=trained_rows,
-        group=Group(),
+        group=ProcessGroup(),
     )
     checkpoints = Checkpoints(Path(".retune/probe"), {})
-    work = make_work(rows, plan_steps(rows, params), tokens, tokenizer, checkpoints, params, runtime, Group())
+    work = make_work(rows, plan_steps(rows, params), tokens, tokenizer, checkpoints, params, runtime, ProcessGroup())
     return make_trainer(model, tokenizer, tokens, work, params, runtime), work
 
 
@@ -86,7 +86,7 @@ def batches_seen(runtime: Runtime) -> list[dict[str, list[list[int]]]]:
             seen.append({name: given[name].tolist() for name in ("input_ids", "labels", "attention_mask")})
 
     trainer.model.get_base_model().register_forward_pre_hook(look, with_kwargs=True)
-    save_file(trained(trainer.model), "initial.safetensors")
+    save_file(copy_trained(trainer.model), "initial.safetensors")
     trainer.carry_out(work)
     batches = [batch for step in (1, 2) for batch in work.batches(step)]
     for batch, given in zip(batches, seen, strict=True):

@@ -7,12 +7,12 @@ import os
 import sys
 import time
 
-from stages.training.step_log import Watch
+from stages.training.step_log import StepLog
 
-ended = Watch.end_step
+ended = StepLog.end_step
 
 
-def end_step(self: Watch, step: int, *rest: object, **named: object) -> None:
+def end_step(self: StepLog, step: int, *rest: object, **named: object) -> None:
     ended(self, step, *rest, **named)
     print(f"process {os.environ['PROBE_RANK']} ({os.getpid()}) ended {step}", flush=True)  # noqa: T201 - what the test waits for
     time.sleep(float(os.environ.get("PROBE_SLOW", "0")))
@@ -21,7 +21,7 @@ def end_step(self: Watch, step: int, *rest: object, **named: object) -> None:
 if __name__ == "__main__":
     # the stage takes it out of the environment
     os.environ["PROBE_RANK"] = os.environ["RANK"]
-    Watch.end_step = end_step  # type: ignore[method-assign]
+    StepLog.end_step = end_step  # type: ignore[method-assign]
     sys.argv[0] = "stages/train.py"
     from stages.train import main
 
