@@ -19,7 +19,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 UNSLOTH_BUFFERS = 0.15 * GIB
 """What Unsloth's kernels hold beside the weights: dequantized ones."""
 OVER_ALLOCATED = 0.5 * GIB
-"""What torch's allocator reserves above the peak that is allocated: 0.41 to 0.51 GiB in all measures."""
+"""What torch's allocator reserves above the peak that is allocated: 0.40 to 0.51 GiB in all measures."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from stages.training.fused.coverage import why_not_fused
 from stages.training.memory.estimate import GIB, ExecutionPlan, MemorySetup, estimate_memory
 from stages.training.memory.model_shape import ModelShape
 from stages.training.memory.plan import (
+    MARGIN,
     Workload,
     find_fastest,
     find_smaller,
@@ -87,7 +88,7 @@ def workload(
     [row[1:] for row in MEASURED],
     ids=[row[0] for row in MEASURED],
 )
-def test_memory_estimate_is_within_15_percent_of_what_was_measured(
+def test_memory_estimate_is_about_what_was_measured(
     name: str,
     four: bool,
     unsloth: bool,
@@ -98,9 +99,21 @@ def test_memory_estimate_is_within_15_percent_of_what_was_measured(
 ) -> None:
     setup = MemorySetup(shape(name), LORA, load_in_4bit=four, eight_bit=unsloth, fused=not unsloth)
     held = estimate_memory(setup, execution, tokens)
-    assert held.allocated / GIB == pytest.approx(allocated, rel=0.15)
-    if reserved is not None:
-        assert held.reserved / GIB == pytest.approx(reserved, rel=0.15)
+    above, below = (0.016, 0.06) if unsloth else (0.033, 0.006)
+    assert (1 - below) * held.allocated <= allocated * GIB <= (1 + above) * held.allocated
+    # where it was not measured, the least that torch reserved above the peak
+    assert (allocated + 0.40 if reserved is None else reserved) * GIB <= held.reserved * MARGIN
+
+
+@pytest.mark.parametrize("row", [row for row in MEASURED if row[-1] is not None], ids=lambda row: row[0])
+def test_memory_reserved_is_estimated_no_lower_than_measured_and_at_most_two_and_a_half_percent_higher(
+    row: Any,
+) -> None:
+    _, name, four, unsloth, execution, tokens, _, reserved = row
+    setup = MemorySetup(shape(name), LORA, load_in_4bit=four, eight_bit=unsloth, fused=not unsloth)
+    held = estimate_memory(setup, execution, tokens)
+    # the figures have two decimals
+    assert reserved - 0.005 <= held.reserved / GIB <= 1.025 * reserved
 
 
 def test_memory_counts_the_parameters_that_are_trained() -> None:
