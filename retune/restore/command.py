@@ -45,9 +45,9 @@ def restore(
     It changes no file that is there (without --force), and runs nothing. Exit code 1 if something could not be brought back.
     """
     root = project_root()
-    from retune.restore.dvc_cache import read_lock_entries
+    from retune.dvc_files import read_lock
 
-    locked = read_lock_entries(root)
+    locked = read_lock(root)
     names = choose_stages(locked, stages or [])
     refuse_running(root)
     plan = [look_at_outputs(root, name, locked[name], changes) for name, changes in read_changes(root, names).items()]

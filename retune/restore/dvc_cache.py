@@ -1,24 +1,12 @@
 """What dvc.lock names and DVC's cache holds, each object hashed again: DVC's own checkout believes what lies there."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retune.accept.command import git_texts, read_yaml
-from retune.accept.command import md5 as md5_of
-from retune.project import give_up, run_dvc
-
-FOLDER = ".dir"
-"""How the hash of a folder's listing ends."""
-
-
-def read_lock_entries(root: Path) -> dict[str, dict[str, Any]]:
-    """{stage: its entry in dvc.lock}; empty without the file."""
-    lock = root / "dvc.lock"
-    found: dict[str, dict[str, Any]] = read_yaml(lock).get("stages", {}) if lock.is_file() else {}
-    return found
+from retune.dvc_files import FOLDER, digest_file, find_cache, object_path, read_cached_listing, read_yaml
+from retune.past_files import read_git_texts
+from stages.core.project_code import md5
 
 
 def read_uncached(root: Path) -> set[str]:
@@ -41,7 +29,7 @@ def find_problem(root: Path, stage: str, out: Mapping[str, Any]) -> str:
         path = object_path(store, digest)
         if not path.is_file():
             lacking.append(name)
-        elif md5(path) != digest.removesuffix(FOLDER):
+        elif digest_file(path) != digest.removesuffix(FOLDER):
             damaged.append(path)
     if damaged:
         files = " ".join(str(path.relative_to(root) if path.is_relative_to(root) else path) for path in damaged)
@@ -54,7 +42,7 @@ def find_problem(root: Path, stage: str, out: Mapping[str, Any]) -> str:
 
 def restore_from_git(root: Path, out: Mapping[str, Any]) -> bool:
     """Write a file that DVC does not keep as git has it, if any commit has the bytes that dvc.lock names."""
-    text = next((text for text in git_texts(root, out["path"]) if md5_of(text) == out["md5"]), None)
+    text = next((text for text in read_git_texts(root, out["path"]) if md5(text) == out["md5"]), None)
     if text is None:
         return False
     path = root / out["path"]
@@ -68,10 +56,7 @@ def restore_from_git(root: Path, out: Mapping[str, Any]) -> bool:
 def list_objects(store: Path, out: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(file, hash) of every object that an output is made of; of a folder, its listing first."""
     yield out["path"], out["md5"]
-    listing = object_path(store, out["md5"])
-    if out["md5"].endswith(FOLDER) and listing.is_file() and md5(listing) == out["md5"].removesuffix(FOLDER):
-        for entry in json.loads(listing.read_text(encoding="utf-8")):
-            yield f"{out['path']}/{entry['relpath']}", entry["md5"]
+    yield from (read_cached_listing(store, out["path"], out["md5"]) or {}).items()
 
 
 def only_lacks(root: Path, out: Mapping[str, Any]) -> bool:
@@ -81,23 +66,4 @@ def only_lacks(root: Path, out: Mapping[str, Any]) -> bool:
     if not folder.is_dir() or len(files) == 1:
         return False
     there = {path.relative_to(root).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return all(md5(path) == files.get(name) for name, path in there.items())
-
-
-def find_cache(root: Path) -> Path:
-    """The folder of DVC's cache. Ends the program if DVC does not say."""
-    result = run_dvc(root, "cache", "dir")
-    if result.returncode != 0:
-        give_up(f"dvc cache dir: {result.stderr.strip()}")
-    return root / result.stdout.strip()
-
-
-def object_path(store: Path, digest: str) -> Path:
-    """Where the cache has an object."""
-    return store / "files" / "md5" / digest[:2] / digest[2:]
-
-
-def md5(path: Path) -> str:
-    """DVC's hash of a file: a name for bytes, no proof against malice."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return all(digest_file(path) == files.get(name) for name, path in there.items())

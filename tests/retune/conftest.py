@@ -15,7 +15,7 @@ TOY_STAGES = """\
 stages:
   words:
     cmd: python -m stages.words
-    deps: [stages/words.py, stages/letters.py, text.txt]
+    deps: [stages/words.py, stages/letters.py, stages/parts, text.txt]
     params: [words]
     outs: [out/words]
   count:
@@ -30,6 +30,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from stages.letters import lower
+from stages.parts.tone import soften
 
 
 class WordsParams:
@@ -40,7 +41,7 @@ class WordsParams:
 def words(text: str, params: WordsParams) -> list[str]:
     """The words."""
     found = [word for word in text.split() if len(word) >= params.least]  # long ones
-    return [lower(word) for word in found]
+    return [soften(lower(word)) for word in found]
 
 
 if __name__ == "__main__":
@@ -55,6 +56,16 @@ LETTERS = '''\
 
 def lower(word: str) -> str:
     return word.lower()
+'''
+
+
+TONE = '''\
+"""Tone."""
+
+
+def soften(word: str) -> str:
+    """A word without its marks."""
+    return word.strip("!?")
 '''
 
 
@@ -99,6 +110,12 @@ def made_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "stages/__init__.py").touch()  # else this project's own stages, where it is installed, would be found first
     (root / "stages/words.py").write_text(WORDS)
     (root / "stages/letters.py").write_text(LETTERS)
+    (root / "stages/parts/deep").mkdir(parents=True)
+    (root / "stages/parts/__init__.py").write_text('"""Parts."""\n')
+    (root / "stages/parts/tone.py").write_text(TONE)
+    (root / "stages/parts/deep/page.jinja").write_text("{{ words }}")
+    (root / ".dvcignore").write_text("__pycache__\n*.swp\n")
+    (root / ".gitignore").write_text("__pycache__\n.retune\n")
     (root / "text.txt").write_text("In the attic is a Red lamp")
     (root / "params.yaml").write_text("words:\n  least: 2\n")
     call("git", "add", ".", cwd=root)

@@ -1,9 +1,14 @@
 import json
+import shutil
 import subprocess
 
 import pytest
 
-from retune.accept.command import judge, record
+from retune.accept.command import record
+from retune.accept.judge import judge
+from retune.accept.same_code import whole_use
+from stages.core.project_code import keep_code
+from tests.project import ROOT
 
 LOOSE = 'params.__dict__.update(YAML().load(Path("params.yaml"))["words"])'
 PLAIN = 'params.least = YAML().load(Path("params.yaml"))["words"]["least"]'
@@ -33,8 +38,8 @@ def add_param(root, value):
     edit(
         root,
         "stages/words.py",
-        "    return [lower",
-        "    if params.most is not None:\n        found = shorter(found, params.most)\n    return [lower",
+        "    return [soften",
+        "    if params.most is not None:\n        found = shorter(found, params.most)\n    return [soften",
     )
     shorter = "def shorter(found: list[str], most: int) -> list[str]:\n    return [word for word in found if len(word) <= most]"
     edit(root, "stages/words.py", "class WordsParams", f"{shorter}\n\n\nclass WordsParams")
@@ -109,7 +114,7 @@ def test_a_param_that_is_switched_on_is_a_reason(toy):
 
 def test_a_param_where_params_are_read_as_a_whole_is_a_reason(toy):
     add_param(toy, "null")
-    assert reasons(toy, WORDS | SECTION).startswith("stages/words.py, line 29: reads its params as a whole")
+    assert reasons(toy, WORDS | SECTION).startswith("stages/words.py, line 30: reads its params as a whole")
 
 
 def test_changed_code_is_a_reason_with_the_function(toy):
@@ -180,4 +185,88 @@ def test_bytes_that_changed_while_they_were_compared_are_not_recorded(toy):
     edit(toy, "stages/words.py", "params.least]", "0]")
     before = (toy / "dvc.lock").read_bytes()
     assert "stages/words.py changed while it was compared" in " ".join(record(toy, "words", verdict))
+    assert (toy / "dvc.lock").read_bytes() == before
+
+
+PARTS = {"stages/parts": "modified"}
+
+
+def test_accept_of_docstrings_in_a_package_leaves_nothing_to_run(toy, retune, run_dvc):
+    edit(toy, "stages/parts/tone.py", '"""A word without its marks."""', '"""A word, softened."""')
+    edit(toy, "stages/parts/__init__.py", "Parts.", "What words are made of.")
+    done = retune("accept", "words", cwd=toy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stages/parts/tone.py: the same code but for comments and docstrings" in done.stdout
+    assert status(run_dvc, toy) == {}
+    # once more: what is compared with now is nowhere but in .retune/code
+    edit(toy, "stages/parts/tone.py", '"""A word, softened."""', "# softened")
+    done = retune("accept", "words", cwd=toy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert status(run_dvc, toy) == {}
+
+
+def test_accept_compares_a_package_with_what_the_stage_kept_of_it(toy, run_dvc, monkeypatch):
+    edit(toy, "stages/parts/tone.py", '"!?"', '"!?."')
+    monkeypatch.chdir(toy)
+    run_dvc(toy, "repro")
+    keep_code()
+    edit(toy, "stages/parts/tone.py", '"""Tone."""', "# never committed")
+    assert reasons(toy, PARTS) == ""
+    shutil.rmtree(toy / ".retune/code/listings")
+    assert "stages/parts: what it held when it ran (md5 " in reasons(toy, PARTS)
+
+
+def test_changed_code_in_a_package_is_a_reason_with_the_function(toy):
+    edit(toy, "stages/parts/tone.py", '"!?"', '"!"')
+    assert reasons(toy, PARTS) == "stages/parts/tone.py: `soften` (line 4) is not the code that ran"
+
+
+def test_a_file_in_a_package_that_is_no_python_is_a_reason(toy):
+    edit(toy, "stages/parts/deep/page.jinja", "words", "letters")
+    assert "stages/parts/deep/page.jinja changed, and it is no Python file" in reasons(toy, PARTS)
+
+
+@pytest.mark.parametrize(("name", "state"), [("stages/parts/tone.py", "deleted"), ("stages/parts/more.py", "new")])
+def test_a_file_that_came_to_or_went_from_a_package_is_a_reason(toy, name, state):
+    if state == "new":
+        (toy / name).write_text('"""Nothing."""\n')
+    else:
+        (toy / name).unlink()
+    assert reasons(toy, PARTS) == f"{name} is {state}: only an edit of a file that was there can be compared"
+
+
+def test_what_dvc_does_not_see_in_a_package_is_no_change(toy):
+    edit(toy, "stages/parts/tone.py", '"""Tone."""', "# tone")
+    (toy / "stages/parts/.tone.py.swp").write_text("an editor's")
+    (toy / "stages/parts/__pycache__").mkdir(exist_ok=True)
+    (toy / "stages/parts/__pycache__/gone.pyc").write_text("compiled")
+    assert reasons(toy, PARTS) == ""
+
+
+def test_a_new_param_that_a_package_reads_as_a_whole_is_a_reason(toy, run_dvc):
+    edit(toy, "stages/words.py", LOOSE, PLAIN)
+    edit(
+        toy,
+        "stages/parts/tone.py",
+        "    return word",
+        "    params = {}\n    vars(params) if word is None else None\n    return word",
+    )
+    subprocess.run(["git", "add", "stages"], cwd=toy, check=True)
+    run_dvc(toy, "repro")
+    add_param(toy, "null")
+    assert reasons(toy, WORDS | SECTION).startswith("stages/parts/tone.py, line 7: reads its params as a whole")
+
+
+def test_core_whose_record_has_all_params_is_not_taken_for_a_stage_that_reads_them_as_a_whole():
+    files = sorted((ROOT / "stages/core").glob("*.py"))
+    assert files
+    assert [file.name for file in files if whole_use(file.read_bytes()) is not None] == []
+
+
+def test_a_package_that_changed_while_it_was_compared_is_not_recorded(toy):
+    edit(toy, "stages/parts/tone.py", '"""Tone."""', "# tone")
+    verdict = judge(toy, "words", [{"changed deps": PARTS}])
+    edit(toy, "stages/parts/tone.py", '"!?"', '"!"')
+    before = (toy / "dvc.lock").read_bytes()
+    assert "stages/parts changed while it was compared" in " ".join(record(toy, "words", verdict))
     assert (toy / "dvc.lock").read_bytes() == before
