@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,10 +27,11 @@ from pydantic import Field, field_validator
 
 from stages.arrow.tables import count_rows, open_arrow, read_parquet_batches, write_parquet
 from stages.chat import rendering
-from stages.chat.batches import COLUMNS, Fit, Fitted, fitted
-from stages.chat.chat import Chat, single_token
+from stages.chat.chat import Chat, is_control_token
+from stages.chat.dialogues import COLUMNS
+from stages.chat.fit_to_length import RowOptions, fit_batch
 from stages.chat.row_rules import NO_LABELS_LEFT, TOO_LONG
-from stages.chat.template_choice import Plan, our_templates, prepare
+from stages.chat.template_choice import TemplateChoice, our_templates, prepare
 from stages.contracts import messages as messages_contract
 from stages.contracts import tokens as contract
 from stages.contracts.tokens import NOT_TRAINED
@@ -39,7 +40,7 @@ from stages.core.files import write_json
 from stages.core.params import Params, Runtime
 from stages.core.runner import Input, Output, run
 from stages.show.progress import progress
-from stages.tokenization.loading.fast import Differs, Reference, open_encoder
+from stages.tokenization.loading.fast import Differs, ReferenceEncoder, open_encoder
 from stages.tokenization.loading.tokenizer_folder import read_tokenizer_folder, write_tokenizer_folder
 from stages.workers.ordered_map import count_workers, ordered_map
 from stages.workers.without_pandas import leave_pandas_out
@@ -103,25 +104,24 @@ def template(
         # each worker is one thread's work; the slower tokenizer would start as many threads as there are cores in each
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     came = read_tokenizer_folder(tokenizer)
-    choices = (custom, params.chat_template, params.date_string, params.missing_control_tokens)
+    choices = (came, custom, params.chat_template, params.date_string, params.missing_control_tokens)
     tokens.mkdir(parents=True)
-    path = messages / messages_contract.MESSAGES
-    plan = prepare(came, *choices, open_encoder)
     try:
-        outcome = write_rows(path, tokens, plan.chat, params, runtime)
+        choice = prepare(*choices, open_encoder)
+        counts, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
     except Differs as difference:
         log.warning("%s; starting again with the slower tokenizer", difference)
-        plan = prepare(came, *choices, lambda _, reference: Reference(reference))
-        outcome = write_rows(path, tokens, plan.chat, params, runtime)
+        choice = prepare(*choices, lambda _, reference: ReferenceEncoder(reference))
+        counts, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
     write_tokenizer_folder(
-        tokens / contract.TOKENIZER, plan.came, plan.source, plan.tokens, plan.chat_template, plan.added
+        tokens / contract.TOKENIZER, choice.came, choice.source, choice.tokens, choice.chat_template, choice.added
     )
-    write_parquet(tokens / contract.REJECTED, outcome.rejected, contract.REJECTED_SCHEMA)
-    write_json(tokens / contract.SUMMARY, summary(plan, outcome, params))
-    train, heldout = outcome.tallies["train"], outcome.tallies["heldout"]
+    write_parquet(tokens / contract.REJECTED, rejected, contract.REJECTED_SCHEMA)
+    write_json(tokens / contract.SUMMARY, summary(choice, counts, params))
+    train, heldout = counts["train"], counts["heldout"]
     if not len(train.lengths):
-        raise StageError(nothing_left(outcome.rules["train"], params))
-    rules: Counter[str] = sum(outcome.rules.values(), Counter())
+        raise StageError(nothing_left(train.rejected, params))
+    rules = train.rejected + heldout.rejected
     log.info(
         "%d train and %d heldout rows, %d tokens, %.0f%% of them trained; %d rejected%s, %d cut",
         *(len(train.lengths), len(heldout.lengths), train.lengths.sum() + heldout.lengths.sum()),
@@ -136,102 +136,98 @@ def template(
 
 
 @dataclass
-class Tally:
+class SplitCounts:
     """What has been counted of one split."""
 
     lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Of each row that is kept."""
     labelled: int = 0
     truncated: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    """How many rows each rule set aside."""
 
 
-@dataclass
-class Outcome:
-    """What became of the rows."""
+def write_rows(
+    messages: Path, tokens: Path, chat: Chat, params: TemplateParams, runtime: Runtime
+) -> tuple[dict[str, SplitCounts], list[pa.RecordBatch]]:
+    """Encode data/messages batch by batch, in worker processes, and write the rows of each split as they come.
 
-    tallies: dict[str, Tally] = field(default_factory=lambda: {split: Tally() for split in contract.SPLITS})
-    rules: dict[str, Counter[str]] = field(default_factory=lambda: {split: Counter() for split in contract.SPLITS})
-    """By split, how many rows each rule set aside."""
-    rejected: list[pa.RecordBatch] = field(default_factory=list)
-
-
-def write_rows(path: Path, tokens: Path, chat: Chat, params: TemplateParams, runtime: Runtime) -> Outcome:
-    """Encode data/messages batch by batch, in worker processes, and write the rows of each split as they come."""
-    outcome = Outcome()
-    fit = Fit(params.max_length, params.too_long, params.train_on, params.control_tokens_in_content == "split")
+    Returns the counts by split, and the rows that were rejected.
+    """
+    options = RowOptions(
+        params.max_length, params.too_long, params.train_on, params.control_tokens_in_content == "split"
+    )
+    counts = {split: SplitCounts() for split in contract.SPLITS}
     lengths: dict[str, list[npt.NDArray[np.int64]]] = {split: [] for split in contract.SPLITS}
+    rejected: list[pa.RecordBatch] = []
+    path = messages / messages_contract.MESSAGES
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(open_arrow(tokens / name, contract.SCHEMA))
             for split, name in contract.SPLITS.items()
         }
         advance = stack.enter_context(progress("tokenizing", count_rows(path)))
-        for done in encoded(path, chat, fit, runtime.workers):
+        batches = read_parquet_batches(path, COLUMNS, BATCH)
+        for done in ordered_map(partial(fit_batch, chat=chat, options=options), batches, runtime.workers):
             for split, batch in done.tokens.items():
                 writers[split](batch)
                 lengths[split].append(np.asarray(batch["input_ids"].value_lengths()))
-                outcome.tallies[split].labelled += int((np.asarray(batch["labels"].flatten()) != NOT_TRAINED).sum())
-                outcome.tallies[split].truncated += done.truncated[split]
+                counts[split].labelled += int((np.asarray(batch["labels"].flatten()) != NOT_TRAINED).sum())
+                counts[split].truncated += done.truncated[split]
             for split, rule in zip(*(done.rejected[name].to_pylist() for name in ("split", "rule")), strict=True):
-                outcome.rules[split][rule] += 1
-            outcome.rejected.append(done.rejected)
+                counts[split].rejected[rule] += 1
+            rejected.append(done.rejected)
             advance(sum(batch.num_rows for batch in done.tokens.values()) + done.rejected.num_rows)
     for split, parts in lengths.items():
-        outcome.tallies[split].lengths = np.concatenate([np.zeros(0, np.int64), *parts])
-    return outcome
-
-
-def encoded(path: Path, chat: Chat, fit: Fit, workers: int | None) -> Iterator[Fitted]:
-    """Every batch of data/messages, encoded and fitted, in order."""
-    yield from ordered_map(partial(fitted, chat=chat, fit=fit), read_parquet_batches(path, COLUMNS, BATCH), workers)
+        counts[split].lengths = np.concatenate([np.zeros(0, np.int64), *parts])
+    return counts, rejected
 
 
 # --- what is said of them -------------------------------------------------------------------------------------------
 
 
-def summary(plan: Plan, outcome: Outcome, params: TemplateParams) -> dict[str, object]:
+def summary(choice: TemplateChoice, counts: Mapping[str, SplitCounts], params: TemplateParams) -> dict[str, object]:
     """summary.json."""
-    tokenizer = plan.chat.tokenizer
-    end = plan.chat.turns.end_of_turn.strip()
-    rules: Counter[str] = sum(outcome.rules.values(), Counter())
+    tokenizer = choice.chat.tokenizer
+    end = choice.chat.turns.end_of_turn.strip()
+    rules: Counter[str] = sum((split.rejected for split in counts.values()), Counter())
     return {
-        "rows_in": sum(len(tally.lengths) for tally in outcome.tallies.values()) + rules.total(),
-        "splits": {
-            split: split_summary(tally, outcome.rules[split].total()) for split, tally in outcome.tallies.items()
-        },
+        "rows_in": sum(len(split.lengths) for split in counts.values()) + rules.total(),
+        "splits": {name: split_summary(split) for name, split in counts.items()},
         "rejected": dict(rules),
         "chat_template": {
             "name": params.chat_template,
-            "sha256": hashlib.sha256(plan.chat_template.encode()).hexdigest(),
+            "sha256": hashlib.sha256(choice.chat_template.encode()).hexdigest(),
         },
         "date_string": params.date_string,
         "end_of_turn": {
             "text": end,
             "ids": tokenizer.encode(end, add_special_tokens=False).ids,
-            "special": single_token(tokenizer, plan.chat.controls, end),
+            "special": is_control_token(tokenizer, choice.chat.controls, end),
         },
-        "bos": plan.bos,
-        "pad": {"text": plan.tokens["pad_token"], "id": tokenizer.token_to_id(plan.tokens["pad_token"])},
+        "bos": choice.bos,
+        "pad": {"text": choice.tokens["pad_token"], "id": tokenizer.token_to_id(choice.tokens["pad_token"])},
         "control_tokens": {
-            "as_text": plan.spelled,
-            "added": {token: tokenizer.token_to_id(token) for token in plan.added},
+            "as_text": choice.spelled,
+            "added": {token: tokenizer.token_to_id(token) for token in choice.added},
         },
-        "vocabulary_size": len(plan.chat.is_special),
+        "vocabulary_size": len(choice.chat.is_special),
     }
 
 
-def split_summary(tally: Tally, rejected: int) -> dict[str, object]:
+def split_summary(counts: SplitCounts) -> dict[str, object]:
     """Counts of one split. `lengths`: rows by length, up to each power of two; `length`: its percentiles and extremes."""
-    lengths: list[int] = np.sort(tally.lengths).tolist()
+    lengths: list[int] = np.sort(counts.lengths).tolist()
     steps: Counter[int] = Counter()
-    for length, rows in zip(*np.unique(tally.lengths, return_counts=True), strict=True):
+    for length, rows in zip(*np.unique(counts.lengths, return_counts=True), strict=True):
         steps[1 << max(int(length) - 1, 1).bit_length()] += int(rows)
     ranks = {f"p{share}": lengths[(len(lengths) - 1) * share // 100] for share in PERCENTILES} if lengths else {}
     return {
         "rows": len(lengths),
         "tokens": sum(lengths),
-        "labelled_tokens": tally.labelled,
-        "truncated": tally.truncated,
-        "rejected": rejected,
+        "labelled_tokens": counts.labelled,
+        "truncated": counts.truncated,
+        "rejected": counts.rejected.total(),
         "length": {**ranks, "min": lengths[0], "max": lengths[-1]} if lengths else {},
         "lengths": {str(step): steps[step] for step in sorted(steps)},
     }

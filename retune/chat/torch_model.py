@@ -18,7 +18,7 @@ from stages.core.files import read_json
 from stages.core.params import Runtime, read_params, section_params
 from stages.evaluate import EvaluateParams, load_tuned, read_stop_rule
 from stages.models.base_model import base_digests, device, embedding_plan, load_base, prepare_process, read_config
-from stages.tokenization.loading.fast import Reference
+from stages.tokenization.loading.fast import ReferenceEncoder
 from stages.tokenization.loading.tokenizer_folder import load_tokenizer, read_tokenizer_folder
 from stages.training.params import TrainParams
 
@@ -39,7 +39,7 @@ class TorchSpeaker:
         summary = read_json(tokens / token_files.SUMMARY)
         self.model, self.place, self.context = model, place, context
         self.tokenizer = load_tokenizer(folder.source)
-        self.encoder = Reference(self.tokenizer)
+        self.encoder = ReferenceEncoder(self.tokenizer)
         self.template = compile_template(folder.chat_template or "", folder.tokens, summary["date_string"])
         controls = control_tokens(self.tokenizer)
         self.special = any_of(token.content for token in controls.values())

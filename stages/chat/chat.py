@@ -1,6 +1,5 @@
 """A chat template and a tokenizer together: what `stages/chat/encoding.py` encodes with. Pure: no file, no torch, no transformers."""
 
-import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,15 +10,11 @@ import pyarrow as pa
 from tokenizers import AddedToken, Tokenizer
 
 from stages.chat.rendering import Template
+from stages.chat.token_bytes import read_token_bytes
 from stages.chat.turns import PIPED, Turns, open_turns, written_control_tokens
 
 Ids = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
-
-NO_BYTE = 0xFFFF
-"""No byte: a character that latin-1 does not know."""
-BYTE = re.compile("<0x([0-9A-F]{2})>")
-"""How vocabularies of text write a byte that is no character of theirs."""
 
 
 class Encoder(Protocol):
@@ -47,8 +42,8 @@ class Chat:
     """The ids of the control tokens."""
     is_special: npt.NDArray[np.bool_]
     """By token id: the control tokens, which are those that the tokenizer calls special, and added ones like `<|name|>`."""
-    pieces: pa.LargeBinaryArray | None
-    """The bytes of each token, where tokens spell bytes."""
+    token_bytes: pa.LargeBinaryArray | None
+    """By token id: the bytes that it stands for; None: tokens do not spell bytes."""
     ids_of: dict[str, int]
     """The ids of control tokens that are cut out as they stand; those that swallow white space are not among them."""
 
@@ -69,7 +64,7 @@ def open_chat(tokenizer: Tokenizer, encoder: Encoder, template: Template, spelle
         turns=open_turns(template, [token.content for token in controls.values()], spelled),
         controls=controls.keys(),
         is_special=is_special,
-        pieces=spelled_pieces(tokenizer, tokens),
+        token_bytes=read_token_bytes(tokenizer, tokens),
         ids_of={
             token.content: index
             for index, token in controls.items()
@@ -99,58 +94,7 @@ def missing_control_tokens(template: Template, tokenizer: Tokenizer) -> list[str
     return [token for token in written if len(tokenizer.encode(token, add_special_tokens=False).ids) != 1]
 
 
-def single_token(tokenizer: Tokenizer, controls: Container[int], end_of_turn: str) -> bool:
+def is_control_token(tokenizer: Tokenizer, controls: Container[int], end_of_turn: str) -> bool:
     """Whether the end of turn is one of the vocabulary's control tokens, whose ids are `controls`."""
     index = tokenizer.token_to_id(end_of_turn.strip())
     return index is not None and index in controls
-
-
-def spelled_pieces(tokenizer: Tokenizer, tokens: list[str]) -> pa.LargeBinaryArray | None:
-    """The bytes that each id stands for, in a vocabulary of bytes (Llama 3, Qwen) or of text with `\u2581` for blanks (Gemma); else None.
-
-    No proof is needed that it is one of them: every row's pieces are compared with its text.
-    """
-    added = {index: token.content for index, token in tokenizer.get_added_tokens_decoder().items()}
-    # the content of an added token is text; written with the characters for its bytes it can be read with the others
-    own = [written_bytes(added[index]) if index in added else token for index, token in enumerate(tokens)]
-    try:
-        data = "".join(own).translate(BYTE_ALPHABET).encode("latin-1")
-        return binary_array(data, list(map(len, own)))
-    except UnicodeEncodeError:
-        if not any("\u2581" in token for token in tokens):
-            return None
-    spelled = [
-        added[index].encode()
-        if index in added
-        else bytes([int(byte[1], 16)])
-        if (byte := BYTE.fullmatch(token))
-        else token.replace("\u2581", " ").encode()
-        for index, token in enumerate(tokens)
-    ]
-    return binary_array(b"".join(spelled), list(map(len, spelled)))
-
-
-def binary_array(data: bytes, lengths: list[int]) -> pa.LargeBinaryArray:
-    """Byte strings as Arrow has them, out of their bytes and lengths: `pa.array` of a list would import pandas, 0.2 s."""
-    offsets = np.cumsum([0, *lengths])
-    return pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    )
-
-
-def written_bytes(content: str) -> str:
-    """A text as a byte-level vocabulary writes its bytes."""
-    return content.encode().decode("latin-1").translate(WRITTEN)
-
-
-def byte_alphabet() -> dict[int, int]:
-    """For each byte the character that byte-level vocabularies write, itself if it is visible, else one from U+0100 on: {character: byte}."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    # a byte that is written as another character is none itself: a character without a byte, which ends the reading
-    none = dict.fromkeys(hidden, NO_BYTE)
-    return none | {byte: byte for byte in visible} | {0x100 + rank: byte for rank, byte in enumerate(hidden)}
-
-
-BYTE_ALPHABET = byte_alphabet()
-WRITTEN = {byte: character for character, byte in BYTE_ALPHABET.items() if byte != NO_BYTE}

@@ -124,6 +124,19 @@ class Template:
             raise RenderingTooLargeError
         return "".join(pieces)
 
+    def try_render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str | None:
+        """As `render`; None where that raises."""
+        try:
+            return self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        except (TemplateRefusedError, RenderingTooLargeError):
+            return None
+
 
 def parse_date(date_string: str) -> dt.date:
     """The day that `date_string` names. Raises ValueError that lists the forms."""
@@ -175,7 +188,7 @@ def sandbox(strftime_now: Callable[[str], str]) -> BoundedEnvironment:
     return environment
 
 
-def without_header(source: str) -> str:
+def strip_header(source: str) -> str:
     """The template without the comment that opens it (that of our own files: what differs from whom, and why)."""
     return re.sub(r"\A\{#.*?#\}\n?", "", source, count=1, flags=re.DOTALL)
 

@@ -1,17 +1,24 @@
 """The text that a template writes between contents, for each sequence of roles: found once, and held against every dialogue.
 
-The template is rendered with marks in place of contents, which gives the text between contents: where the answers stand, how
-much white space the model writes itself after the generation prompt, and what ends a turn. Each dialogue is rendered for real
-and must equal the skeleton filled with its contents, byte for byte.
+The template is rendered with placeholders, which gives the text between contents: where the answers stand, how much white space
+the model writes itself after the generation prompt, and what ends a turn. Each dialogue is rendered for real and must equal the
+skeleton filled with its contents, byte for byte.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
-from stages.chat.rendering import Message, RenderingTooLargeError, Template, TemplateRefusedError
+from stages.chat.rendering import Message
 from stages.chat.row_rules import TURN_NOT_RENDERED
-from stages.chat.turns import MARK, Span, Turns, end_of_turn_at, marked
+from stages.chat.turns import (
+    PLACEHOLDER,
+    AnswerPlace,
+    DialogueSkeleton,
+    Span,
+    Turns,
+    end_of_turn_at,
+    gap_before,
+    make_placeholders,
+)
 
 EDGE = " \n\t "
 TRIMS: dict[tuple[bool, bool], Callable[[str], str]] = {
@@ -24,28 +31,8 @@ TRIMS: dict[tuple[bool, bool], Callable[[str], str]] = {
 MOST_SKELETONS = 4_096
 
 
-class Answer(NamedTuple):
-    """One assistant turn of a skeleton: which message, the white space before its content that the model writes, its end."""
-
-    message: int
-    gap: int
-    end_of_turn: str
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """What a template writes around the contents, for one sequence of roles."""
-
-    literals: tuple[str, ...]
-    """One more than there are messages."""
-    fill: tuple[Callable[[str], str], ...]
-    """How each content is written: as it is, or trimmed on one side or both."""
-    answers: tuple[Answer, ...]
-    control_tokens: int
-
-
-def skeleton_of(turns: Turns, roles: tuple[str, ...]) -> Skeleton | str | None:
-    """The skeleton of a sequence of roles, made once."""
+def find_skeleton(turns: Turns, roles: tuple[str, ...]) -> DialogueSkeleton | str | None:
+    """The skeleton of a sequence of roles, made once; the rule that refuses it; or None: look at each dialogue's own prefixes."""
     if roles in (known := turns.skeletons):
         return known[roles]
     skeleton = make_skeleton(turns, roles)
@@ -54,33 +41,35 @@ def skeleton_of(turns: Turns, roles: tuple[str, ...]) -> Skeleton | str | None:
     return skeleton
 
 
-def make_skeleton(turns: Turns, roles: tuple[str, ...]) -> Skeleton | str | None:
-    """Render marks in place of contents, bare and with white space at their edges, and look at what is between them."""
-    try:
-        bare = MARK.split(turns.template.render(marked(roles)))
-        edged = MARK.split(turns.template.render(marked(roles, EDGE)))
-    except (TemplateRefusedError, RenderingTooLargeError):
+def make_skeleton(turns: Turns, roles: tuple[str, ...]) -> DialogueSkeleton | str | None:
+    """Render placeholders, bare and with white space at their edges, and look at what is between them."""
+    plain = turns.template.try_render(make_placeholders(roles))
+    spaced = turns.template.try_render(make_placeholders(roles, EDGE))
+    if plain is None or spaced is None:
         return None
+    bare, edged = PLACEHOLDER.split(plain), PLACEHOLDER.split(spaced)
     order = [str(index) for index in range(len(roles))]
     if not set(order) <= set(bare[1::2]):
         return TURN_NOT_RENDERED
     if bare[1::2] != order or edged[1::2] != order:
         return None
     literals = bare[::2]
-    kept = kept_edges(literals, edged[::2])
+    kept = find_kept_edges(literals, edged[::2])
     if kept is None:
         return None
-    fill: list[Callable[[str], str]] = [TRIMS[edges] for edges in kept]
     answers = []
     for index in (index for index, role in enumerate(roles) if role == "assistant"):
         end = end_of_turn_at(turns, literals[index + 1], last=index == len(roles) - 1)
         if end is None:
             return None
-        answers.append(Answer(index, written_gap(turns.template, roles, index, literals), end))
-    return Skeleton(tuple(literals), tuple(fill), tuple(answers), len(turns.special.findall("\ue000".join(literals))))
+        before = plain[: plain.index(f"\ue000{index}\ue001")]
+        prompt = turns.template.try_render(make_placeholders(roles[:index]), add_generation_prompt=True)
+        answers.append(AnswerPlace(index, gap_before(before, prompt), end))
+    control_tokens = len(turns.special.findall("\ue000".join(literals)))
+    return DialogueSkeleton(tuple(literals), tuple(TRIMS[edges] for edges in kept), tuple(answers), control_tokens)
 
 
-def kept_edges(literals: Sequence[str], edged: Sequence[str]) -> list[tuple[bool, bool]] | None:
+def find_kept_edges(literals: Sequence[str], edged: Sequence[str]) -> list[tuple[bool, bool]] | None:
     """Of each content: whether white space at its left and its right is written; None if some of it is."""
     left, right = [], []
     for index, (literal, seen) in enumerate(zip(literals, edged, strict=True)):
@@ -97,38 +86,22 @@ def kept_edges(literals: Sequence[str], edged: Sequence[str]) -> list[tuple[bool
     return list(zip(left[:-1], right[1:], strict=True))
 
 
-def written_gap(template: Template, roles: tuple[str, ...], index: int, literals: Sequence[str]) -> int:
-    """White space (characters) between the generation prompt and the content: the model writes it, so it is trained.
-
-    A template without a generation prompt tells nothing: then only blanks count, which are one token with the first word.
-    """
-    text = "".join(f"{literal}\ue000{number}\ue001" for number, literal in enumerate(literals[: index + 1]))
-    start = text.rindex("\ue000")
-    try:
-        prompt = template.render(marked(roles[:index]), add_generation_prompt=True)
-    except (TemplateRefusedError, RenderingTooLargeError):
-        prompt = ""
-    if prompt and text.startswith(prompt) and len(prompt) <= start and not text[len(prompt) : start].strip():
-        return start - len(prompt)
-    return len(literals[index]) - len(literals[index].rstrip(" "))
-
-
-def filled_spans(skeleton: Skeleton, dialogue: Sequence[Message], text: str) -> list[Span] | None:
+def match_skeleton(skeleton: DialogueSkeleton, messages: Sequence[Message], text: str) -> list[Span] | None:
     """The assistant's spans, if the skeleton filled with the contents is the text; else None."""
     if not text.startswith(skeleton.literals[0]):
         return None
-    starts = []
+    places = []
     at = len(skeleton.literals[0])
-    for message, fill, literal in zip(dialogue, skeleton.fill, skeleton.literals[1:], strict=True):
+    for message, fill, literal in zip(messages, skeleton.fill, skeleton.literals[1:], strict=True):
         content = fill(message["content"])
         end = at + len(content)
         if not (text.startswith(content, at) and text.startswith(literal, end)):
             return None
-        starts.append((at, end))
+        places.append((at, end))
         at = end + len(literal)
     if at != len(text):
         return None
     return [
-        Span(starts[answer.message][0] - answer.gap, (end := starts[answer.message][1]), end + len(answer.end_of_turn))
+        Span(places[answer.message][0] - answer.gap, (end := places[answer.message][1]), end + len(answer.end_of_turn))
         for answer in skeleton.answers
     ]

@@ -1,8 +1,8 @@
-"""The assistant's spans of a dialogue with tools: each answer is replaced by a mark, and what does not change is not the answer's.
+"""The assistant's spans of a dialogue with tools: a placeholder is put for each answer, and what does not change is not the answer's.
 
 A call is written by the template out of structured data (`{"name": ..., "parameters": ...}`), and tool definitions stand wherever
-the template puts them, so there is no content to look for. The dialogue is rendered once more for each answer, with a mark
-in place of that answer alone: the text before the mark and behind it must be the dialogue's own, and what is between is the answer.
+the template puts them, so there is no content to look for. The dialogue is rendered once more for each answer, with a placeholder
+for that answer alone: the text before it and behind it must be the dialogue's own, and what is between is the answer.
 Then it is held against the message: its content, the names of the functions, and every string and number of the arguments.
 """
 
@@ -10,61 +10,50 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stages.chat.rendering import Dialogue, Message, RenderingTooLargeError, TemplateRefusedError
+from stages.chat.rendering import Dialogue, Message
 from stages.chat.row_rules import SPANS_UNVERIFIED, TOOLS_NOT_RENDERED, TURN_NOT_RENDERED
-from stages.chat.turns import Span, Turns, end_of_turn_at
-
-MARK = "\ue0000\ue001"
+from stages.chat.turns import Span, Turns, end_of_turn_at, gap_before, make_placeholders
 
 
-def replaced_spans(turns: Turns, dialogue: Dialogue, text: str) -> list[Span] | str:
+def find_spans_by_substitution(turns: Turns, dialogue: Dialogue, text: str) -> list[Span] | str:
     """The spans of all answers in `text`, the dialogue's rendering; or the rule that refuses it."""
-    if missing := not_rendered(turns, dialogue, text):
+    if missing := find_unwritten(turns, dialogue, text):
         return missing
     spans: list[Span] = []
     for index, message in enumerate(dialogue.messages):
         if message["role"] != "assistant":
             continue
-        span = replaced_span(turns, dialogue, text, index) or prompted_span(turns, dialogue, text, index)
+        span = substitute_answer(turns, dialogue, text, index) or compare_with_prompt(turns, dialogue, text, index)
         if span is None or (spans and span.start < spans[-1].end):
             return SPANS_UNVERIFIED
-        if not all(is_written(value, text[span.start : span.content_end]) for value in said(message)):
+        if not all(is_written(value, text[span.start : span.content_end]) for value in values_of(message)):
             return TOOLS_NOT_RENDERED if "tool_calls" in message else SPANS_UNVERIFIED
         spans.append(span)
     return spans
 
 
-def not_rendered(turns: Turns, dialogue: Dialogue, text: str) -> str | None:
+def find_unwritten(turns: Turns, dialogue: Dialogue, text: str) -> str | None:
     """The rule that a dialogue breaks whose tools or other turns the template leaves out, or None."""
     names = [tool.get("function", tool).get("name") for tool in dialogue.tools or ()]
     if not all(isinstance(name, str) and is_written(name, text) for name in names):
         return TOOLS_NOT_RENDERED
-    if dialogue.tools and text == without_tools(turns, dialogue):
+    if dialogue.tools and text == turns.template.try_render(dialogue.messages):
         return TOOLS_NOT_RENDERED
     others = [message["content"] for message in dialogue.messages if message["role"] != "assistant"]
     return None if all(is_written(content, text) for content in others) else TURN_NOT_RENDERED
 
 
-def without_tools(turns: Turns, dialogue: Dialogue) -> str | None:
-    """The dialogue as the template writes it without definitions; None if it refuses that."""
-    try:
-        return turns.template.render(dialogue.messages)
-    except (TemplateRefusedError, RenderingTooLargeError):
-        return None
-
-
-def replaced_span(turns: Turns, dialogue: Dialogue, text: str, index: int) -> Span | None:
-    """The span of message `index`; None if the text around it is not the same with a mark in its place."""
-    messages = list(dialogue.messages)
-    messages[index] = {"role": "assistant", "content": MARK}
-    try:
-        before, mark, behind = turns.template.render(messages, tools=dialogue.tools).partition(MARK)
-    except (TemplateRefusedError, RenderingTooLargeError):
-        return None
-    end = end_of_turn_at(turns, behind, last=index == len(messages) - 1) if mark else None
+def substitute_answer(turns: Turns, dialogue: Dialogue, text: str, index: int) -> Span | None:
+    """The span of message `index`; None if the text around it is not the same with a placeholder for it."""
+    (placeholder,) = make_placeholders(["assistant"])
+    messages = [*dialogue.messages[:index], placeholder, *dialogue.messages[index + 1 :]]
+    changed = turns.template.try_render(messages, tools=dialogue.tools) or ""
+    before, found, behind = changed.partition(placeholder["content"])
+    end = end_of_turn_at(turns, behind, last=index == len(messages) - 1) if found else None
     if end is None:
         return None
-    start = len(before) - gap_before(turns, dialogue, index, before)
+    prompt = turns.template.try_render(dialogue.messages[:index], tools=dialogue.tools, add_generation_prompt=True)
+    start = len(before) - gap_before(before, prompt)
     if not text.startswith(before):
         # white space before a content that a call does not have
         start = min(start, len(before.rstrip()))
@@ -73,41 +62,37 @@ def replaced_span(turns: Turns, dialogue: Dialogue, text: str, index: int) -> Sp
     if len(text) - len(behind) >= start and text.endswith(behind):
         content_end = len(text) - len(behind)
     else:
+        # a call may end with another token than an answer's
         rest = behind[len(end) :]
         head = text.removesuffix(rest)
-        token = turns.special.findall(head)[-1:]
-        if not text.endswith(rest) or not token or not head.endswith(token[0]):
+        token = last_control_token(turns, head)
+        if not text.endswith(rest) or token is None:
             return None
-        end, content_end = token[0], len(head) - len(token[0])
+        end, content_end = token, len(head) - len(token)
     return Span(start, content_end, content_end + len(end)) if start <= content_end else None
 
 
-def prompted_span(turns: Turns, dialogue: Dialogue, text: str, index: int) -> Span | None:
+def compare_with_prompt(turns: Turns, dialogue: Dialogue, text: str, index: int) -> Span | None:
     """The span of a call in a template that refuses a tool's result without one: what the message adds to its prompt."""
-    before = dialogue.messages[:index]
-    try:
-        prompt = turns.template.render(before, tools=dialogue.tools, add_generation_prompt=True)
-        upto = turns.template.render(dialogue.messages[: index + 1], tools=dialogue.tools).rstrip()
-    except (TemplateRefusedError, RenderingTooLargeError):
+    render, messages, tools = turns.template.try_render, dialogue.messages, dialogue.tools
+    prompt = render(messages[:index], tools=tools, add_generation_prompt=True)
+    whole = render(messages[: index + 1], tools=tools)
+    if prompt is None or whole is None:
         return None
-    end = turns.special.findall(upto)[-1:]
-    if not end or not upto.endswith(end[0]) or not upto.startswith(prompt) or not text.startswith(upto):
+    upto = whole.rstrip()
+    token = last_control_token(turns, upto)
+    if token is None or not upto.startswith(prompt) or not text.startswith(upto):
         return None
-    return Span(len(prompt), len(upto) - len(end[0]), len(upto))
+    return Span(len(prompt), len(upto) - len(token), len(upto))
 
 
-def gap_before(turns: Turns, dialogue: Dialogue, index: int, before: str) -> int:
-    """White space (characters) between the generation prompt and an answer: the model writes it, so it is trained."""
-    try:
-        prompt = turns.template.render(dialogue.messages[:index], tools=dialogue.tools, add_generation_prompt=True)
-    except (TemplateRefusedError, RenderingTooLargeError):
-        prompt = ""
-    if prompt and before.startswith(prompt) and not before[len(prompt) :].strip():
-        return len(before) - len(prompt)
-    return len(before) - len(before.rstrip(" "))
+def last_control_token(turns: Turns, text: str) -> str | None:
+    """The control token that a text ends with."""
+    token = turns.special.findall(text)[-1:]
+    return token[0] if token and text.endswith(token[0]) else None
 
 
-def said(message: Message) -> Iterator[str]:
+def values_of(message: Message) -> Iterator[str]:
     """What an assistant's turn must show: its content, and of its calls the names and every value of the arguments."""
     if content := message["content"].strip():
         yield content

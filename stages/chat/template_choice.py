@@ -11,28 +11,29 @@ from typing import Literal
 
 from tokenizers import Tokenizer
 
-from stages.chat.chat import Chat, Encoder, control_tokens, missing_control_tokens, open_chat, single_token
-from stages.chat.rendering import compile_template, pin_template, without_header
-from stages.chat.turns import Turns, marked, open_turns
+from stages.chat.chat import Chat, Encoder, control_tokens, is_control_token, missing_control_tokens, open_chat
+from stages.chat.rendering import Template, compile_template, pin_template, strip_header
+from stages.chat.turns import Turns, make_placeholders, open_turns
 from stages.core.errors import StageError
 from stages.tokenization.loading.tokenizer_folder import (
     NEW_PAD,
     TokenizerFolder,
+    add_tokens,
     choose_pad,
     load_tokenizer,
-    with_added_tokens,
     writes_bos,
 )
 
 OURS = Path(__file__).parent / "templates"
 
 Missing = Literal["text", "add", "error"]
+BosWriter = Literal["template", "added", "none"]
 OpenEncoder = Callable[[bytes, Tokenizer], Encoder]
 """tokenizer.json and its tokenizer -> what encodes texts with it."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class TemplateChoice:
     """The template and the tokenizer as they will be used and written."""
 
     came: TokenizerFolder
@@ -45,18 +46,18 @@ class Plan:
     chat: Chat
     spelled: list[str]
     added: list[str]
-    bos: Literal["template", "added", "none"]
+    bos: BosWriter
 
 
 def prepare(
     came: TokenizerFolder, custom: Path, name: str, date_string: str, missing_tokens: Missing, open_encoder: OpenEncoder
-) -> Plan:
+) -> TemplateChoice:
     """Choose the template; add what the vocabulary must have; make its end of turn the eos_token, and padding another.
 
     BOS: once. Where the template writes none and the tokenizer's own encoding would, the saved template writes it,
     so that all who render with it get the ids that were trained on.
     """
-    text = without_header(choose_template(came, custom, name))
+    text = strip_header(choose_template(came, custom, name))
     tokenizer = load_tokenizer(came.source)
     probe = compile_template(text, came.tokens, date_string)
     missing = missing_control_tokens(probe, tokenizer)
@@ -70,33 +71,40 @@ def prepare(
     spelled = [token for token in missing if token not in added]
     source = came.source
     if added:
-        source = with_added_tokens(source, added)
+        source = add_tokens(source, added)
         tokenizer = load_tokenizer(source)
 
     controls = control_tokens(tokenizer)
     turns = open_turns(probe, [token.content for token in controls.values()], spelled)
     end = turns.end_of_turn.strip()
     tokens = dict(came.tokens)
-    if single_token(tokenizer, controls, end):
+    if is_control_token(tokenizer, controls, end):
         tokens["eos_token"] = end
     pad = choose_pad(tokenizer, tokens, tokens.get("eos_token", end), written_tokens(turns))
     if pad is None:
         pad = NEW_PAD
         added = [*added, pad]
-        source = with_added_tokens(came.source, added)
+        source = add_tokens(came.source, added)
         tokenizer = load_tokenizer(source)
     tokens["pad_token"] = pad
 
-    bos = tokens.get("bos_token")
-    writes = bool(bos) and probe.render(marked(("user", "assistant"))).lstrip().startswith(bos or "")
-    adds = not writes and bool(bos) and writes_bos(tokenizer, came.config, bos or "")
+    bos = who_writes_bos(probe, tokenizer, came)
     # a template that reads eos_token or pad_token was written for the tokens as they came
     former = {name: came.tokens[name] for name in came.tokens if came.tokens[name] != tokens.get(name)}
-    saved = pin_template(text, date_string, set_tokens=former, write_bos=adds)
+    saved = pin_template(text, date_string, set_tokens=former, write_bos=bos == "added")
     compiled = compile_template(saved, tokens, date_string)
-    how: Literal["template", "added", "none"] = "template" if writes else "added" if adds else "none"
     chat = open_chat(tokenizer, open_encoder(source, tokenizer), compiled, spelled)
-    return Plan(came, source, tokens, saved, chat, spelled, added, how)
+    return TemplateChoice(came, source, tokens, saved, chat, spelled, added, bos)
+
+
+def who_writes_bos(template: Template, tokenizer: Tokenizer, came: TokenizerFolder) -> BosWriter:
+    """The template itself; "added": the tokenizer's own encoding would, so the saved template has to; or nobody."""
+    bos = came.tokens.get("bos_token")
+    if not bos:
+        return "none"
+    if template.render(make_placeholders(("user", "assistant"))).lstrip().startswith(bos):
+        return "template"
+    return "added" if writes_bos(tokenizer, came.config, bos) else "none"
 
 
 def our_templates() -> list[str]:
@@ -125,4 +133,8 @@ def choose_template(came: TokenizerFolder, custom: Path, name: str) -> str:
 
 def written_tokens(turns: Turns) -> set[str]:
     """The special tokens that the template writes around a plain dialogue."""
-    return set(turns.special.findall(turns.template.render(marked(("user", "assistant")), add_generation_prompt=True)))
+    return set(
+        turns.special.findall(
+            turns.template.render(make_placeholders(("user", "assistant")), add_generation_prompt=True)
+        )
+    )

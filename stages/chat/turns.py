@@ -1,22 +1,25 @@
-"""What a chat template writes around contents; pure, and without a tokenizer."""
+"""What a chat template writes around contents; pure, and without a tokenizer.
+
+It is found by rendering dialogues with a placeholder in place of each content: what stands between the placeholders is the template's.
+"""
 
 import os.path
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from stages.chat.rendering import Message, RenderingTooLargeError, Template, TemplateRefusedError
 from stages.core.errors import StageError
-
-if TYPE_CHECKING:
-    from stages.chat.skeletons import Skeleton
 
 PIPED = re.compile("<[|\uff5c][^|\uff5c<>\\s]{1,64}[|\uff5c]>")
 CONTROL_SHAPE = re.compile(PIPED.pattern + r"|<[a-z]+(?:_[a-z]+)+>")
 """What a control token looks like when the vocabulary cannot say so: `<|name|>` (also with full-width bars), `<start_of_turn>`."""
 
-MARK = re.compile("\ue000(\\d+)\ue001")
+PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")
+TWO_QUESTIONS = ("user", "assistant", "user", "assistant")
+WITH_SYSTEM = ("system", "user", "assistant")
+"""A template may know no system turn."""
 
 
 class Span(NamedTuple):
@@ -25,6 +28,26 @@ class Span(NamedTuple):
     start: int
     content_end: int
     end: int
+
+
+class AnswerPlace(NamedTuple):
+    """One assistant turn of a skeleton: which message, the white space before its content that the model writes, its end."""
+
+    message: int
+    gap: int
+    end_of_turn: str
+
+
+@dataclass(frozen=True)
+class DialogueSkeleton:
+    """What a template writes around the contents, for one sequence of roles."""
+
+    literals: tuple[str, ...]
+    """One more than there are messages."""
+    fill: tuple[Callable[[str], str], ...]
+    """How each content is written: as it is, or trimmed on one side or both."""
+    answers: tuple[AnswerPlace, ...]
+    control_tokens: int
 
 
 @dataclass(frozen=True)
@@ -44,8 +67,8 @@ class Turns:
     """What ends an answer that another turn follows; in nearly all templates the same."""
     between: re.Pattern[str] | None = None
     """What the template writes between two turns where no control token is in it; None: one is everywhere."""
-    skeletons: "dict[tuple[str, ...], Skeleton | str | None]" = field(default_factory=dict)
-    """By sequence of roles; a str is the rule that refuses it; None: look at each dialogue's own prefixes."""
+    skeletons: dict[tuple[str, ...], DialogueSkeleton | str | None] = field(default_factory=dict)
+    """By sequence of roles, as `stages.chat.skeletons.find_skeleton` has found them."""
 
 
 def open_turns(template: Template, special: Iterable[str], spelled: Iterable[str] = ()) -> Turns:
@@ -63,7 +86,7 @@ def open_turns(template: Template, special: Iterable[str], spelled: Iterable[str
 def ends_of_turn(template: Template, control: re.Pattern[str]) -> tuple[str, str]:
     """What a template writes after an inner and after the last answer. Raises StageError if it is nothing."""
     try:
-        parts = MARK.split(template.render(marked(("user", "assistant", "user", "assistant"))))
+        parts = PLACEHOLDER.split(template.render(make_placeholders(TWO_QUESTIONS)))
     except (TemplateRefusedError, RenderingTooLargeError) as error:
         msg = (
             f"the chat template refuses a plain dialogue of two questions and answers ({error}); "
@@ -85,12 +108,8 @@ def ends_of_turn(template: Template, control: re.Pattern[str]) -> tuple[str, str
 
 def texts_between(template: Template, control: re.Pattern[str]) -> set[str]:
     """What a template writes between two contents of plain dialogues, as far as it has words and no control token."""
-    found: set[str] = set()
-    for roles in (("user", "assistant", "user", "assistant"), ("system", "user", "assistant")):
-        try:
-            found.update(MARK.split(template.render(marked(roles)))[2:-1:2])
-        except (TemplateRefusedError, RenderingTooLargeError):
-            continue
+    texts = [template.try_render(make_placeholders(roles)) for roles in (TWO_QUESTIONS, WITH_SYSTEM)]
+    found = {between for text in texts if text for between in PLACEHOLDER.split(text)[2:-1:2]}
     return {text for text in found if any(map(str.isalnum, text)) and not control.search(text)}
 
 
@@ -110,8 +129,19 @@ def end_of_turn_at(turns: Turns, literal: str, *, last: bool) -> str | None:
     return end if literal.startswith(end) else None
 
 
-def marked(roles: Sequence[str], edge: str = "") -> list[Message]:
-    """A dialogue of these roles with a mark in place of each content."""
+def gap_before(before: str, prompt: str | None) -> int:
+    """White space (characters) between the generation prompt and an answer: the model writes it, so it is trained.
+
+    `before` is the text up to the answer's content, `prompt` the generation prompt. A template without one tells nothing:
+    then only blanks count, which are one token with the first word.
+    """
+    if prompt and before.startswith(prompt) and not before[len(prompt) :].strip():
+        return len(before) - len(prompt)
+    return len(before) - len(before.rstrip(" "))
+
+
+def make_placeholders(roles: Sequence[str], edge: str = "") -> list[Message]:
+    """A dialogue of these roles with a placeholder in place of each content, and `edge` around it."""
     return [{"role": role, "content": f"{edge}\ue000{index}\ue001{edge}"} for index, role in enumerate(roles)]
 
 
@@ -120,13 +150,12 @@ def written_control_tokens(template: Template) -> list[str]:
 
     Rendered text is looked at, not the source: the branches for tools do not count.
     """
-    texts = []
-    for roles in (("user", "assistant", "user", "assistant"), ("system", "user", "assistant")):
-        try:
-            texts += [template.render(marked(roles), add_generation_prompt=prompt) for prompt in (False, True)]
-        except (TemplateRefusedError, RenderingTooLargeError):
-            continue  # a template may know no system turn; `open_turns` judges the plain dialogue
-    return list(dict.fromkeys(token for text in texts for token in CONTROL_SHAPE.findall(text)))
+    texts = [
+        template.try_render(make_placeholders(roles), add_generation_prompt=prompt)
+        for roles in (TWO_QUESTIONS, WITH_SYSTEM)
+        for prompt in (False, True)
+    ]
+    return list(dict.fromkeys(token for text in texts if text for token in CONTROL_SHAPE.findall(text)))
 
 
 def any_of(tokens: Iterable[str]) -> re.Pattern[str]:

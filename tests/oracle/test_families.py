@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.chat.batches import numbered
-from stages.chat.encoding import Row
+from stages.chat.dialogues import number_calls
+from stages.chat.encoding import EncodedRow
 from stages.chat.rendering import Dialogue
 from stages.core.errors import StageError
 from tests.oracle import llama3
@@ -41,7 +41,7 @@ def encoded(source: str, dialogue: Dialogue) -> list[str] | str:
     """The trained stretches of a dialogue, or the rule that refuses it."""
     chat = opened(source, byte_level(sorted({*CONTROL.findall(source), "<bos>", "<eos>"})))
     (row,) = rows_of(chat, [dialogue])
-    return trained(chat, row) if isinstance(row, Row) else row
+    return trained(chat, row) if isinstance(row, EncodedRow) else row
 
 
 def source_of(folder: Path, family: str) -> str:
@@ -61,7 +61,7 @@ def test_official_template_of_a_family_trains_answers_with_their_ends(family: st
 @pytest.mark.parametrize("family", FAMILIES)
 def test_official_template_of_a_family_trains_calls_or_refuses_tools_by_name(family: str, llama3_folder: Path) -> None:
     end, _, takes_tools = FAMILIES[family]
-    found = encoded(source_of(llama3_folder, family), Dialogue(numbered(TALK), TOOLS))
+    found = encoded(source_of(llama3_folder, family), Dialogue(number_calls(TALK), TOOLS))
     if not takes_tools:
         assert found == "tools_not_rendered"
         return
@@ -76,7 +76,7 @@ def test_no_official_template_of_any_family_makes_a_tools_result_or_a_question_t
     templates = sorted((llama3_folder / llama3.TEMPLATES).glob("*.jinja"))
     for path in templates:
         source = path.read_text(encoding="utf-8")
-        for dialogue in (Dialogue(PLAIN), Dialogue(numbered([*PLAIN, *TALK]), TOOLS)):
+        for dialogue in (Dialogue(PLAIN), Dialogue(number_calls([*PLAIN, *TALK]), TOOLS)):
             try:
                 found = encoded(source, dialogue)
             except StageError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.tokenization.loading.fast import Fast, Reference, open_encoder
+from stages.tokenization.loading.fast import FastEncoder, ReferenceEncoder, open_encoder
 from stages.tokenization.loading.tokenizer_folder import load_tokenizer
 from tests.oracle import llama3
 from tests.oracle.dialogues import made_dialogues
@@ -23,7 +23,7 @@ ROWS, BATCH = 20_000, 1_000
 def opened(llama3_folder: Path) -> Any:
     source = (llama3_folder / llama3.TOKENIZER / "tokenizer.json").read_bytes()
     reference = load_tokenizer(source)
-    return open_encoder(source, reference), Reference(reference)
+    return open_encoder(source, reference), ReferenceEncoder(reference)
 
 
 def real_text() -> str:
@@ -58,7 +58,7 @@ def conversations() -> Iterator[list[str]]:
 @pytest.mark.parametrize("method", ["encode", "encode_plain"])
 def test_ids_of_20000_conversations_equal_the_references(opened: Any, method: str) -> None:
     fast, reference = opened
-    assert isinstance(fast, Fast)
+    assert isinstance(fast, FastEncoder)
     assert fast.library.encode_plain is None, "gigatoken is meant"
     rows = 0
     for batch in conversations():

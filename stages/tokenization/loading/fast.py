@@ -41,10 +41,10 @@ stands between. tests/stages/tokenization/test_fast_unicode.py looks at every co
 
 
 class Differs(Exception):  # noqa: N818 - what was found, not an error
-    """The fast library gave other ids than the reference for texts of the data. Start again with Reference(tokenizer)."""
+    """The fast library gave other ids than the reference for texts of the data. Start again with ReferenceEncoder(tokenizer)."""
 
 
-class Reference:
+class ReferenceEncoder:
     """The environment's own library, whose ids are right by definition."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -77,30 +77,30 @@ class Reference:
         """Nothing to compare."""
 
 
-class Fast:
+class FastEncoder:
     """A fast library, with the reference for what it is not trusted with."""
 
-    def __init__(self, library: Loaded, reference: Reference) -> None:
+    def __init__(self, library: Loaded, reference: ReferenceEncoder) -> None:
         self.library = library
         self.reference = reference
         self.newer = newer_code_points()
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Lengths]:
-        """As Reference.encode. Raises Differs if the library fails at a text."""
-        return self.encoded(texts, self.library.encode, self.reference.encode)
+        """As ReferenceEncoder.encode. Raises Differs if the library fails at a text."""
+        return self.encode_each(texts, self.library.encode, self.reference.encode)
 
     def encode_plain(self, texts: Sequence[str]) -> tuple[Ids, Lengths]:
-        """As Reference.encode_plain. Raises Differs if the library fails at a text."""
+        """As ReferenceEncoder.encode_plain. Raises Differs if the library fails at a text."""
         if self.library.encode_plain is None:
             return self.reference.encode_plain(texts)
-        return self.encoded(texts, self.library.encode_plain, self.reference.encode_plain)
+        return self.encode_each(texts, self.library.encode_plain, self.reference.encode_plain)
 
-    def encoded(self, texts: Sequence[str], fast: Encode, slow: SlowEncode) -> tuple[Ids, Lengths]:
-        """Both of them."""
+    def encode_each(self, texts: Sequence[str], fast: Encode, slow: SlowEncode) -> tuple[Ids, Lengths]:
+        """The ids of the texts by `fast`, or by `slow` where it is not trusted with one. Raises Differs if it fails at one."""
         try:
             parts = [fast(text) if text.isascii() or not self.has_newer(text) else slow([text])[0] for text in texts]
         except BaseException as error:
-            if not failed(error):
+            if not raised_by_library(error):
                 raise
             raise Differs(f"the fast tokenizer failed at a text of the data ({type(error).__name__})") from error
         lengths = np.fromiter(map(len, parts), np.int64, len(parts))
@@ -118,18 +118,18 @@ class Fast:
             raise Differs("the fast tokenizer gave other ids than the reference for rows of the data")
 
 
-def open_encoder(source: bytes, reference: Tokenizer) -> Reference | Fast:
+def open_encoder(source: bytes, reference: Tokenizer) -> ReferenceEncoder | FastEncoder:
     """The fastest encoder that gives the ids of `reference`; the log says once why it is not a fast one, if so.
 
     Args:
         source: tokenizer.json, which `reference` was made of.
         reference: without truncation and padding. It stays in use.
     """
-    right = Reference(reference)
+    right = ReferenceEncoder(reference)
     reasons = []
     for library in LIBRARIES:
         if library.path().is_file():
-            fast, reason = proven(library, source, right)
+            fast, reason = try_library(library, source, right)
             if fast:
                 return fast
             reasons.append(f"{library.package}: {reason}")
@@ -142,19 +142,19 @@ def open_encoder(source: bytes, reference: Tokenizer) -> Reference | Fast:
     return right
 
 
-def proven(library: Library, source: bytes, right: Reference) -> tuple[Fast | None, str]:
+def try_library(library: Library, source: bytes, right: ReferenceEncoder) -> tuple[FastEncoder | None, str]:
     """A library's encoder, if it gives the reference's ids; else why it does not."""
     try:
-        fast = Fast(library.load(source), right)
+        fast = FastEncoder(library.load(source), right)
         differing = differences(fast, right, probe_texts(token.content for token in added_tokens(right.tokenizer)))
     except BaseException as error:
-        if not failed(error):
+        if not raised_by_library(error):
             raise
         return None, (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0][:200]
     return (None, f"other ids for {differing} probe texts") if differing else (fast, "")
 
 
-def failed(error: BaseException) -> bool:
+def raised_by_library(error: BaseException) -> bool:
     """Whether the library raised it. What it calls a panic is no Exception, and neither is what stops the whole program."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
@@ -164,7 +164,7 @@ def added_tokens(tokenizer: Tokenizer) -> list[Any]:
     return [token for _, token in sorted(tokenizer.get_added_tokens_decoder().items())]
 
 
-def differences(fast: Fast, reference: Reference, texts: list[str]) -> int:
+def differences(fast: FastEncoder, reference: ReferenceEncoder, texts: list[str]) -> int:
     """How many of the texts get other ids, with special tokens recognized or left as text."""
     found = 0
     for text in texts:

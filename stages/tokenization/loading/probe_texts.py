@@ -64,9 +64,9 @@ def probe_texts(added: Iterable[str]) -> list[str]:
         for text in (token, f"a{token}b", f" a  {token}  b ", f"{token}{token}\n{token} .{token}é")
     ]
     some = " ".join(written[:40])
-    return [*HARD, *around, *map(lengthened, ("word. ", f"{some} and\n", f"{some}{HARD[-1]}".join(HARD)))]
+    return [*HARD, *around, *map(lengthen, ("word. ", f"{some} and\n", f"{some}{HARD[-1]}".join(HARD)))]
 
 
-def lengthened(text: str) -> str:
+def lengthen(text: str) -> str:
     """The text again and again, until it is long."""
     return text * (LONG // len(text) + 1)

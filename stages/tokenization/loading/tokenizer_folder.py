@@ -119,7 +119,7 @@ def load_tokenizer(source: bytes) -> Tokenizer:
     return tokenizer
 
 
-def with_added_tokens(source: bytes, tokens: Sequence[str]) -> bytes:
+def add_tokens(source: bytes, tokens: Sequence[str]) -> bytes:
     """tokenizer.json with further special tokens behind the last id; nothing else is touched.
 
     Raises StageError if the library would give them other ids.

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from stages.chat import row_rules as rules
 from stages.chat.chat import Chat, missing_control_tokens, open_chat
-from stages.chat.encoding import Row, TrainOn, encode_dialogues
+from stages.chat.encoding import EncodedRow, TrainOn, encode_dialogues
 from stages.chat.rendering import Dialogue, Message, compile_template
 from stages.chat.template_choice import OURS
 from stages.contracts.tokens import NOT_TRAINED, answers
@@ -134,7 +134,7 @@ def rows_of(
     train_on: TrainOn = "all_assistant_turns",
     *,
     split: bool = False,
-) -> list[Row | str]:
+) -> list[EncodedRow | str]:
     talks = [dialogue if isinstance(dialogue, Dialogue) else Dialogue(dialogue) for dialogue in dialogues]
     encoded = encode_dialogues(chat, talks, train_on, split=split)
     return [encoded.row(index) for index in range(len(talks))]
@@ -147,9 +147,9 @@ def turns(*contents: str) -> list[Message]:
     ]
 
 
-def one(chat: Chat, dialogue: Sequence[Message], train_on: TrainOn = "all_assistant_turns") -> Row:
+def one(chat: Chat, dialogue: Sequence[Message], train_on: TrainOn = "all_assistant_turns") -> EncodedRow:
     (row,) = rows_of(chat, [dialogue], train_on)
-    assert isinstance(row, Row), row
+    assert isinstance(row, EncodedRow), row
     assert (
         row.input_ids.tolist()
         == chat.tokenizer.encode(chat.turns.template.render(dialogue), add_special_tokens=False).ids
@@ -157,7 +157,7 @@ def one(chat: Chat, dialogue: Sequence[Message], train_on: TrainOn = "all_assist
     return row
 
 
-def trained(chat: Chat, row: Row) -> list[str]:
+def trained(chat: Chat, row: EncodedRow) -> list[str]:
     ids = row.input_ids.tolist()
     places = answers(ids, row.labels.tolist())
     return [chat.tokenizer.decode(ids[start:end], skip_special_tokens=False) for start, end in places]
@@ -288,7 +288,7 @@ def test_content_that_melts_with_the_header_is_refused_as_unverified() -> None:
     assert "ĊĊ" in tokenizer.get_vocab()
     rows = rows_of(chat, [turns("q", "\n\nanswer"), turns("q", "answer\n\n")])
     assert rows[0] == rules.SPANS_UNVERIFIED
-    assert isinstance(rows[1], Row)
+    assert isinstance(rows[1], EncodedRow)
 
 
 def test_text_that_the_vocabulary_cannot_spell_is_refused_as_unverified() -> None:
@@ -351,8 +351,8 @@ def test_rows_do_not_depend_on_the_batch_they_are_in() -> None:
     whole = rows_of(opened(template, tokenizer), dialogues)
     single = [rows_of(opened(template, tokenizer), [d])[0] for d in dialogues]
     for a, b in zip(whole, single, strict=True):
-        assert isinstance(a, Row)
-        assert isinstance(b, Row)
+        assert isinstance(a, EncodedRow)
+        assert isinstance(b, EncodedRow)
         assert a.input_ids.tolist() == b.input_ids.tolist()
         assert a.labels.tolist() == b.labels.tolist()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.chat.encoding import Row
+from stages.chat.encoding import EncodedRow
 from stages.chat.rendering import Dialogue, Message
 from tests.stages.chat.test_chat import CHATML, LLAMA, PLAIN, byte_level, opened, rows_of, trained
 
@@ -88,7 +88,7 @@ def texts(kind: str, messages: Sequence[Message], *, tools: Any = TOOLS, flags: 
     template, special, _ = KINDS[kind]
     chat = opened(template, byte_level(special))
     (row,) = rows_of(chat, [Dialogue(messages, tools, flags)])
-    assert isinstance(row, Row), row
+    assert isinstance(row, EncodedRow), row
     expected = chat.tokenizer.encode(chat.turns.template.render(messages, tools=tools), add_special_tokens=False)
     assert row.input_ids.tolist() == expected.ids
     return trained(chat, row)
@@ -163,7 +163,7 @@ def test_call_of_weight_0_is_context(kind: str) -> None:
 def test_call_that_ends_with_another_token_is_trained_up_to_that_token() -> None:
     chat = opened(OTHER_END, byte_level(LLAMA_TOKENS))
     (row,) = rows_of(chat, [Dialogue(TALK, TOOLS)])
-    assert isinstance(row, Row), row
+    assert isinstance(row, EncodedRow), row
     first, second = trained(chat, row)
     assert first.endswith("}<|eom_id|>")
     assert second == "In the attic.<|eot_id|>"

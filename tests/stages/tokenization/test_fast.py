@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
-from stages.tokenization.loading.fast import Differs, Fast, Reference, added_tokens, open_encoder
+from stages.tokenization.loading.fast import Differs, FastEncoder, ReferenceEncoder, added_tokens, open_encoder
 from stages.tokenization.loading.fast_libraries import LIBRARIES, Loaded
 from stages.tokenization.loading.probe_texts import HARD, LONG, probe_texts
 from tests.project import ROOT
@@ -41,11 +41,11 @@ CARRIED = {
 
 
 @cache
-def opened(kind: str) -> tuple[Tokenizer, Fast]:
+def opened(kind: str) -> tuple[Tokenizer, FastEncoder]:
     name, _, word = kind.partition(" with ")
     tokenizer = Tokenizer.from_file(str(DEMO)) if name == "demo" else make(name, *[ONLY_WORD] * bool(word))
     encoder = open_encoder(tokenizer.to_str().encode(), tokenizer)
-    assert isinstance(encoder, Fast)
+    assert isinstance(encoder, FastEncoder)
     return tokenizer, encoder
 
 
@@ -115,7 +115,7 @@ def test_nothing_to_encode_gives_empty_arrays():
 
 def test_reference_reads_special_tokens_again_after_plain_text():
     tokenizer = make("llama-3")
-    Reference(tokenizer).encode_plain(["<|im_end|>"])
+    ReferenceEncoder(tokenizer).encode_plain(["<|im_end|>"])
     assert len(tokenizer.encode("<|im_end|>").ids) == 1
 
 
@@ -194,7 +194,7 @@ def opened_with_log(caplog, tokenizer, source=None):
     caplog.clear()
     with caplog.at_level(logging.DEBUG, "retune"):
         encoder = open_encoder(source or tokenizer.to_str().encode(), tokenizer)
-    assert isinstance(encoder, Reference)
+    assert isinstance(encoder, ReferenceEncoder)
     (record,) = caplog.records
     text = "the kitchen <|im_end|> and Word"
     assert rows(encoder.encode([text])) == [tokenizer.encode(text, add_special_tokens=False).ids]
@@ -223,7 +223,7 @@ def test_library_that_is_missing_leaves_the_work_to_the_next(caplog, monkeypatch
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     tokenizer = make("llama-3")
     encoder = open_encoder(tokenizer.to_str().encode(), tokenizer)
-    assert isinstance(encoder, Fast)
+    assert isinstance(encoder, FastEncoder)
     assert encoder.library.encode_plain
     assert not caplog.records
 
@@ -272,7 +272,7 @@ def test_text_that_the_library_fails_at_ends_in_differs_without_the_text(raised,
     def fail(text):
         raise raised(text)
 
-    fast = Fast(Loaded(fail, fail), encoder.reference)
+    fast = FastEncoder(Loaded(fail, fail), encoder.reference)
     for encode in (fast.encode, fast.encode_plain):
         with pytest.raises(seen) as caught:
             encode(["secret"])

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from stages.tokenization.loading.fast import Fast, Reference
+from stages.tokenization.loading.fast import FastEncoder, ReferenceEncoder
 from stages.tokenization.loading.fast_libraries import LIBRARIES
 from tests.oracle.llama3 import PATTERN as LLAMA3
 from tests.stages.gguf_export.support.tokenizers_in_small import gpt_2, split_by, train
@@ -119,8 +119,8 @@ GIGATOKEN, TOKENIZERS = LIBRARIES
     + [pytest.param(TOKENIZERS, make, id=f"tokenizers {case}") for case, make in SPLITTING.items()],
 )
 def test_code_points_that_differ_are_all_left_to_the_reference(library, make):
-    reference = Reference(make())
-    fast = Fast(library.load(reference.tokenizer.to_str().encode()), reference)
+    reference = ReferenceEncoder(make())
+    fast = FastEncoder(library.load(reference.tokenizer.to_str().encode()), reference)
     known = fast.newer.copy()
     fast.newer[:] = False  # nothing is left to the reference, so that all differences show
     differing = set()

@@ -1,17 +1,15 @@
-"""Where the assistant's turns stand in a rendered dialogue, for any chat template; pure, and without a tokenizer.
+"""A dialogue -> its text, with the assistant's turns marked in it, for any chat template; pure, and without a tokenizer.
 
-No table of marker strings says where they are. In order:
+No table of marker strings says where the turns stand. In order:
 
 - a plain dialogue is held against the skeleton of its roles (stages/chat/skeletons.py);
-- one with tools is rendered again with each answer replaced by a mark (stages/chat/spans_by_substitution.py);
-- where a template changes contents (drops old thoughts, escapes a tool's result), the spans come from renderings of the
-  dialogue's prefixes.
+- one with tools is rendered again with a placeholder for each answer (stages/chat/spans_by_substitution.py);
+- where a template changes contents, the spans come from renderings of the dialogue's prefixes (stages/chat/spans_by_prefix.py).
 
 A second rendering costs more than the rest, so it is made only where the skeleton does not fit.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,9 +23,10 @@ from stages.chat.row_rules import (
     TOOLS_NOT_RENDERED,
     TURN_IN_CONTENT,
 )
-from stages.chat.skeletons import Skeleton, filled_spans, skeleton_of
-from stages.chat.spans_by_substitution import replaced_spans
-from stages.chat.turns import Span, Turns
+from stages.chat.skeletons import find_skeleton, match_skeleton
+from stages.chat.spans_by_prefix import find_spans_by_prefix
+from stages.chat.spans_by_substitution import find_spans_by_substitution
+from stages.chat.turns import DialogueSkeleton, Span, Turns
 
 
 class Rendered(NamedTuple):
@@ -42,7 +41,7 @@ class Rendered(NamedTuple):
     """Where contents hold control tokens that stay text: the text cut at its real control tokens, piece, token, piece, ..., piece."""
 
 
-def rendered_spans(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Rendered | str:
+def mark_answers(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Rendered | str:
     """The dialogue's text with the assistant's spans, or the rule that refuses it.
 
     `split`: control tokens in a content do not refuse it; they are to stay text.
@@ -50,10 +49,8 @@ def rendered_spans(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> 
     messages, tools, _ = dialogue
     with_tools = bool(tools) or any("tool_calls" in message for message in messages)
     forged = any(turns.forbidden.search(message["content"]) for message in messages)
-    rule = refused(
-        turns, dialogue, with_tools=with_tools, forged=forged and not (split and may_stay_text(turns, messages))
-    )
-    if rule:
+    refused = forged and not (split and may_stay_text(turns, messages))
+    if rule := find_broken_rule(turns, dialogue, with_tools=with_tools, forged=refused):
         return rule
     try:
         text = turns.template.render(messages, tools=tools)
@@ -61,13 +58,13 @@ def rendered_spans(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> 
         return RENDERING_TOO_LARGE
     except TemplateRefusedError:
         return TOOLS_NOT_RENDERED if with_tools else TEMPLATE_REFUSED
-    if with_tools:
-        found = replaced_spans(turns, dialogue, text)
-        return found if isinstance(found, str) else Rendered(text, found, len(turns.special.findall(text)))
-    return plain_spans(turns, messages, text, forged=forged)
+    if not with_tools:
+        return mark_plain(turns, messages, text, forged=forged)
+    spans = find_spans_by_substitution(turns, dialogue, text)
+    return spans if isinstance(spans, str) else Rendered(text, spans, len(turns.special.findall(text)))
 
 
-def refused(turns: Turns, dialogue: Dialogue, *, with_tools: bool, forged: bool) -> str | None:
+def find_broken_rule(turns: Turns, dialogue: Dialogue, *, with_tools: bool, forged: bool) -> str | None:
     """The rule that refuses a dialogue before it is rendered, or None."""
     messages = dialogue.messages
     if not any(message["role"] == "assistant" for message in messages):
@@ -79,17 +76,17 @@ def refused(turns: Turns, dialogue: Dialogue, *, with_tools: bool, forged: bool)
     return None
 
 
-def plain_spans(turns: Turns, messages: Sequence[Message], text: str, *, forged: bool) -> Rendered | str:
+def mark_plain(turns: Turns, messages: Sequence[Message], text: str, *, forged: bool) -> Rendered | str:
     """The spans of a dialogue without tools, whose contents may hold control tokens only where the skeleton tells them from real ones."""
-    skeleton = skeleton_of(turns, tuple([message["role"] for message in messages]))
+    skeleton = find_skeleton(turns, tuple([message["role"] for message in messages]))
     if isinstance(skeleton, str):
         return skeleton
-    if skeleton and (spans := filled_spans(skeleton, messages, text)):
+    if skeleton and (spans := match_skeleton(skeleton, messages, text)):
         pieces = cut_at_controls(turns, skeleton, messages) if forged else None
         return Rendered(text, spans, skeleton.control_tokens, pieces)
     if forged:
         return CONTROL_TOKEN_IN_CONTENT
-    found = prefix_spans(turns, messages, text)
+    found = find_spans_by_prefix(turns, messages, text)
     return Rendered(text, found, len(turns.special.findall(text))) if found else SPANS_UNVERIFIED
 
 
@@ -104,7 +101,7 @@ def forges(turns: Turns, dialogue: Dialogue) -> bool:
     return bool(turns.forbidden.search(json.dumps(everything, ensure_ascii=False)))
 
 
-def cut_at_controls(turns: Turns, skeleton: Skeleton, messages: Sequence[Message]) -> list[str]:
+def cut_at_controls(turns: Turns, skeleton: DialogueSkeleton, messages: Sequence[Message]) -> list[str]:
     """The text of a dialogue cut at the control tokens that the template wrote: piece, token, piece, ..., piece."""
     pieces = [""]
     contents = [fill(message["content"]) for message, fill in zip(messages, skeleton.fill, strict=True)]
@@ -116,41 +113,3 @@ def cut_at_controls(turns: Turns, skeleton: Skeleton, messages: Sequence[Message
             at = match.end()
         pieces[-1] += literal[at:] + content
     return pieces
-
-
-def prefix_spans(turns: Turns, dialogue: Sequence[Message], text: str) -> list[Span] | None:
-    """The assistant's spans, each looked for behind the rendering of what stands before it; None if one is not found."""
-    places = [index for index, message in enumerate(dialogue) if message["role"] == "assistant"]
-    prompts: list[int] = []
-    for index in places:
-        try:
-            prompt = turns.template.render(dialogue[:index], add_generation_prompt=True)
-        except (TemplateRefusedError, RenderingTooLargeError):
-            return None
-        if not text.startswith(prompt):
-            return None
-        prompts.append(len(prompt))
-    spans = []
-    for index, start, limit in zip(places, prompts, [*prompts[1:], len(text)], strict=True):
-        span = answer_between(turns, dialogue[index]["content"].strip(), text, start, limit)
-        if span is None:
-            return None
-        spans.append(span)
-    return spans
-
-
-def answer_between(turns: Turns, content: str, text: str, start: int, limit: int) -> Span | None:
-    """The content and its end of turn in text[start:limit]: whole, or its end (older thoughts are dropped by some templates)."""
-    for end_of_turn in dict.fromkeys((turns.inner_end_of_turn, turns.end_of_turn)):
-        at = text.find(content, start, limit) if content else -1
-        while at >= 0:
-            tail = re.compile(r"\s*" + re.escape(end_of_turn)).match(text, at + len(content), limit)
-            if tail:
-                begin = at if text[start:at].strip() else start
-                return Span(begin, tail.end() - len(end_of_turn), tail.end())
-            at = text.find(content, at + 1, limit)
-        at = text.find(end_of_turn, start, limit)
-        kept = text[start:at].strip() if at >= 0 else ""
-        if kept and content.endswith(kept):
-            return Span(start, at, at + len(end_of_turn))
-    return None
