@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from trl import SFTTrainer
 
-    from stages.training.planned_trainer import Work
+    from stages.training.work import Work
 
 
 def carry_out(task: Task, runtime: FittedRuntime, group: ProcessGroup) -> "tuple[SFTTrainer, Work]":

@@ -15,9 +15,9 @@ from stages.core.files import execution_record, write_json, write_text
 from stages.core.params import Runtime
 from stages.models.base_model import base_digests, device
 from stages.training.lora import compute_dtype, read_base_name, save_adapter
-from stages.training.planned_trainer import Work
 from stages.training.step_log import make_ledger
 from stages.training.task import Task
+from stages.training.work import Work
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -12,11 +12,12 @@ from stages.models.base_model import device
 from stages.training.checkpoints import Checkpoints
 from stages.training.distributed.process_group import ProcessGroup
 from stages.training.lora import checkpointing, compute_dtype, padding_id
-from stages.training.planned_trainer import Work, make_trainer_class
+from stages.training.planned_trainer import make_trainer_class
 from stages.training.step_log import StepLog
 from stages.training.step_plan import StepPlan
 from stages.training.token_rows import TokenRows
 from stages.training.trackers import live_callback, prepare_tracker
+from stages.training.work import Work
 
 if TYPE_CHECKING:
     from peft import PeftModel

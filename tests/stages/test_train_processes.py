@@ -101,8 +101,8 @@ def test_loss_that_is_no_number_in_two_processes_has_the_error_of_one(shared: Pa
 def test_each_conversation_is_trained_once_an_epoch_over_the_processes(
     tiny_base: Path, layout: str, ranks: int
 ) -> None:
-    from stages.training.planned_trainer import Work
     from stages.training.step_log import StepLog
+    from stages.training.work import Work
 
     rows = TokenRows(read_tokens(tiny_base / "tokens" / TRAIN_FILE))
     params = TrainParams.model_validate({**TRAIN, **LAYOUTS[layout], "steps": None, "epochs": 1.0})

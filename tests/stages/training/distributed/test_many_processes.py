@@ -10,10 +10,10 @@ import pytest
 
 from stages.contracts.tokens import SCHEMA
 from stages.training.distributed.process_group import ProcessGroup
-from stages.training.planned_trainer import Work
 from stages.training.step_log import StepLog
 from stages.training.step_plan import make_step_plan
 from stages.training.token_rows import TokenRows
+from stages.training.work import Work
 
 pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch")

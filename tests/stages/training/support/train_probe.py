@@ -19,11 +19,11 @@ from stages.training.checkpoints import Checkpoints
 from stages.training.distributed.process_group import ProcessGroup
 from stages.training.lora import load_model
 from stages.training.params import TrainParams
-from stages.training.planned_trainer import Work
 from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
 from stages.training.trainer_setup import make_trainer, make_work
 from stages.training.trainer_state import copy_trained
+from stages.training.work import Work
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 PARAMS = TrainParams.model_validate(TRAIN)
