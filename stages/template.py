@@ -29,7 +29,8 @@ from stages.arrow.tables import count_rows, open_arrow, read_parquet_batches, wr
 from stages.chat import rendering
 from stages.chat.chat import Chat, is_control_token
 from stages.chat.dialogues import COLUMNS
-from stages.chat.fit_to_length import RowOptions, fit_batch
+from stages.chat.encoding import encode_dialogues
+from stages.chat.fit_to_length import fit_batch
 from stages.chat.row_rules import NO_LABELS_LEFT, TOO_LONG
 from stages.chat.template_choice import TemplateChoice, our_templates, prepare
 from stages.contracts import messages as messages_contract
@@ -104,8 +105,8 @@ def template(
         # each worker is one thread's work; the slower tokenizer would start as many threads as there are cores in each
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     came = read_tokenizer_folder(tokenizer)
-    choices = (came, custom, params.chat_template, params.date_string, params.missing_control_tokens)
     tokens.mkdir(parents=True)
+    choices = (came, custom, params.chat_template, params.date_string, params.missing_control_tokens)
     try:
         choice = prepare(*choices, open_encoder)
         counts, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
@@ -113,19 +114,17 @@ def template(
         log.warning("%s; starting again with the slower tokenizer", difference)
         choice = prepare(*choices, lambda _, reference: ReferenceEncoder(reference))
         counts, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
-    write_tokenizer_folder(
-        tokens / contract.TOKENIZER, choice.came, choice.source, choice.tokens, choice.chat_template, choice.added
-    )
+    folder = tokens / contract.TOKENIZER
+    write_tokenizer_folder(folder, came, choice.source, choice.tokens, choice.chat_template, choice.added)
     write_parquet(tokens / contract.REJECTED, rejected, contract.REJECTED_SCHEMA)
     write_json(tokens / contract.SUMMARY, summary(choice, counts, params))
     train, heldout = counts["train"], counts["heldout"]
     if not len(train.lengths):
         raise StageError(nothing_left(train.rejected, params))
-    rules = train.rejected + heldout.rejected
+    total, rules = train.lengths.sum() + heldout.lengths.sum(), train.rejected + heldout.rejected
     log.info(
         "%d train and %d heldout rows, %d tokens, %.0f%% of them trained; %d rejected%s, %d cut",
-        *(len(train.lengths), len(heldout.lengths), train.lengths.sum() + heldout.lengths.sum()),
-        100 * (train.labelled + heldout.labelled) / (train.lengths.sum() + heldout.lengths.sum()),
+        *(len(train.lengths), len(heldout.lengths), total, 100 * (train.labelled + heldout.labelled) / total),
         rules.total(),
         f" ({', '.join(f'{count} {rule}' for rule, count in sorted(rules.items()))})" if rules else "",
         train.truncated + heldout.truncated,
@@ -140,7 +139,7 @@ class SplitCounts:
     """What has been counted of one split."""
 
     lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Of each row that is kept."""
+    """Tokens of each row that is kept."""
     labelled: int = 0
     truncated: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -154,9 +153,9 @@ def write_rows(
 
     Returns the counts by split, and the rows that were rejected.
     """
-    options = RowOptions(
-        params.max_length, params.too_long, params.train_on, params.control_tokens_in_content == "split"
-    )
+    as_text = params.control_tokens_in_content == "split"
+    encode = partial(encode_dialogues, chat, train_on=params.train_on, split=as_text)
+    fit = partial(fit_batch, encode=encode, max_length=params.max_length, too_long=params.too_long)
     counts = {split: SplitCounts() for split in contract.SPLITS}
     lengths: dict[str, list[npt.NDArray[np.int64]]] = {split: [] for split in contract.SPLITS}
     rejected: list[pa.RecordBatch] = []
@@ -167,8 +166,7 @@ def write_rows(
             for split, name in contract.SPLITS.items()
         }
         advance = stack.enter_context(progress("tokenizing", count_rows(path)))
-        batches = read_parquet_batches(path, COLUMNS, BATCH)
-        for done in ordered_map(partial(fit_batch, chat=chat, options=options), batches, runtime.workers):
+        for done in ordered_map(fit, read_parquet_batches(path, COLUMNS, BATCH), runtime.workers):
             for split, batch in done.tokens.items():
                 writers[split](batch)
                 lengths[split].append(np.asarray(batch["input_ids"].value_lengths()))
@@ -190,15 +188,13 @@ def summary(choice: TemplateChoice, counts: Mapping[str, SplitCounts], params: T
     """summary.json."""
     tokenizer = choice.chat.tokenizer
     end = choice.chat.turns.end_of_turn.strip()
+    sha256 = hashlib.sha256(choice.chat_template.encode()).hexdigest()
     rules: Counter[str] = sum((split.rejected for split in counts.values()), Counter())
     return {
         "rows_in": sum(len(split.lengths) for split in counts.values()) + rules.total(),
         "splits": {name: split_summary(split) for name, split in counts.items()},
         "rejected": dict(rules),
-        "chat_template": {
-            "name": params.chat_template,
-            "sha256": hashlib.sha256(choice.chat_template.encode()).hexdigest(),
-        },
+        "chat_template": {"name": params.chat_template, "sha256": sha256},
         "date_string": params.date_string,
         "end_of_turn": {
             "text": end,
@@ -218,9 +214,7 @@ def summary(choice: TemplateChoice, counts: Mapping[str, SplitCounts], params: T
 def split_summary(counts: SplitCounts) -> dict[str, object]:
     """Counts of one split. `lengths`: rows by length, up to each power of two; `length`: its percentiles and extremes."""
     lengths: list[int] = np.sort(counts.lengths).tolist()
-    steps: Counter[int] = Counter()
-    for length, rows in zip(*np.unique(counts.lengths, return_counts=True), strict=True):
-        steps[1 << max(int(length) - 1, 1).bit_length()] += int(rows)
+    steps = Counter(1 << max(length - 1, 1).bit_length() for length in lengths)
     ranks = {f"p{share}": lengths[(len(lengths) - 1) * share // 100] for share in PERCENTILES} if lengths else {}
     return {
         "rows": len(lengths),

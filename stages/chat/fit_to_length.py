@@ -1,8 +1,7 @@
 """A batch of data/messages -> a batch of data/tokens: encoded, and fitted into the longest row that is asked for; pure."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -10,9 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.chat.chat import Chat
 from stages.chat.dialogues import read_dialogues
-from stages.chat.encoding import Encoded, EncodedRow, TrainOn, encode_dialogues
+from stages.chat.encoding import Encoded, EncodedRow
 from stages.chat.rendering import Dialogue
 from stages.chat.row_rules import NO_LABELS_LEFT, TOO_LONG
 from stages.contracts import tokens as contract
@@ -20,16 +18,8 @@ from stages.contracts.messages import SPLITS
 from stages.contracts.tokens import NOT_TRAINED
 
 TooLong = Literal["reject", "cut_turn", "cut"]
-
-
-@dataclass(frozen=True)
-class RowOptions:
-    """What `stages.template.TemplateParams` says of a row."""
-
-    max_length: int
-    too_long: TooLong
-    train_on: TrainOn
-    split_control_tokens: bool
+Encode = Callable[[Sequence[Dialogue]], Encoded]
+"""`stages.chat.encoding.encode_dialogues` with all that it takes beside the dialogues."""
 
 
 class FittedBatch(NamedTuple):
@@ -43,23 +33,23 @@ class FittedBatch(NamedTuple):
     """The other rows, of REJECTED_SCHEMA."""
 
 
-def fit_batch(batch: pa.RecordBatch, chat: Chat, options: RowOptions) -> FittedBatch:
-    """Encode the conversations of a batch (COLUMNS of data/messages) and fit them into `options.max_length` tokens."""
+def fit_batch(batch: pa.RecordBatch, *, encode: Encode, max_length: int, too_long: TooLong) -> FittedBatch:
+    """Encode the conversations of a batch (COLUMNS of data/messages) and fit them into `max_length` tokens."""
     dialogues = read_dialogues(batch)
-    encoded = encode_dialogues(chat, dialogues, options.train_on, split=options.split_control_tokens)
-    longer = np.flatnonzero(np.diff(encoded.offsets) > options.max_length).tolist()
+    encoded = encode(dialogues)
+    longer = np.flatnonzero(np.diff(encoded.offsets) > max_length).tolist()
     long = [row for row in longer if encoded.rules[row] is None]
     longest = None
     refused: dict[int, str] = {}
-    if options.too_long == "reject":
+    if too_long == "reject":
         refused = dict.fromkeys(long, TOO_LONG)
-    elif options.too_long == "cut":
-        longest = options.max_length
+    elif too_long == "cut":
+        longest = max_length
         for row, start in zip(long, encoded.offsets[long].tolist(), strict=True):
             if (encoded.labels[start : start + longest] == NOT_TRAINED).all():
                 refused[row] = NO_LABELS_LEFT
     else:
-        shorter = {row: shorten(dialogues[row], encoded.answer_ends[row], chat, options) for row in long}
+        shorter = {row: shorten(dialogues[row], encoded.answer_ends[row], encode, max_length) for row in long}
         refused = {row: TOO_LONG for row, short in shorter.items() if short is None}
         encoded = replace_rows(encoded, {row: short for row, short in shorter.items() if short is not None})
     rules = [refused.get(row, rule) for row, rule in enumerate(encoded.rules)]
@@ -74,15 +64,15 @@ def fit_batch(batch: pa.RecordBatch, chat: Chat, options: RowOptions) -> FittedB
     )
 
 
-def shorten(dialogue: Dialogue, answer_ends: Sequence[int], chat: Chat, options: RowOptions) -> EncodedRow | None:
+def shorten(dialogue: Dialogue, answer_ends: Sequence[int], encode: Encode, max_length: int) -> EncodedRow | None:
     """The longest beginning of a dialogue that ends with an answer and fits; None if not even the first answer does."""
     places = [index for index, message in enumerate(dialogue.messages) if message["role"] == "assistant"]
     for place, end in reversed(list(zip(places, answer_ends, strict=True))):
-        if end <= options.max_length:
+        if end <= max_length:
             stop = place + 1
             shorter = Dialogue(dialogue.messages[:stop], dialogue.tools, dialogue.trained and dialogue.trained[:stop])
-            row = encode_dialogues(chat, [shorter], options.train_on, split=options.split_control_tokens).row(0)
-            if not isinstance(row, str) and len(row.input_ids) <= options.max_length:
+            row = encode([shorter]).row(0)
+            if not isinstance(row, str) and len(row.input_ids) <= max_length:
                 return row
     return None
 

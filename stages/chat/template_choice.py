@@ -36,7 +36,6 @@ OpenEncoder = Callable[[bytes, Tokenizer], Encoder]
 class TemplateChoice:
     """The template and the tokenizer as they will be used and written."""
 
-    came: TokenizerFolder
     source: bytes
     """tokenizer.json"""
     tokens: dict[str, str]
@@ -94,7 +93,7 @@ def prepare(
     saved = pin_template(text, date_string, set_tokens=former, write_bos=bos == "added")
     compiled = compile_template(saved, tokens, date_string)
     chat = open_chat(tokenizer, open_encoder(source, tokenizer), compiled, spelled)
-    return TemplateChoice(came, source, tokens, saved, chat, spelled, added, bos)
+    return TemplateChoice(source, tokens, saved, chat, spelled, added, bos)
 
 
 def who_writes_bos(template: Template, tokenizer: Tokenizer, came: TokenizerFolder) -> BosWriter:
