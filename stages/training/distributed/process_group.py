@@ -49,7 +49,7 @@ class ProcessGroup:
         self.lost: Callable[[], bool] = lambda: False
         """Whether one of the others has ended. Only the first process knows."""
         self.catch_up: Callable[[], None] = lambda: None
-        """Called before values are added up: this process may have to take part in what the others still do (`stages.training.fused.sharding`)."""
+        """Called before values are added up: this process may have to take part in what the others still do (`fused.sharding`)."""
         self.gloo: Any = None
         self.nccl: Any = None
         self.stopping = self.out_of_memory = False

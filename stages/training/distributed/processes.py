@@ -44,7 +44,8 @@ def process_count(runtime: Runtime) -> int:
 def take_own_gpu(runtime: Runtime) -> Iterator[int]:
     """In the block this process sees its GPU alone, and yielded is how many processes shall train: see `process_count`.
 
-    It is the first one, or torchrun says which. Must come before anything has used a GPU. CUDA reads the variable once, so that putting it back is for what this process becomes.
+    It is the first one, or torchrun says which. Must come before anything has used a GPU. CUDA reads the variable once, so that
+    putting it back is for what this process becomes.
     """
     count, before, launch = process_count(runtime), os.environ.get("CUDA_VISIBLE_DEVICES"), read_launch()
     several = runtime.device != "cpu" and len(visible_gpus()) > 1

@@ -32,7 +32,7 @@ ASKED = "PET_NNODES"
 def read_launch() -> Launch | None:
     """What torchrun says of this process; None if it was not started so. Raises StageError if only a part of it is said.
 
-    It is taken out of the environment: for Unsloth, transformers and accelerate each process trains alone (`stages.training.distributed.process_group`).
+    It is taken out of the environment: for Unsloth, transformers and accelerate each process trains alone (see `ProcessGroup`).
     """
     if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
         return None

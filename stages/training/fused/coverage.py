@@ -1,6 +1,6 @@
 """What the fused training forward covers, as far as a base's config and the params tell, and its sizes that a memory estimate needs.
 
-The one place for both: the forward (`stages.training.fused.model`) and the estimate (`stages.training.memory.estimate`) read it. Without torch.
+The one place for both: the forward (`fused.model`) and the estimate (`stages.training.memory.estimate`) read it. Without torch.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,9 @@ def why_not_fused(
     trained_rows: int = 0,
     capability: float | None = None,
 ) -> str | None:
-    """Why the fused forward will not run a training, as far as config and params tell; None if it will. The loaded model is asked by `stages.training.fused.support`.
+    """Why the fused forward will not run a training, as far as config and params tell; None if it will.
+
+    The loaded model is asked by `fused.support`.
 
     `capability` is the GPU's compute capability, as 8.6; None where it is not known.
     """

@@ -1,6 +1,6 @@
-"""The element-wise work of a fused training step as Triton kernels: one pass over memory each. `stages.training.fused.ops` picks these on a GPU.
+"""The element-wise work of a fused training step as Triton kernels: one pass over memory each. `fused.ops` picks these on a GPU.
 
-Rows are tokens. Inputs and outputs may be wider in memory than their H columns (the extended buffers of `stages.training.fused.projections`), so every
+Rows are tokens. Inputs and outputs may be wider in memory than their H columns (the extended buffers of `fused.projections`), so every
 kernel takes the distance from row to row. Arithmetic is in float32, rounded once, when stored.
 """
 
@@ -136,7 +136,7 @@ def dequantize_nf4(
     packed_2, scales_2, scale_scales_2, offset_2, scale_values, values, a, b, out, end_0, end_1, end_2, width, ranks, out_row,
     NESTED: tl.constexpr, SIZE: tl.constexpr, OUTER: tl.constexpr, BYTES: tl.constexpr, RANKS_UP: tl.constexpr,
 ):  # fmt: skip
-    """The buffer of a group (`stages.training.fused.projections`) of up to three bitsandbytes NF4 weights [rows, width] that end at the rows end_0, end_1,
+    """The buffer of a group (`fused.projections`) of up to three bitsandbytes NF4 weights [rows, width] that end at the rows end_0, end_1,
     end_2: a program writes part of a row, the first of a row its part of B too, and those past end_2 a row of A.
 
     Two weights a byte, the first in the high half; SIZE weights share a scale, itself in 8 bit (NESTED) with OUTER of them sharing theirs.

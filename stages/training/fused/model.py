@@ -1,8 +1,8 @@
 """A faster training forward and backward for Llama-shaped models with LoRA, exact in its mathematics, put in place of the model's own.
 
 `attach(model)` after `get_peft_model`. From then on `model(input_ids, labels, packed_seq_lengths=...)` in training mode runs the two
-halves of each layer and the loss of `stages.training.fused.blocks`; everything else (evaluation, generation, padded batches) runs as before.
-What makes it faster: the low-rank products ride in the large ones (`stages.training.fused.projections`), q k v and gate up are one product each, the
+halves of each layer and the loss of `fused.blocks`; everything else (evaluation, generation, padded batches) runs as before.
+What makes it faster: the low-rank products ride in the large ones (`fused.projections`), q k v and gate up are one product each, the
 element-wise work is one pass each, attention stays within documents, and only rows with a label reach the last MLP and the head.
 """
 

@@ -1,7 +1,7 @@
 """The element-wise steps of a fused training step: Triton kernels on a GPU, the same in plain torch elsewhere.
 
 Shapes: T tokens, H hidden, F width of the MLP. `make_extended(T, H, more)` is a buffer [T, H + more] whose first H columns hold an
-activation and whose last columns the activation's low-rank product, so that one matrix product takes both (`stages.training.fused.projections`).
+activation and whose last columns the activation's low-rank product, so that one matrix product takes both (`fused.projections`).
 """
 
 import os
@@ -169,7 +169,7 @@ def cross_entropy(logits: "Tensor", targets: "Tensor") -> "Tensor":
 def dequantize(
     weights: "Sequence[Tensor]", a: "Tensor", b: "Tensor", out: "Tensor", arguments: "DequantizeArguments | None"
 ) -> None:
-    """Write a group's buffer (`stages.training.fused.projections`) from its bitsandbytes 4-bit weights, at most three, and its A and B.
+    """Write a group's buffer (`fused.projections`) from its bitsandbytes 4-bit weights, at most three, and its A and B.
 
     `arguments` are `kernel_arguments` of these weights, which are the same every time; None: without the kernel.
     """

@@ -8,7 +8,7 @@ ranks (padded to whole tiles) has the buffer
 
 whose upper part gives the forward `[x | x A^T] [W | s B]^T` and whose left part the backward `[dY | s dY B] [W ; A]`.
 A 4-bit base is dequantized into a buffer that all layers share, or once for all where memory allows (`resident`); a 16-bit base
-lives in its buffers, its own weights are views of them, or is spread over processes and gathered into shared ones (`stages.training.fused.sharding`).
+lives in its buffers, its own weights are views of them, or is spread over processes and gathered into shared ones (`fused.sharding`).
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class WeightStore(Protocol):
-    """Who keeps the weights of groups where no layer has its own (`stages.training.fused.sharding`)."""
+    """Who keeps the weights of groups where no layer has its own (`fused.sharding`)."""
 
     place: torch.device
     """The device to compute on."""

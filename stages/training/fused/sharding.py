@@ -1,6 +1,6 @@
 """The frozen linear layers of a 16-bit base, spread over the processes of a training: what FSDP and ZeRO-3 do, for weights nobody trains.
 
-A process keeps its part of the rows of each group of the fused forward (`stages.training.fused.projections`). Before a product all parts are gathered into a
+A process keeps its part of the rows of each group of the fused forward (`fused.projections`). Before a product all parts are gathered into a
 buffer that the groups of one kind share, while the product before is under way. The adapter, its gradients and its optimizer are whole
 in every process, so steps, checkpoints and the adapter's folder are those of an unsharded training.
 

@@ -1,4 +1,4 @@
-"""Which models the fused training forward (`stages.training.fused.model`) knows, and why not the others."""
+"""Which models the fused training forward (`fused.model`) knows, and why not the others."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
