@@ -43,10 +43,11 @@ test-fast: setup  ## the tests without torch and servers
 test-long: setup  ## the tests that take too long for every push
 	pytest -m long
 
-check: setup  ## format, lint, types
+check: setup  ## format, lint, types, who imports whom
 	ruff format --check .
 	ruff check .
 	mypy
+	lint-imports
 
 lock: $(VENV)/.ready  ## pin the newest versions that pyproject.toml allows, then the stages' pin files
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header pyproject.toml --group dev --upgrade --output-file requirements.lock

@@ -8,9 +8,9 @@ from typing import Annotated, Any, get_origin
 
 import typer
 
-from retune.inspect.first_look import unrecognized
 from retune.project import dvc_status, give_up, print_json, project_root
 from retune.use.copying import brought, data_override, model_overrides, replaced
+from retune.use.first_look import unrecognized
 from retune.use.reminders import reminders
 
 

@@ -14,7 +14,7 @@ from stages.core.errors import StageError
 from stages.core.files import read_json, write_json
 from stages.core.params import Runtime
 from stages.models.base_model import base_rows, device, resize_embedding, torch_dtype
-from stages.training.fused.coverage import why_not_sharded
+from stages.training.fused_coverage import why_not_sharded
 from stages.training.params import LoraParams
 
 if TYPE_CHECKING:

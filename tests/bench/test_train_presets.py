@@ -6,7 +6,7 @@ import pytest
 
 from stages.core.params import read_params
 from stages.training.memory.estimate import GIB, ExecutionPlan, MemorySetup, estimate_memory
-from stages.training.memory.model_shape import ModelShape
+from stages.training.model_shape import ModelShape
 from stages.training.params import TrainParams
 from tests.bench.train_data import ROWS, micro_batches
 from tests.bench.train_presets import as_preset

@@ -15,10 +15,10 @@ import torch
 from stages.contracts.tokens import NOT_TRAINED
 from stages.training.fused.attention import Documents
 from stages.training.fused.blocks import Attention, AttentionHalf, FlatBatch, Loss, Mlp, MlpHalf, Pick
-from stages.training.fused.coverage import GROUPS, TILE
 from stages.training.fused.projections import ProjectionGroup, SharedBuffers, refresh
 from stages.training.fused.sharding import FORWARD, TRAINING, Shards
 from stages.training.fused.support import find_projection, find_unsupported
+from stages.training.fused_coverage import GROUPS, TILE
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from stages.training.fused.coverage import pad_ranks
 from stages.training.fused.ops import dequantize, kernel_arguments, make_extended
+from stages.training.fused_coverage import pad_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor

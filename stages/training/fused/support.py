@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stages.training.fused.coverage import AMPERE, MODEL_TYPES, PROJECTIONS, ROPE_KINDS
+from stages.training.fused_coverage import AMPERE, MODEL_TYPES, PROJECTIONS, ROPE_KINDS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ that they are held to are in tests/stages/training/memory/test_estimate.py.
 from dataclasses import dataclass
 from functools import cached_property
 
-from stages.training.fused.coverage import GROUPS, pad_ranks
-from stages.training.memory.model_shape import ModelShape
+from stages.training.fused_coverage import GROUPS, pad_ranks
+from stages.training.model_shape import ModelShape
 from stages.training.params import LoraParams
 
 GIB = 2**30
@@ -32,7 +32,7 @@ class MemorySetup:
     eight_bit: bool
     """Whether the optimizer's moments are in 8 bit."""
     fused: bool
-    """Whether the fused forward runs it (`stages.training.fused.coverage.why_not_fused`)."""
+    """Whether the fused forward runs it (`stages.training.fused_coverage.why_not_fused`)."""
     item: int = 2
     """Bytes of an activation: 2, or 4 with train.dtype float32."""
     trained_rows: int = 0

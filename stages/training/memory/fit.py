@@ -16,7 +16,6 @@ from stages.models.base_model import device, read_config, weight_files
 from stages.models.safetensors_header import read_header
 from stages.training.memory.estimate import GIB, ExecutionPlan, describe_plan
 from stages.training.memory.gpu import limit_allocator, limit_room
-from stages.training.memory.model_shape import ModelShape
 from stages.training.memory.out_of_memory import read_note
 from stages.training.memory.plan import (
     MARGIN,
@@ -28,6 +27,7 @@ from stages.training.memory.plan import (
     read_plan,
 )
 from stages.training.memory.step_time import UNKNOWN_RATE, rate_of
+from stages.training.model_shape import ModelShape
 from stages.training.params import TrainParams
 from stages.training.task import Task
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from stages.core.params import Runtime
-from stages.training.fused.coverage import why_not_fused, why_not_sharded
+from stages.training.fused_coverage import why_not_fused, why_not_sharded
 from stages.training.memory.estimate import ExecutionPlan, Memory, MemorySetup, estimate_memory
-from stages.training.memory.model_shape import ModelShape
 from stages.training.memory.step_time import UNKNOWN_RATE, Amount, seconds, squared_mean
+from stages.training.model_shape import ModelShape
 from stages.training.params import TrainParams
 from stages.training.step_plan import Layout, StepPlan, micro_batches
 

@@ -7,7 +7,7 @@ products, a share of it, and what the host needs to start the work of a layer. A
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stages.training.fused.coverage import GROUPS
+from stages.training.fused_coverage import GROUPS
 from stages.training.memory.estimate import ExecutionPlan, MemorySetup
 
 RATES: Mapping[str, float] = {

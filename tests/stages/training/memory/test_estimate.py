@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from stages.core.params import Runtime
-from stages.training.fused.coverage import why_not_fused
+from stages.training.fused_coverage import why_not_fused
 from stages.training.memory.estimate import GIB, ExecutionPlan, MemorySetup, estimate_memory
-from stages.training.memory.model_shape import ModelShape
 from stages.training.memory.plan import (
     MARGIN,
     Workload,
@@ -25,6 +24,7 @@ from stages.training.memory.plan import (
     make_workload,
     read_plan,
 )
+from stages.training.model_shape import ModelShape
 from stages.training.params import LoraParams, TrainParams
 from stages.training.step_plan import Layout, make_step_plan
 from tests.project import ROOT

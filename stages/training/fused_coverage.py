@@ -6,7 +6,7 @@ The one place for both: the forward (`fused.model`) and the estimate (`stages.tr
 from collections.abc import Mapping
 from typing import Any
 
-from stages.training.memory.model_shape import ModelShape
+from stages.training.model_shape import ModelShape
 from stages.training.params import LoraParams
 
 MODEL_TYPES = ("llama", "mistral", "qwen2")
