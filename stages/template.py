@@ -1,8 +1,9 @@
 """Messages -> ids and labels that a trainer memory-maps, and the tokenizer that all later stages use.
 
-reads   data/messages, data/tokenizer, data/custom (a chat template of yours, if the params name one)
-writes  data/tokens/train.arrow, heldout.arrow, rejected.parquet, summary.json, tokenizer/
-run     python -m stages.template --messages data/messages --tokenizer data/tokenizer --custom data/custom --tokens data/tokens
+Reads  data/messages, data/tokenizer, data/custom (a chat template of yours, if the params name one)
+Writes data/tokens: train.arrow, heldout.arrow, rejected.parquet, summary.json, tokenizer/
+
+    python -m stages.template --messages data/messages --tokenizer data/tokenizer --custom data/custom --tokens data/tokens
 
 The tokenizer that is written ends a turn with its eos_token, pads with another token, and carries the chat template with
 the date (and, where the template left it out, the BOS) written in: `apply_chat_template` without arguments gives the ids
