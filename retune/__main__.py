@@ -19,6 +19,7 @@ from retune.restore.command import restore
 from retune.serve import serve
 from retune.summary import summary
 from retune.use.command import use
+from retune.why.command import why
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(use)
@@ -26,6 +27,7 @@ app.command()(inspect)
 app.command()(preview)
 app.command()(plan)
 app.command()(doctor)
+app.command()(why)
 app.command()(accept)
 app.command()(summary)
 app.command()(origin)

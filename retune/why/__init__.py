@@ -1,0 +1,1 @@
+"""`retune why`: what makes a stage run, to the file and the key."""
