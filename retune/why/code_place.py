@@ -31,7 +31,7 @@ def locate_change(old: bytes, new: bytes) -> str:
             name = getattr(olds[at], "name", None)
             if name:
                 return f"`{'.'.join([*names, name])}` is gone"
-            line = line_of(news[at]) if at < len(news) else line or (line_of(news[-1]) if news else 1)
+            line = line_of(news[min(at, len(news) - 1)]) if news else line or 1
             break
         before, after = olds[at] if at < len(olds) else ast.Pass(), news[at]
         line = line_of(after)

@@ -102,7 +102,7 @@ def explain_dep(
     writers = {owner for out, owner in written.owners.items() if is_within(out, path) or is_within(path, out)}
     if writers & running:
         return []  # who writes it runs first: then it may be as it was
-    if state == "new":
+    if not digest:
         return [Cause("input", path, f"{path} is new among its inputs in dvc.yaml")]
     if not (root / path).exists():
         return [Cause("code" if is_code(path) else "input", path, f"{path} is missing")]

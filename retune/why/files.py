@@ -119,12 +119,12 @@ def read_recorded(root: Path, path: str, locked: Mapping[str, Any]) -> Mapping[s
 
 def explain_output(root: Path, stage: str, path: str, state: str, digest: str) -> Iterator[Cause]:
     """What became of an output since the run."""
-    if state == "deleted" or not (root / path).exists():
+    if not digest:
+        yield Cause("output", path, f"{path} is a new output in dvc.yaml")
+    elif state == "deleted" or not (root / path).exists():
         yield Cause("output", path, f"{path} is missing; if the cache has it, `retune restore {stage}` brings it back")
     elif state == "not in cache":
         yield Cause("output", path, f"{path} is not in DVC's cache")
-    elif state == "new":
-        yield Cause("output", path, f"{path} is a new output in dvc.yaml")
     elif (root / path).is_dir() and (old := read_cached_listing(find_cache(root), path, digest)) is not None:
         states = compare_listings(old, read_listing(root, path))
         yield from name_files("output", states, path, f" since {stage} wrote it")

@@ -16,7 +16,9 @@ def test_doctor_answers_in_json_and_never_shows_the_token(project, retune):
     assert "hf_secret" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["doctor"], ["use", "demo"], ["--version"], ["accept", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["doctor"], ["use", "demo"], ["--version"], ["accept", "--help"], ["why", "--help"]]
+)
 def test_no_verb_imports_torch(project, retune, arguments):
     done = retune(*arguments, cwd=project, HF_ENDPOINT="http://127.0.0.1:9", PYTHONPROFILEIMPORTTIME="1")
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
@@ -24,7 +26,7 @@ def test_no_verb_imports_torch(project, retune, arguments):
     assert not imported & {"torch", "transformers", "unsloth", "prefect"}
 
 
-@pytest.mark.parametrize("verb", [[], ["use"], ["doctor"], ["accept"]])
+@pytest.mark.parametrize("verb", [[], ["use"], ["doctor"], ["accept"], ["why"]])
 def test_every_verb_has_help(project, retune, verb):
     done = retune(*verb, "--help", cwd=project)
     assert done.returncode == 0
