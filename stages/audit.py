@@ -47,22 +47,23 @@ class GgufFloor(Params):
 
 
 class AuditParams(Params):
-    """The floors. A model that misses one does not pass; a floor of null is not asked."""
+    """The floors below which a model does not pass. A floor of null is not asked."""
 
     max_rejected_share: Share
-    """Share of the source's rows that may be set aside before the data counts as broken."""
+    """Share of the source's rows that may be set aside. With more the data counts as broken."""
     min_heldout_rows: Annotated[int, Field(ge=0)]
     """Held-out conversations that an evaluation needs to mean something."""
     min_labelled_share: Share
-    """Share of the training tokens that carry a label: next to 0 means that the mask trains on nothing."""
+    """Share of the training tokens that carry a label, at least. Next to 0 means that the mask trains on nothing."""
     min_loss_gain: float | None
-    """By how much the held-out loss must fall from base to tuned, in nats a token. null: not asked."""
+    """By how much the held-out loss must fall, in nats a token; null: not asked. From base to tuned."""
     min_exact_match: Share | None
-    """Held-out answers that the tuned model must give to the letter. null: not asked (answers that cannot be checked)."""
+    """Share of held-out answers that tuned must give to the letter; null: not asked. null is for answers that cannot be checked."""
     max_exact_match_loss: Share | None
-    """By how much a GGUF file's exact match may fall below the merged model's on the rows it is checked on. null: not asked."""
+    """By how much a GGUF file's exact match may be lower; null: not asked. Than the merged model's on the rows it is checked on."""
     gguf: dict[str, GgufFloor]
-    """{quantization: floor}. A quantization without a floor is measured and not judged, and the verdict says so; its exact match is."""
+    """Floors of the GGUF files, by quantization. {quantization: floor}. A quantization without a floor is measured and not judged, and the
+    verdict says so; its exact match is."""
 
 
 def audit(

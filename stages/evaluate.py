@@ -42,13 +42,13 @@ class EvaluateParams(Params):
     """What is measured on the held-out rows."""
 
     rows: Annotated[int, Field(ge=1)] | None
-    """Held-out rows measured, the first of them. null: all."""
+    """Held-out rows measured, the first of them; null: all."""
     answer_rows: Annotated[int, Field(ge=0)]
-    """Of these, the first that are also answered: each assistant's turn by base and by tuned. Effect: time; examples in the report."""
+    """Of these, the first so many are answered, too, by base and by tuned. Each assistant's turn. Effect: time; examples in the report."""
     max_new_tokens: Annotated[int, Field(ge=1)]
-    """Tokens of an answer at most. A longer reference cannot be matched."""
+    """Tokens of an answer, at most. A longer reference cannot be matched."""
     exact_match: bool
-    """Whether an answer is right when it equals the reference, as with tasks that have one answer. false: exact_match is null."""
+    """Whether an answer is right when it equals the reference. As with tasks that have one answer. false: exact_match is null."""
 
 
 def evaluate(

@@ -42,21 +42,21 @@ class DataSource(Params):
     """One dataset."""
 
     source: str
-    """`demo`, `data/custom/FILE` (.jsonl, .json, .csv, .tsv, each also .gz or .zst; .parquet, .arrow, .feather), `data/custom/FOLDER` of such
-    files, all of one kind, or a dataset of the hub, OWNER/NAME."""
+    """`demo`, a file or folder in data/custom, or a dataset of the hub, OWNER/NAME. data/custom/FILE: .jsonl, .json, .csv, .tsv, each also
+    .gz or .zst; .parquet, .arrow, .feather. data/custom/FOLDER: such files, all of one kind."""
     revision: Revision | None
     """The commit of a hub dataset, 40 hex characters; null for a local source."""
     config: str | None
-    """The config (subset) of a hub dataset, or of a folder whose README.md names some; null: its only or default one."""
+    """The config (subset) of a hub dataset; null: its only or default one. Also of a folder whose README.md names some."""
     split: str | None
-    """The split of a hub dataset, such as train, or of a folder whose files are named as the hub's are; null for a file."""
+    """The split of a hub dataset, such as train; null for a file. Also of a folder whose files are named as the hub's are."""
     columns: Columns | None
-    """Which columns hold what, where looking cannot tell: {prompt, answer, system} or {messages}. null: found out by looking."""
+    """Which columns hold what; null: found out by looking. Where that cannot tell: {prompt, answer, system} or {messages}."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    """Its part in the mixture, relative to the other sources' weights: each gives rows in this proportion, as many as the scarcest allows.
-    All sources have one, or none has: then all rows are taken."""
+    """Its part in the mixture, relative to the other sources' weights. Each gives rows in this proportion, as many as the scarcest allows.
+    All sources have one, or none has (null): then all rows are taken."""
     max_rows: Annotated[int, Field(ge=1)] | None
-    """At most so many of its rows, chosen by hash of the row, so that the choice is stable when rows come or go. null: all."""
+    """At most so many of its rows, chosen by hash of the row; null: all. So the choice is stable when rows come or go."""
 
     @model_validator(mode="after")
     def check_source(self) -> Self:
@@ -79,9 +79,9 @@ class FetchDataParams(Params):
     """Where the rows come from."""
 
     sources: Annotated[list[DataSource], Field(min_length=1)]
-    """One or more datasets; their rows come one after the other, and each row knows its source."""
+    """One or more datasets, whose rows come one after the other. Each row knows its source."""
     limit: Annotated[int, Field(ge=1)] | None
-    """Rows of each source, from its beginning, before any are chosen: a dry run. null: all."""
+    """Rows of each source, from its beginning, before any are chosen; null: all. A dry run."""
 
     @model_validator(mode="before")
     @classmethod

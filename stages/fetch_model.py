@@ -34,7 +34,7 @@ class FetchModelParams(Params):
     """Which model is fine-tuned."""
 
     source: str
-    """`demo`, `custom` (the folder data/custom_base), or a model of the hub, OWNER/NAME: 16-bit safetensors with a tokenizer.json."""
+    """`demo`, `custom` (data/custom_base), or a model of the hub, OWNER/NAME. 16-bit safetensors with a tokenizer.json."""
     revision: Revision | None
     """The commit of a hub model, 40 hex characters; null for a local source."""
 

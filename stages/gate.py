@@ -19,7 +19,8 @@ class GateParams(Params):
     """What the gate does with a verdict that says no."""
 
     on_refusal: Literal["stop", "warn"]
-    """`stop`: the pipeline fails. `warn`: it ends well, and gate.json still says that the model did not pass."""
+    """What follows where the verdict says no. stop: the pipeline fails. warn: it ends well, and gate.json still says that the model did not
+    pass."""
 
 
 def gate(audit: Input, report: Input, gate: Output, params: GateParams) -> None:

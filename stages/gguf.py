@@ -56,7 +56,7 @@ FULL_PRECISION = "full.gguf"
 
 
 class SamplingParams(Params):
-    """How an answer is drawn in the commands of README.md and Modelfile: by these rules alone."""
+    """How an answer is drawn in the commands of README.md and Modelfile. By these rules alone."""
 
     temperature: Annotated[float, Field(ge=0)]
     """Sharpens (under 1) or flattens (over 1) the probabilities; 0 takes the most likely token."""
@@ -72,15 +72,16 @@ class GgufParams(Params):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The model's name: the files' stem, and `general.name` in them."""
     license: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")] | None
-    """Licence of what is exported, as the hub names it (apache-2.0, llama3.2): `general.license` in the files, and in README.md. Most bases
-    bind what is made of them to their own. null: left out."""
+    """Licence of what is exported, as the hub names it (llama3.2); null: left out. It stands as `general.license` in the files, and in
+    README.md. Most bases bind what is made of them to their own."""
     imatrix: Literal["none", "training_rows"]
-    """An importance matrix, by which a quantizer rounds most finely where the inputs are strongest. training_rows: computed over the training
-    rows' own tokens, layer by layer on `runtime.device`, and kept as imatrix.gguf. Effect: mostly better
-    files below four bits; measure both (of the demo's files, q3_k_l gained and q4_k_m lost), checks.json says."""
+    """An importance matrix, for finer rounding where it counts. That is where the inputs are strongest. training_rows: computed over the
+    training rows' own tokens, layer by layer on `runtime.device`, and kept as imatrix.gguf. Effect: mostly better files below four bits;
+    measure both (of the demo's files, q3_k_l gained and q4_k_m lost), checks.json says."""
     imatrix_tokens: Annotated[int, Field(ge=1)]
-    """Training tokens it is computed over, whole rows drawn by the hash of their ids; as many as there are, if fewer. Effect: time, that of
-    one forward pass over them in fp32 (32,768 tokens of a 3B model: 2e14 operations, minutes on a CPU, seconds on a GPU)."""
+    """Training tokens that the importance matrix is computed over. Whole rows drawn by the hash of their ids; as many as there are, if
+    fewer. Effect: time, that of one forward pass over them in fp32 (32,768 tokens of a 3B model: 2e14 operations, minutes on a CPU, seconds
+    on a GPU)."""
     quantizations: Annotated[list[str], Field(min_length=1)]
     """Files to write; the first stands in the Modelfile. f32 f16 bf16 q8_0 q6_k q5_k_m q5_k_s q4_k_m q4_k_s iq4_nl q4_0 q3_k_m are made
     without a compiler. llama-quantize makes q5_1 q5_0 q4_1 iq4_xs q3_k_l q3_k_s iq3_m iq3_s q2_k q2_0 q1_0 tq2_0 tq1_0 mxfp4_moe, and with
@@ -91,14 +92,14 @@ class GgufParams(Params):
     check_rows: Annotated[int, Field(ge=1)]
     """Held-out rows that each file and the merged model are run on, on the CPU. Effect: the figures' precision, and minutes for a large model."""
     check_answers: Annotated[int, Field(ge=0)]
-    """Greedy answers (the first assistant turns of those rows) compared with the merged model's and with the true ones."""
+    """Greedy answers compared with the merged model's and with the true ones. To the first assistant turns of those rows."""
     lora: Literal["none", "f16", "f32"]
-    """Type of the matrices in a file of the adapter alone, NAME-lora-TYPE.gguf, which llama.cpp lays over a base; none: no such file.
+    """A file of the adapter alone, its matrices of this type. NAME-lora-TYPE.gguf, which llama.cpp lays over a base; none: no such file.
     f16 is 2 bytes for each trained value (49 MB for rank 16 of a 3B model). Where a GGUF adapter cannot hold what was trained (DoRA,
     modules trained whole, added tokens), it is left out, and checks.json says why. Effect: data/base is converted, too."""
     lora_base: str | None
-    """Quantization of a file of the base, NAME-base-QUANT.gguf, to lay the adapter over (one that needs no llama-quantize); it stays the
-    same file when one trains again. null: none, and the adapter is measured over the unquantized base."""
+    """Quantization of a file of the base, to lay the adapter over; null: none. NAME-base-QUANT.gguf (a quantization that needs no
+    llama-quantize); it stays the same file when one trains again. With null the adapter is measured over the unquantized base."""
     sampling: SamplingParams
 
     @field_validator("quantizations")

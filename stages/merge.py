@@ -55,14 +55,15 @@ class MergeParams(Params):
     """What the adapter is folded into, and how the merged model is checked."""
 
     into: contract.Into
-    """base16: the 16-bit base, as it was published. dequantized_nf4: the base as training saw it, quantized to NF4 and back, so that the
-    merged model is the function that was trained; only for `train.load_in_4bit`. Effect: checks.json has the held-out loss of both.
-    Merge on the kind of device that trained: a GPU and a CPU quantize about 1 weight in 1,000 differently (2e-4 of a matrix's size)."""
+    """What the adapter is folded into. base16: the 16-bit base, as it was published. dequantized_nf4: the base as training saw it,
+    quantized to NF4 and back, so that the merged model is the function that was trained; only for `train.load_in_4bit`. Effect: checks.json
+    has the held-out loss of both. Merge on the kind of device that trained: a GPU and a CPU quantize about 1 weight in 1,000 differently
+    (2e-4 of a matrix's size)."""
     check_rows: Annotated[int, Field(ge=1)]
     """Held-out rows whose logits are compared (training rows where none is held out). Effect: time and memory of the check."""
     max_logit_difference: Annotated[float, Field(gt=0)]
-    """Largest difference of one logit between merged model and base + adapter, both in fp32, that passes. Rounding the merged
-    weights to the base's 16 bits gives 0.03 to 0.3 on the demo, where the fine-tuning itself moves logits by 26; a wrong merge, as much as that."""
+    """Largest difference of a logit from that of base + adapter that passes. Both in fp32. Rounding the merged weights to the base's 16
+    bits gives 0.03 to 0.3 on the demo, where the fine-tuning itself moves logits by 26; a wrong merge, as much as that."""
 
 
 def merge(base: Input, adapter: Input, tokens: Input, merged: Output, params: MergeParams, runtime: Runtime) -> None:

@@ -44,8 +44,8 @@ class ReportParams(Params):
     title: str
     """Name of the model, as people will call it."""
     examples: Annotated[int, Field(ge=0)]
-    """Held-out answers shown side by side, and (a few at most) training conversations. They hold the dataset's text: 0 for data that
-    must not leave this machine."""
+    """Examples shown, with the dataset's text; 0: none. Held-out answers side by side, and (a few at most) training conversations: 0 for
+    data that must not leave this machine."""
 
 
 class MergeLoss(NamedTuple):

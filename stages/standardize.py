@@ -66,19 +66,24 @@ class StandardizeParams(Params):
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)]
     """Share of conversations held out, 0 to 1, by hash of the row id. More measures better and trains on less; a larger share keeps all that a smaller one held out."""
     max_messages: Annotated[int, Field(ge=2)] | None
-    """Messages in one conversation; longer ones are set aside (rule too_many_messages). null: no limit."""
+    """Messages in a conversation, at most (rule too_many_messages); null: no limit. Longer ones are set aside."""
     max_chars: Annotated[int, Field(ge=1)] | None
-    """Characters in one conversation, contents, tool calls and tools together; longer ones are set aside (rule too_large). null: no limit."""
+    """Characters in a conversation, at most (rule too_large); null: no limit. Contents, tool calls and tools together; longer ones are set
+    aside."""
     near_duplicates: Literal["off", "flag", "drop"]
-    """Conversations that nearly repeat an earlier one: not looked for, written down beside the row, or set aside (rule near_duplicate)."""
+    """What becomes of rows that nearly repeat an earlier one. off: they are not looked for; flag: it is written down beside the row; drop:
+    they are set aside (rule near_duplicate)."""
     near_heldout: Literal["drop", "keep"]
-    """Training rows that nearly repeat a held-out one: set aside (rule near_heldout), since the evaluation would measure what was trained; or kept."""
+    """What becomes of training rows that nearly repeat a held-out one. drop: they are set aside (rule near_heldout), since the evaluation
+    would measure what was trained; keep: they are trained."""
     near_threshold: Annotated[float, Field(gt=0, le=1)]
-    """From which similarity a conversation nearly repeats another: the estimated share of three-word runs that both have, of all that either has."""
+    """From which similarity, 0 to 1, one row nearly repeats another. The estimated share of three-word runs that both have, of all that
+    either has."""
     contamination: list[str]
-    """Files in data/custom with evaluation sets; conversations that hold a text of theirs are set aside (rule contaminated). []: none."""
+    """Files in data/custom with evaluation sets, whose texts are not trained; []: none. Conversations that hold a text of theirs are set
+    aside (rule contaminated)."""
     languages: list[str] | None
-    """ISO 639-1 codes, such as [en, de]; conversations in other languages are set aside (rule other_language). null: all are kept."""
+    """Languages to keep, by ISO 639-1 code, such as [en, de]; null: all. Conversations in others are set aside (rule other_language)."""
 
     @field_validator("languages")
     @classmethod

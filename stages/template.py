@@ -59,22 +59,22 @@ class TemplateParams(Params):
     """How dialogues become tokens."""
 
     chat_template: Annotated[str, Field(min_length=1)]
-    """Who writes the control tokens around the turns: `tokenizer` (the template that came with it), one of ours (`llama-3.1`,
-    `chatml`, `plain`), or a file of yours in data/custom, named `NAME.jinja`."""
+    """tokenizer (its own), llama-3.1, chatml, plain, or NAME.jinja in data/custom. It writes the control tokens around the turns."""
     date_string: str
-    """The day that a template may write, such as "26 Jul 2024": in place of today, so that tokens are the same tomorrow."""
+    """The day that a template may write, such as "26 Jul 2024", in place of today. So tokens are the same tomorrow."""
     max_length: Annotated[int, Field(ge=8)]
     """The longest row, in tokens. Longer rows need more memory in training."""
     too_long: Literal["reject", "cut_turn", "cut"]
-    """What becomes of longer rows: set aside; cut behind the last answer that fits whole; or cut at max_length, in mid-sentence."""
+    """What becomes of longer rows. reject: they are set aside; cut_turn: cut behind the last answer that fits whole; cut: cut at
+    max_length, in mid-sentence."""
     train_on: Literal["all_assistant_turns", "last_assistant_turn"]
     """Which answers bear loss. The last alone fits data whose earlier answers are only context."""
     control_tokens_in_content: Literal["reject", "split"]
-    """What to do with a message that has a control token in its text, which would forge a turn: set the row aside, or spell the
-    token out as ordinary text (where that can be told from a real one: not in tools, nor where a template changes contents)."""
+    """What becomes of messages with a control token in their text. It would forge a turn. reject: the row is set aside; split: the token is
+    spelled out as ordinary text (where that can be told from a real one: not in tools, nor where a template changes contents)."""
     missing_control_tokens: Literal["text", "add", "error"]
-    """What to do with control tokens of the template that the vocabulary lacks: spell them out as text (the base model has to
-    learn them, generation stops on that text); add them as tokens (their embeddings must be trained and are saved); or fail."""
+    """What becomes of control tokens that the vocabulary lacks. text: they are spelled out (the base model has to learn them, generation
+    stops on that text); add: they become tokens (their embeddings must be trained and are saved); error: the stage fails."""
 
     @field_validator("date_string")
     @classmethod

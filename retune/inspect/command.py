@@ -105,7 +105,7 @@ def where(error: BaseException) -> str:
 
 def with_overrides(root: Path, source: str | None, overrides: list[str]) -> dict[str, Any]:
     """params.yaml with what `--set` says. Raises StageError, or ends the program, if it names no param."""
-    from retune.use.command import changed_params
+    from retune.use.overrides import apply_overrides
     from stages.core.errors import StageError
     from stages.core.params import read_params
 
@@ -114,14 +114,14 @@ def with_overrides(root: Path, source: str | None, overrides: list[str]) -> dict
         raise StageError(
             "--set fetch_data...: speaks of the sources of params.yaml; leave it out, or leave the source out"
         )
-    return changed_params((root / "params.yaml").read_text(encoding="utf-8"), overrides)[0] if overrides else values
+    return apply_overrides((root / "params.yaml").read_text(encoding="utf-8"), overrides)[0] if overrides else values
 
 
 def choose(
     root: Path, source: str | None, keys: dict[str, str | None], columns: str | None, values: dict[str, Any]
 ) -> tuple[Path | None, list[dict[str, Any]]]:
     """(the file or folder, what stands for fetch_data.sources). Raises StageError if there is no such source."""
-    from retune.use.copying import name_of, named_columns
+    from retune.use.copying import name_of, read_columns
     from stages.core.errors import StageError
     from stages.core.params import section_params
     from stages.fetch_data import FetchDataParams
@@ -133,7 +133,7 @@ def choose(
             raise StageError("--columns, --split, --config and --revision speak of a source: name it")
         section_params(FetchDataParams, "fetch_data", values)
         return None, values["fetch_data"]["sources"]
-    mapping = None if columns is None else named_columns(columns)
+    mapping = None if columns is None else read_columns(columns)
     params = {**keys, "columns": mapping, "weight": None, "max_rows": None}
     path = next((place for place in (Path(source), root / source) if place.exists()), None)
     if source == DEMO:

@@ -31,7 +31,7 @@ def data_override(root: Path, data: Sequence[Path], columns: Sequence[str]) -> l
         give_up(
             f"--columns: {len(columns)} for {len(data)} --data; give one for each, in their order, and `--columns -` where looking tells"
         )
-    mappings = [None if text in BY_LOOKING else named_columns(text) for text in columns] or [None] * len(data)
+    mappings = [None if text in BY_LOOKING else read_columns(text) for text in columns] or [None] * len(data)
     names = [name_of(path) for path in data]
     if twice := next((name for name in names if names.count(name) > 1), None):
         give_up(f"--data: two are named {twice}; rename one of them")
@@ -62,7 +62,7 @@ def check_data(root: Path, path: Path) -> None:
         give_up(f"--data {path}: no file in it ends in {KNOWN}")
 
 
-def named_columns(text: str) -> dict[str, str | None]:
+def read_columns(text: str) -> dict[str, str | None]:
     """`prompt=q,answer=a` as params name it. Ends the program if it is something else."""
     named: dict[str, str | None] = {}
     for part in text.split(","):
@@ -104,7 +104,7 @@ def data_files(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def brought(root: Path, data: Sequence[Path], model: Path | None) -> Iterator[Any]:
+def bring_files(root: Path, data: Sequence[Path], model: Path | None) -> Iterator[Any]:
     """Put the user's files where the stages read them; take them away again unless the block calls what it is given.
 
     The copies are made in the scratch folder first, so what DVC looks at changes in one moment or not at all.
@@ -140,7 +140,7 @@ def brought(root: Path, data: Sequence[Path], model: Path | None) -> Iterator[An
         shutil.rmtree(incoming, ignore_errors=True)
 
 
-def replaced(root: Path, data: Sequence[Path]) -> list[str]:
+def find_replaced(root: Path, data: Sequence[Path]) -> list[str]:
     """Of what `--data` brings: the names under which data/custom holds something else."""
     places = [(path, root / "data" / "custom" / name_of(path)) for path in data]
     return [f"data/custom/{place.name}" for path, place in places if place.exists() and not is_same(path, place)]

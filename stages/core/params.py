@@ -24,30 +24,30 @@ class Params(BaseModel):
 
 
 class Runtime(Params):
-    """How the work is done, not what comes out (rounding aside): in no cache key, so changing it runs nothing again."""
+    """How the work is done, not what comes out: changing it runs nothing again. Rounding aside; it is in no cache key."""
 
     device: Literal["auto", "cpu", "cuda"]
-    """Where the model stages run. `auto`: CUDA where there is one."""
+    """Where the model stages run. auto: on CUDA where there is one."""
     workers: Annotated[int, Field(ge=1)] | None
-    """Processes of the data stages and threads of the quantizer. null: one for each core."""
+    """Processes of the data stages and threads of the quantizer; null: one a core."""
     processes: Annotated[int, Field(ge=1)] | None
-    """Processes that share each step of training, on this machine. null: one for each GPU, one on the CPU. A step stays what `train` says:
-    the same rows, the mean over all of its tokens."""
+    """Processes that share each step of training; null: one a GPU, one on the CPU. On this machine. A step stays what `train` says: the
+    same rows, the mean over all of its tokens."""
     sharding: Literal["none", "fsdp"]
     """What each of several processes holds of the base. none: all of it. fsdp: its part of the linear layers; the others' come layer by
     layer while they are needed. So a 16-bit base fits that is too large for one GPU; the embedding and the head stay whole on each."""
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"]
-    """Conversations (with `train.layout` packed: packs) in one forward pass of training, at most. Smaller needs less memory; the
-    optimizer's step stays what `train` says. auto: the fastest that the memory is enough for (`retune plan` shows it)."""
+    """Conversations (packs) in one forward pass of training, at most; auto: planned. With `train.layout` packed: packs. Smaller needs less
+    memory; the optimizer's step stays what `train` says. auto: the fastest that the memory is enough for (`retune plan` shows it)."""
     memory_limit_gb: Annotated[float, Field(gt=0)] | None
-    """GiB of the GPU's memory that training may take. null: what is free."""
+    """GiB of the GPU's memory that training may take; null: what is free."""
     save_steps: Annotated[int, Field(ge=1)] | None
-    """Optimizer steps from one checkpoint of training to the next, in scratch: what an interruption can cost. null: none."""
+    """Optimizer steps from one checkpoint of training to the next; null: none. In scratch: what an interruption can cost."""
     report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio", "dvclive"]
-    """Where training also sends its figures while it runs; the package is yours to install (`uv pip install NAME`)."""
+    """Where the figures also go. While training runs; the package is yours to install (`uv pip install NAME`)."""
     gradient_checkpointing: Literal["auto", "unsloth", "on", "off"]
-    """Whether activations are computed again in the backward pass: less memory, more time. `unsloth` also moves them to the host's memory.
-    auto: of as many layers as the memory asks for."""
+    """Activations computed twice: less memory, more time. In the backward pass again. `unsloth` also moves them to the host's memory. auto:
+    of as many layers as the memory asks for."""
     evaluation_batch: Annotated[int, Field(ge=1)]
     """Rows in one forward pass of `evaluate`."""
     log_level: Literal["debug", "info", "warning"]

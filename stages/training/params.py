@@ -38,13 +38,14 @@ class TrainParams(Params):
     seed: Annotated[int, Field(ge=0)]
     """Seed of the adapter's first values, the order of the rows and the dropout."""
     load_in_4bit: bool
-    """true: base in NF4 with double quantization (QLoRA), about 0.6 byte a weight. false: base in `dtype`, 2 or 4 bytes a weight."""
+    """Whether the base is in NF4 while training (QLoRA), about 0.6 byte a weight. With double quantization. false: it is in `dtype`, 2 or 4
+    bytes a weight."""
     dtype: Dtype
-    """Of the arithmetic. auto: bfloat16 where the processor computes in it, else float16 on a GPU and float32 on a CPU."""
+    """Type of the arithmetic. auto: bfloat16 where the processor computes in it, else float16 on a GPU and float32 on a CPU."""
     lora: LoraParams
     init_adapter: Literal["none", "custom"]
-    """none: a fresh adapter. custom: training goes on from the adapter in data/custom_adapter (a PEFT folder, of the shape that `lora`
-    says); its optimizer starts anew."""
+    """Where the adapter's first values come from. none: a fresh adapter. custom: training goes on from the adapter in data/custom_adapter
+    (a PEFT folder, of the shape that `lora` says); its optimizer starts anew."""
     layout: Layout
     """How conversations lie in an optimizer step. padded: each a row of its own, filled up to the longest of its micro-batch.
     flattened: one after the other in one long row, none sees another: the same mathematics without the filling, several times
@@ -52,42 +53,43 @@ class TrainParams(Params):
     fill packs of `pack_length` tokens, and `tokens_per_step` says how many tokens a step has: fastest, but other mathematics than
     the recipe's 8 conversations (8 packs of 2,048 tokens are about 30 of FineTome's), so fewer steps an epoch."""
     conversations_per_step: Annotated[int, Field(ge=1)] | None
-    """Conversations in one optimizer step (padded, flattened), whatever `runtime.micro_batch` cuts them into; an epoch's last step has
-    what remains. The loss is the mean over all labelled tokens of the step. null in packed."""
+    """Conversations in one optimizer step (padded, flattened); null in packed. Whatever `runtime.micro_batch` cuts them into; an epoch's
+    last step has what remains. The loss is the mean over all labelled tokens of the step."""
     tokens_per_step: Annotated[int, Field(ge=1)] | None
-    """Tokens in one optimizer step (packed), a multiple of `pack_length`; the loss is the mean over all the labelled ones. Packs are
-    98 % full or more on chat data. null in padded and flattened."""
+    """Tokens in one optimizer step (packed); null in padded and flattened. A multiple of `pack_length`; the loss is the mean over all the
+    labelled ones. Packs are 98 % full or more on chat data."""
     pack_length: Annotated[int, Field(ge=2)] | None
-    """Tokens of a pack (packed); at least the longest row, so `template.max_length` is a good value. null in padded and flattened."""
+    """Tokens of a pack (packed); null in padded and flattened. At least the longest row, so `template.max_length` is a good value."""
     steps: Annotated[int, Field(ge=1)] | None
-    """Optimizer steps to train. null: `epochs` says how long."""
+    """Optimizer steps to train; null: `epochs` says how long."""
     epochs: Annotated[float, Field(gt=0)] | None
-    """Passes over the training rows. null: `steps` says how long."""
+    """Passes over the training rows; null: `steps` says how long."""
     learning_rate: Annotated[float, Field(gt=0)]
     """Highest learning rate. 1e-4 to 5e-4 is usual for LoRA."""
     warmup_steps: Annotated[int, Field(ge=0)]
     """Steps over which the learning rate rises from 0."""
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"]
-    """How the learning rate falls after the warm-up: to 0 by the last step (linear, cosine) or not at all."""
+    """Learning rate after warm-up. It falls to 0 by the last step (linear, cosine) or not at all."""
     optimizer: Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch", "adamw_torch_fused"]
-    """adamw_8bit keeps its moments in 8 bit, the paged one moves them to the host's memory when the GPU's is full.
-    On a CPU, which has no 8-bit kernels, all are the fused AdamW."""
+    """Kind of AdamW. adamw_8bit keeps its moments in 8 bit, the paged one moves them to the host's memory when the GPU's is full. On a CPU,
+    which has no 8-bit kernels, all are the fused AdamW."""
     weight_decay: Annotated[float, Field(ge=0)]
     """Share of each weight taken off in a step, times the learning rate."""
     max_grad_norm: Annotated[float, Field(gt=0)]
     """A longer gradient is cut to this length."""
     neftune_noise_alpha: Annotated[float, Field(gt=0)] | None
-    """Size of the noise on the embeddings while training (NEFTune; 5 is usual). Effect: against overfitting on small data. null: none."""
+    """Size of the noise on the embeddings (NEFTune; 5 is usual); null: none. While training. Effect: against overfitting on small data."""
     logging_steps: Annotated[int, Field(ge=1)]
     """Optimizer steps from one line of the step log to the next."""
     eval_steps: Annotated[int, Field(ge=1)] | None
-    """Optimizer steps from one measure of the held-out loss to the next. null: never while training."""
+    """Optimizer steps from one measure of the held-out loss to the next; null: never."""
     eval_rows: Annotated[int, Field(ge=1)]
     """Held-out rows measured then, the first of them."""
     early_stopping: Annotated[int, Field(ge=1)] | None
-    """Measures of the held-out loss without a new lowest one after which training stops. null: all steps are taken."""
+    """Measures without a new lowest held-out loss that end training; null: none do. Then all steps are taken."""
     keep: Literal["last", "best"]
-    """Which adapter is kept: of the last step, or of the step with the lowest held-out loss. The ledger ends with that step."""
+    """Of which step the adapter is kept. last: of the last; best: of the one with the lowest held-out loss. The ledger ends with that
+    step."""
 
     @model_validator(mode="after")
     def check_together(self) -> Self:

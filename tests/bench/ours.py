@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from retune.use.presets import read_preset
 from tests.bench.measure import Measured, measured
 from tests.project import ROOT, STAGES, upstream
 
-PRESET = ROOT / "presets/llama-3.2-3b-finetome.yaml"
 DATA_STAGES = [stage for stage in upstream("template") if stage not in ("check", "fetch_model")]
 """From the dataset to tokens, in their order."""
 DATE = "26 July 2024"
@@ -61,11 +61,10 @@ def make_project(folder: Path, rows: str, tokenizer: Path) -> Project:
         shutil.copyfile(ROOT / path, folder / path)
     shutil.copytree(tokenizer, data / "tokenizer")
     (data / "custom").mkdir()
-    yaml = YAML()
-    params = yaml.load(PRESET.read_text(encoding="utf-8"))
+    params = read_preset(ROOT, "llama-3.2-3b-finetome")
     (source,) = params["fetch_data"]["sources"]
     source |= {"source": f"data/custom/{rows}", "revision": None, "config": None, "split": None}
     params["template"]["date_string"] = DATE
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(params, file)
+        YAML().dump(params, file)
     return Project(folder)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.params import read_params
+from retune.use.presets import read_preset
 from stages.training.memory.estimate import GIB, ExecutionPlan, MemorySetup, estimate_memory
 from stages.training.model_shape import ModelShape
 from stages.training.params import TrainParams
@@ -25,7 +25,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_row_of_a_preset_has_its_step_and_optimizer(name: str, base: Path) -> None:
-    row, train = as_preset(ROWS[name], base), read_params(ROOT / "presets" / f"{ROWS[name].preset}.yaml")["train"]
+    row, train = as_preset(ROWS[name], base), read_preset(ROOT, ROWS[name].preset)["train"]
     assert row.tokens * row.parts == train["tokens_per_step"]
     assert row.optimizer == train["optimizer"]
     assert {len(step) for step in micro_batches(row, row.steps)} == {row.parts}
@@ -33,7 +33,7 @@ def test_row_of_a_preset_has_its_step_and_optimizer(name: str, base: Path) -> No
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_row_of_a_preset_fits_its_card(name: str, base: Path) -> None:
-    row, values = as_preset(ROWS[name], base), read_params(ROOT / "presets" / f"{ROWS[name].preset}.yaml")
+    row, values = as_preset(ROWS[name], base), read_preset(ROOT, ROWS[name].preset)
     setup = MemorySetup(
         shape=ModelShape.of(config_of("3b"), tensors_of("3b")),
         lora=TrainParams.model_validate(values["train"]).lora,
@@ -49,7 +49,7 @@ def test_row_of_a_preset_fits_its_card(name: str, base: Path) -> None:
 
 
 def test_preset_for_6_gb_takes_a_pack_at_a_time_and_keeps_what_its_limit_leaves_room_for(base: Path) -> None:
-    runtime = read_params(ROOT / "presets/llama-3.2-3b-packed-6gb.yaml")["runtime"]
+    runtime = read_preset(ROOT, "llama-3.2-3b-packed-6gb")["runtime"]
     assert runtime["memory_limit_gb"] == ROWS["packed-6gb"].cap_gib
     row = as_preset(ROWS["packed-6gb"], base)
     assert (row.tokens, row.parts) == (2048, 8)

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from stages.core.params import Runtime, read_params, section_params
+from retune.use.presets import read_preset
+from stages.core.params import Runtime, section_params
 from stages.models.base_model import read_config
 from stages.training.memory.estimate import GIB
 from stages.training.memory.fit import read_shape
@@ -25,7 +26,7 @@ def as_preset(row: Row, base: Path) -> Row:
     on_gpu = torch.cuda.is_available()
     major, minor = torch.cuda.get_device_capability() if on_gpu else (9, 0)
     rate = rate_of(torch.cuda.get_device_name()) if on_gpu else None
-    values = read_params(ROOT / "presets" / f"{row.preset}.yaml")
+    values = read_preset(ROOT, row.preset)
     params, runtime = section_params(TrainParams, "train", values), section_params(Runtime, "runtime", values)
     pack, step = params.pack_length or 0, params.tokens_per_step or 0
     lengths = [len(ids) for ids, _ in conversations(row, row.steps * step // 256)]

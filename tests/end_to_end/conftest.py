@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from retune.use.presets import write_preset
 from tests.project import ROOT, STAGES
 
 # the demo, cut down to what shows the plumbing: a trained model is tests/end_to_end/test_demo.py's business
@@ -89,7 +90,7 @@ def copy_project(target: Path) -> Project:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     (target / "dvc.lock").unlink(missing_ok=True)
-    shutil.copy2(target / "presets" / "demo.yaml", target / "params.yaml")
+    (target / "params.yaml").write_text(write_preset(target, "demo"), encoding="utf-8")
     project = Project(target)
     project.call("git", "init", "--quiet", "--initial-branch=main")
     return project

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from ruamel.yaml import YAML
 
+from retune.use.presets import read_preset
 from stages.contracts import messages, raw, tokens
 from stages.core.errors import StageError
 from stages.core.runner import carry_out
@@ -140,9 +140,7 @@ def write_params(folder: Path, name: str, changed: dict[str, dict[str, object]])
 @cache
 def demo_params() -> dict[str, Any]:
     """The demo's preset."""
-    preset = (ROOT / "presets/demo.yaml").read_text(encoding="utf-8")
-    params: dict[str, Any] = YAML(typ="safe", pure=True).load(preset)
-    return params
+    return read_preset(ROOT, "demo")
 
 
 def run_command(stage: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from retune.use.presets import read_preset, write_preset
 from tests.project import STAGES, upstream
 
 REPO = Path(__file__).parents[2]
@@ -140,7 +141,7 @@ def project(tmp_path: Path) -> Path:
     (root / "data/custom_base/.gitkeep").touch()
     shutil.copytree(REPO / "presets", root / "presets")
     shutil.copy(REPO / "dvc.yaml", root)
-    shutil.copy(REPO / "presets/demo.yaml", root / "params.yaml")
+    (root / "params.yaml").write_text(write_preset(root, "demo"), encoding="utf-8")
     return root
 
 
@@ -157,7 +158,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "data/exclusions.csv").symlink_to(REPO / "data/exclusions.csv")
     shutil.copytree(REPO / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / "dvc.yaml", root)
-    values = YAML().load(REPO / "presets/demo.yaml")
+    values = read_preset(REPO, "demo")
     values["fetch_data"]["limit"] = 40
     values["runtime"]["device"] = "cpu"
     YAML().dump(values, root / "params.yaml")
@@ -168,3 +169,13 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = call(sys.executable, "-c", code, cwd=root, PYTHONPATH=str(REPO))
     assert done.returncode == 0, done.stdout + done.stderr
     return root
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder with a model's files, and some that are not brought."""
+    folder = tmp_path / "model"
+    (folder / "checkpoint-1").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "optimizer.pt", "checkpoint-1/config.json"):
+        (folder / name).write_text("{}")
+    return folder

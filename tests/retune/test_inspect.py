@@ -13,6 +13,7 @@ import pytest
 
 from retune.inspect.column_uses import column_uses
 from retune.inspect.findings import percentile
+from retune.use.overrides import apply_overrides
 from stages.conversations.canonical import canonical_form
 from stages.conversations.dialect_detection import recognize
 from stages.core.files import write_json
@@ -303,11 +304,8 @@ def test_inspect_without_a_source_looks_at_the_params(retune: Run, demo: Path) -
 
 def test_inspect_before_the_model_is_fetched_shows_messages(retune: Run, demo: Path) -> None:
     params = (demo / "params.yaml").read_text()
-    changed = params.replace(
-        "fetch_model:\n  source: demo\n  revision: null", f"fetch_model:\n  source: o/m\n  revision: {'a' * 40}"
-    )
-    assert changed != params
-    (demo / "params.yaml").write_text(changed)
+    changes = ["fetch_model.source=o/m", f"fetch_model.revision={'a' * 40}"]
+    (demo / "params.yaml").write_text(apply_overrides(params, changes)[1])
     (demo / "talk.jsonl").write_text(jsonl(sharegpt(number) for number in range(3)))
     # what is there is the tokenizer of an earlier run, with another model
     shutil.copytree(demo / "data/demo/base", demo / "data/tokenizer")

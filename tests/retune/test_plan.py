@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from ruamel.yaml import YAML
 
+from retune.use.presets import write_preset
 from stages.arrow.tables import write_arrow
 from stages.contracts.tokens import SCHEMA
 from tests.retune.conftest import REPO
@@ -27,7 +28,7 @@ def project(tmp_path: Path) -> Path:
     root = tmp_path / "project"
     root.mkdir()
     shutil.copy(REPO / "dvc.yaml", root)
-    shutil.copy(REPO / "presets/llama-3.2-3b-packed-8gb.yaml", root / "params.yaml")
+    (root / "params.yaml").write_text(write_preset(REPO, "llama-3.2-3b-packed-8gb"), encoding="utf-8")
     write_base(root / "data/base", "3b")
     draw = random.Random(0)
     lengths = [draw.randint(60, 1900) for _ in range(ROWS)]

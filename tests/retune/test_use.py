@@ -2,148 +2,15 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 
-from retune.use.command import changed_params, differences, set_value
-from retune.use.copying import brought, named_columns
+from retune.use.overrides import apply_overrides
+from retune.use.presets import read_preset, write_preset
 
 ROW = '{"prompt": "q", "completion": "a"}\n'
-PARAMS = """\
-# the head
-train: # section
-  rate: 2e-4 # per step
-  steps: null
-  modules: [q, v]
-data:
-  - a
-mixed:
-  - source: a
-    rows: null # all
-"""
-
-
-def test_override_changes_one_value_and_keeps_every_other_byte():
-    values, text = changed_params(PARAMS, ["train.rate=0.5"])
-    assert values["train"]["rate"] == 0.5
-    assert text == PARAMS.replace("2e-4", "0.5 ")
-
-
-@pytest.mark.parametrize(
-    ("value", "found"),
-    [("3", 3), ("3e-3", 0.003), ("null", None), ("[q]", ["q"]), ("'3'", "3"), ("true", True), ("a: b", {"a": "b"})],
-)
-def test_override_is_read_as_yaml_as_dvc_reads_it(value, found):
-    values, text = changed_params(PARAMS, [f"train.steps={value}"])
-    assert values["train"]["steps"] == found
-    assert changed_params(text, [])[0] == values
-
-
-def test_override_of_an_item_of_a_list_names_it_by_its_number():
-    values, text = changed_params(PARAMS, ["mixed.0.rows=100"])
-    assert values["mixed"] == [{"source": "a", "rows": 100}]
-    assert text.replace("100", "null").split() == PARAMS.split()
-
-
-def test_null_is_written_as_null():
-    assert "rate: null # per step" in " ".join(changed_params(PARAMS, ["train.rate=null"])[1].split())
-
-
-def test_no_override_keeps_the_text():
-    assert changed_params(PARAMS, [])[1] == PARAMS
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("train.rte=1", "did you mean train.rate"),
-        ("rate=1", "did you mean train.rate"),
-        ("train=1", "no such param"),
-        ("train.rate.deep=1", "no such param"),
-        ("mixed.1.rows=1", "did you mean mixed.0.rows"),
-        ("mixed.rows=1", "did you mean mixed.0.rows"),
-        ("mixed.x.rows=1", "no such param"),
-        ("train.rate", "write it as section.key=value"),
-        ("train.rate=[1", "not YAML"),
-    ],
-)
-def test_override_that_names_nothing_ends_with_what_is_meant(override, message, capsys):
-    with pytest.raises(typer.Exit):
-        changed_params(PARAMS, [override])
-    assert message in capsys.readouterr().err
-
-
-def test_override_adds_a_key_where_the_keys_are_the_users():
-    values, text = changed_params("audit:\n  gguf:\n    q8_0: {a: 1}\n", ["audit.gguf.q2_k={max_kl_divergence: 0.5}"])
-    assert values == {"audit": {"gguf": {"q8_0": {"a": 1}, "q2_k": {"max_kl_divergence": 0.5}}}}
-    assert text.startswith("audit:\n  gguf:\n    q8_0: {a: 1}\n    q2_k:")
-
-
-@pytest.mark.parametrize("override", ["audit.gguf.q8_0.b=1", "audit.b=1", "train.lora.x=1", "audit.gguf.q2_k.a=1"])
-def test_override_adds_no_key_elsewhere(override, capsys):
-    with pytest.raises(typer.Exit):
-        changed_params("audit:\n  gguf:\n    q8_0: {a: 1}\ntrain:\n  lora: {r: 1}\n", [override])
-    assert "no such param" in capsys.readouterr().err
-
-
-def test_set_value_does_not_add_keys():
-    tree = {"a": {"b": 1}}
-    with pytest.raises(typer.Exit):
-        set_value(tree, "a.c", 2)
-    assert tree == {"a": {"b": 1}}
-
-
-def test_differences_tell_old_and_new_at_any_depth():
-    old = {"a": {"b": {"c": 1}, "d": None}, "e": [1]}
-    assert differences(old, {"a": {"b": {"c": 2}}, "e": [1], "f": None}) == {
-        "a.b.c": [1, 2],
-        "f": [None, None],
-        "a.d": [None, None],
-    }
-
-
-def test_differences_within_a_list_of_mappings_are_told_by_number():
-    old = {"a": [{"b": 1}], "c": []}
-    assert differences(old, {"a": [{"b": 2}, {"b": 3}], "c": []}) == {"a.0.b": [1, 2], "a.1.b": [None, 3]}
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture
-def model(tmp_path):
-    folder = tmp_path / "model"
-    (folder / "checkpoint-1").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "optimizer.pt", "checkpoint-1/config.json"):
-        (folder / name).write_text("{}")
-    return folder
-
-
-def test_files_that_are_not_kept_leave_the_folders_as_they_were(project, model, tmp_path):
-    (project / "data/custom/rows.jsonl").write_text("before")
-    (project / "data/custom_base/old.safetensors").write_text("before")
-    (tmp_path / "rows.jsonl").write_text("after")
-    with brought(project, [tmp_path / "rows.jsonl"], model):
-        assert (project / "data/custom/rows.jsonl").read_text() == "after"
-        assert names(project / "data/custom_base") == [".gitkeep", "config.json", "model.safetensors", "tokenizer.json"]
-    assert (project / "data/custom/rows.jsonl").read_text() == "before"
-    assert names(project / "data/custom") == ["rows.jsonl"]
-    assert names(project / "data/custom_base") == [".gitkeep", "old.safetensors"]
-
-
-def test_files_are_taken_back_when_the_block_fails(project, tmp_path):
-    (tmp_path / "rows.jsonl").write_text("after")
-    with pytest.raises(KeyError), brought(project, [tmp_path / "rows.jsonl"], None):
-        raise KeyError
-    assert names(project / "data/custom") == []
-
-
-def test_a_link_is_brought_as_a_file(project, tmp_path):
-    (tmp_path / "far.jsonl").write_text("rows")
-    (tmp_path / "rows.jsonl").symlink_to(tmp_path / "far.jsonl")
-    with brought(project, [tmp_path / "rows.jsonl"], None) as keep:
-        keep()
-    assert not (project / "data/custom/rows.jsonl").is_symlink()
 
 
 def test_use_lists_the_presets(project, retune):
@@ -151,13 +18,50 @@ def test_use_lists_the_presets(project, retune):
     assert done.returncode == 0
     assert "demo " in done.stdout
     assert "llama-3.2-3b-finetome" in done.stdout
+    assert "for a GPU with 6 GB" in done.stdout
 
 
-def test_use_of_a_preset_writes_it_byte_for_byte(project, retune):
-    done = retune("use", "llama-3.2-3b-finetome", "--json", cwd=project)
+def test_use_of_a_preset_writes_all_of_its_params(project, retune):
+    done = retune("use", "llama-3.2-3b-packed-8gb", "--json", cwd=project)
     assert done.returncode == 0, done.stderr
-    assert (project / "params.yaml").read_bytes() == (project / "presets/llama-3.2-3b-finetome.yaml").read_bytes()
+    text = (project / "params.yaml").read_text()
+    assert text == write_preset(project, "llama-3.2-3b-packed-8gb")
+    assert apply_overrides(text, [])[0] == read_preset(project, "llama-3.2-3b-packed-8gb")
     assert json.loads(done.stdout)["changed"]["fetch_model.source"][0] == "demo"
+
+
+def test_use_of_a_whole_file_of_your_own_takes_it_byte_for_byte(project, retune, tmp_path):
+    mine = (project / "params.yaml").read_text().replace("steps: 60 ", "steps: 61 ").replace("# Optimizer", "# mine:")
+    (tmp_path / "mine.yaml").write_text(mine)
+    assert retune("use", str(tmp_path / "mine.yaml"), cwd=project).returncode == 0
+    assert (project / "params.yaml").read_text() == mine
+
+
+def test_use_of_a_file_of_your_own_may_build_on_a_preset(project, retune, tmp_path):
+    (tmp_path / "mine.yaml").write_text("# Mine.\nbuilds_on: llama-3.2-3b-finetome\n\ntrain:\n  steps: 61 # so long\n")
+    assert retune("use", str(tmp_path / "mine.yaml"), cwd=project).returncode == 0
+    text = (project / "params.yaml").read_text()
+    assert text.startswith("# Mine.\n")
+    assert "  # Optimizer steps to train; null: `epochs` says how long\n  steps: 61 # so long\n" in text
+
+
+def test_set_keeps_what_stands_beside_the_keys(project, retune):
+    before = (project / "params.yaml").read_text()
+    done = retune("use", "--set", "train.steps=7", "--set", "train.lora.target_modules=[q_proj]", cwd=project)
+    assert done.returncode == 0, done.stderr
+    changed = set((project / "params.yaml").read_text().splitlines()) - set(before.splitlines())
+    assert changed == {
+        "  steps: 7                            # Optimizer steps to train; null: `epochs` says how long",
+        "    target_modules: [q_proj]",
+    }
+
+
+def test_data_that_is_brought_has_the_meaning_of_its_keys_beside_them(project, retune, tmp_path):
+    (tmp_path / "a.jsonl").write_text(ROW)
+    assert retune("use", "--data", str(tmp_path / "a.jsonl"), cwd=project).returncode == 0
+    text = (project / "params.yaml").read_text()
+    assert "  - source: data/custom/a.jsonl       # `demo`, a file or folder in data/custom" in text
+    assert text.replace("data/custom/a.jsonl ", "demo                ") == write_preset(project, "demo")
 
 
 def test_use_with_errors_says_all_of_them_and_writes_nothing(project, retune, tmp_path):
@@ -199,7 +103,7 @@ def test_use_of_several_datasets_makes_a_mixture(project, retune, tmp_path):
     assert done.returncode == 0, done.stderr
     mapped = {"prompt": "q", "answer": "a", "system": None}
     alone = {"revision": None, "config": None, "split": None, "columns": mapped, "weight": None, "max_rows": None}
-    assert changed_params((project / "params.yaml").read_text(), [])[0]["fetch_data"]["sources"] == [
+    assert apply_overrides((project / "params.yaml").read_text(), [])[0]["fetch_data"]["sources"] == [
         {**alone, "source": "data/custom/a.csv", "max_rows": 100},
         {**alone, "columns": None, "source": "data/custom/shards", "split": "train"},
     ]
@@ -233,29 +137,6 @@ def test_data_that_is_in_data_custom_already_stays_there(project, retune):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("prompt=q,answer=a", {"prompt": "q", "answer": "a", "system": None}),
-        ("system=s, prompt=my q , answer=a=b", {"prompt": "my q", "answer": "a=b", "system": "s"}),
-        ("messages=turns", {"messages": "turns"}),
-        ("prompt=q", None),
-        ("prompt=q,answer", None),
-        ("prompt=q,prompt=a,answer=b", None),
-        ("messages=m,prompt=q,answer=a", None),
-        ("question=q,answer=a", None),
-        ("prompt=q,anwser=a", None),
-        ("", None),
-    ],
-)
-def test_columns_are_named_by_what_they_hold(text, found):
-    if found is None:
-        with pytest.raises(typer.Exit):
-            named_columns(text)
-    else:
-        assert named_columns(text) == found
-
-
-@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["dmo"], "did you mean demo"),
@@ -282,14 +163,6 @@ def test_use_of_what_is_not_there_says_so(project, retune, arguments, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_use_says_which_stages_will_run(toy):
-    from retune.project import dvc_status
-    from retune.use.command import after
-
-    (toy / "params.yaml").write_text("words:\n  least: 3\n")
-    assert after(toy, set(dvc_status(toy))) == (["words"], ["count"])
 
 
 @pytest.mark.parametrize(

@@ -5,30 +5,19 @@ from typing import Any
 
 import pytest
 
+from retune.use.presets import read_preset
 from stages.check import problems, read_sections
-from stages.core.params import read_params
 from stages.llama_cpp.quantization_names import OURS
 from tests.project import ROOT
-
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
 @pytest.fixture
 def demo() -> dict[str, Any]:
-    return read_params(ROOT / "presets" / "demo.yaml")
-
-
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_preset_is_right(preset: Path) -> None:
-    assert problems(read_params(preset), ROOT) == []
-
-
-def test_params_as_shipped_are_the_demo() -> None:
-    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "presets" / "demo.yaml").read_bytes()
+    return read_preset(ROOT, "demo")
 
 
 def test_recipe_preset_is_the_published_recipe() -> None:
-    recipe = read_params(ROOT / "presets" / "llama-3.2-3b-finetome.yaml")
+    recipe = read_preset(ROOT, "llama-3.2-3b-finetome")
     train, runtime = recipe["train"], recipe["runtime"]
     assert (recipe["fetch_model"]["revision"], recipe["fetch_data"]["sources"][0]["revision"]) == (
         "006f5dcd1393c3add266de40994ba96225e9689d",

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retune.use.presets import read_preset
 from stages.arrow.tables import write_parquet
 from stages.contracts import raw as raw_contract
 from stages.contracts.messages import EXCLUDED_SCHEMA, REJECTED_SCHEMA, SCHEMA
@@ -23,7 +24,7 @@ from stages.conversations.row_rules import CALL, RULES
 from stages.conversations.schema_check import check_messages
 from stages.core.errors import StageError
 from stages.core.files import write_json
-from stages.core.params import Runtime, read_params, section_params
+from stages.core.params import Runtime, section_params
 from stages.dedup.minhash import Sketches, sketch_texts
 from stages.standardize import StandardizeParams, standardize
 from tests.project import ROOT
@@ -32,7 +33,7 @@ from tests.stages.dataset_files.support.data_files import params as source_param
 
 SHARED = ROOT.parent / "shared" / "data"
 HEADER = "row_id_or_hash,reason,requested_by,date\n"
-RUNTIME = section_params(Runtime, "runtime", read_params(ROOT / "presets/demo.yaml")).model_copy(update={"workers": 1})
+RUNTIME = section_params(Runtime, "runtime", read_preset(ROOT, "demo")).model_copy(update={"workers": 1})
 PARAMS = {
     "heldout_fraction": 0.2,
     "max_messages": None,
