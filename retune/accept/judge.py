@@ -130,14 +130,14 @@ def is_code_folder(root: Path, path: str) -> bool:
 def judge_dep(root: Path, path: str, state: str, digest: str, added: Mapping[Key, object], verdict: Verdict) -> None:
     """Whether a changed dependency is code that does what it did when the stage ran."""
     if state != "modified":
-        verdict.reasons.append(came_or_went(path, state))
+        verdict.reasons.append(presence_reason(path, state))
     elif is_code_folder(root, path):
         judge_folder(root, path, digest, added, verdict)
     else:
         judge_file(root, path, digest, added, verdict)
 
 
-def came_or_went(path: str, state: str) -> str:
+def presence_reason(path: str, state: str) -> str:
     """The reason against a file that is `new` or `deleted`."""
     return f"{path} is {state}: only an edit of a file that was there can be compared"
 
@@ -146,11 +146,11 @@ def judge_folder(root: Path, path: str, digest: str, added: Mapping[Key, object]
     """The same for a package, file by file: DVC's one hash of it is the hash of what it holds."""
     old, new = find_past_listing(root, path, digest), read_listing(root, path)
     if old is None:
-        verdict.reasons.append(nothing_to_compare(path, digest))
+        verdict.reasons.append(unknown_text_reason(path, digest))
         return
     for name in sorted(old.keys() | new.keys()):
         if name not in old or name not in new:
-            verdict.reasons.append(came_or_went(name, "deleted" if name in old else "new"))
+            verdict.reasons.append(presence_reason(name, "deleted" if name in old else "new"))
         elif old[name] != new[name]:
             judge_file(root, name, old[name], added, verdict)
             if name in verdict.texts:
@@ -167,7 +167,7 @@ def judge_file(root: Path, path: str, digest: str, added: Mapping[Key, object], 
         return
     old, new = find_past_text(root, path, digest), (root / path).read_bytes()
     if old is None:
-        verdict.reasons.append(nothing_to_compare(path, digest))
+        verdict.reasons.append(unknown_text_reason(path, digest))
         return
     difference = code_difference(old, new, added)
     if difference:
@@ -179,7 +179,7 @@ def judge_file(root: Path, path: str, digest: str, added: Mapping[Key, object], 
     )
 
 
-def nothing_to_compare(path: str, digest: str) -> str:
+def unknown_text_reason(path: str, digest: str) -> str:
     """The reason where nobody has what ran."""
     what = "what it held when it ran" if digest.endswith(".dir") else "the text that ran"
     return f"{path}: {what} (md5 {digest}) is neither in git's history nor in .retune/code, so nothing can be compared"
