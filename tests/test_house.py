@@ -1,12 +1,14 @@
 """The shape of the house: what would rot unseen. Who may import whom, and that there is no circle, is held by import-linter (`make check`)."""
 
 import ast
+import re
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from tests.project import PACKAGES, ROOT
+from tests.project import PACKAGES, ROOT, imports_of
 
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 STAGE_FILES = [path for path in FILES if path.parent == ROOT / "stages" and path.name != "__init__.py"]
@@ -42,3 +44,17 @@ def test_each_stage_file_says_what_it_reads_and_writes_and_its_command() -> None
     for path in STAGE_FILES:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         assert all(word in docstring for word in ("Reads ", "Writes ", f"python -m stages.{path.stem} ")), name(path)
+
+
+def test_no_file_of_stages_imports_a_stage() -> None:
+    found = {name(path): imports_of(path) & set(STAGE_FILES) for path in FILES if path.is_relative_to(ROOT / "stages")}
+    assert {path: files for path, files in found.items() if files} == {}, "what two stages need stands in a package"
+
+
+def test_every_package_of_stages_stands_in_a_layer() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = [one["layers"] for one in contracts if one.get("containers") == ["stages"]]
+    listed = [package for layer in layers for package in re.findall(r"\w+", layer)]
+    assert sorted(listed) == sorted(path.parent.name for path in ROOT.glob("stages/*/__init__.py"))
