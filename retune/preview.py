@@ -175,8 +175,9 @@ def set_aside(data: Path, prefix: str) -> dict[str, dict[str, Any]]:
 
 def say_aside(data: Path, item: dict[str, Any], *, as_json: bool) -> NoReturn:
     """Say why a row is not in data/tokens, and where it came from; end with exit code 1."""
-    from retune.rules import MEANINGS
     from retune.terminal import describe_origin, origin_of, say_json
+    from stages.chat import row_rules as template_rules
+    from stages.conversations import row_rules as standardize_rules
 
     names = source_names(data)
     origin = origin_of(item, names)
@@ -188,7 +189,9 @@ def say_aside(data: Path, item: dict[str, Any], *, as_json: bool) -> NoReturn:
     row = f"{item['row_id']} ({describe_origin(origin, several=len(names) > 1)})"
     if state == "excluded":
         give_up(f"{row} is excluded by data/exclusions.csv: {item['reason']}")
-    meaning = f" ({MEANINGS[item['rule']]})" if item["rule"] in MEANINGS else ""
+    meanings = {"standardize": standardize_rules.RULES, "template": template_rules.RULES}[item["stage"]]
+    # the lists may be those of an earlier version, with a rule that is no more
+    meaning = f" ({meanings[item['rule']]})" if item["rule"] in meanings else ""
     of = f", of {item['of']}" if item.get("of") else ""
     give_up(f"{row} is rejected by {item['stage']}: {item['rule']}{of}{meaning}")
 

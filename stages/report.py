@@ -18,11 +18,13 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 from stages.arrow.tables import read_parquet
+from stages.chat import row_rules as template_rules
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
 from stages.contracts.audit import PROVENANCE, VERDICT
 from stages.contracts.gguf import ExportChecks as GgufChecks
 from stages.contracts.merged import MergeChecks
+from stages.conversations import row_rules as standardize_rules
 from stages.core.files import read_json, write_json, write_text
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
@@ -86,6 +88,7 @@ def report(
         "provenance": provenance,
         "rows": read_json(messages / message_files.SUMMARY),
         "tokens": read_json(tokens / token_files.SUMMARY),
+        "meanings": {"standardize": standardize_rules.RULES, "template": template_rules.RULES},
         "steps": log,
         "curves": draw_curves(log),
         "metrics": read_json(metrics),

@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 
 from retune.inspect.column_uses import Form, Row, column_uses
 from retune.inspect.trial_run import Tried
-from retune.rules import MEANINGS
 from retune.terminal import origin_of
 from stages.arrow.tables import read_parquet, read_parquet_batches
+from stages.chat import row_rules as template_rules
 from stages.contracts import messages as message_files
 from stages.contracts import raw as raw_files
 from stages.contracts import tokens as token_files
 from stages.contracts.tokens import NOT_TRAINED
+from stages.conversations import row_rules as standardize_rules
 from stages.conversations.canonical import canonical_form, parse_record
 from stages.conversations.dialect_detection import parse_objects
 from stages.conversations.dialects import Dialect
@@ -112,17 +113,18 @@ def kept_rows(tried: Tried) -> dict[str, int]:
 
 def set_aside(tried: Tried, names: list[str]) -> list[dict[str, Any]]:
     """By rule, the one with the most rows first: {rule, stage, meaning, rows, origins of the first ones}."""
-    lists = {"standardize": tried.messages / message_files.REJECTED}
+    lists = [("standardize", tried.messages / message_files.REJECTED, standardize_rules.RULES)]
     if tried.tokens:
-        lists["template"] = tried.tokens / token_files.REJECTED
+        lists.append(("template", tried.tokens / token_files.REJECTED, template_rules.RULES))
     found = []
-    for stage, path in lists.items():
+    for stage, path, meanings in lists:
         table = read_parquet(path).sort_by("row")
         for rule in pc.unique(table["rule"]).to_pylist():
             rows = table.filter(pc.equal(table["rule"], rule))
             origins = [origin_of(item, names) for item in rows.slice(0, ORIGINS).to_pylist()]
-            meaning = MEANINGS.get(rule)
-            found.append({"rule": rule, "stage": stage, "meaning": meaning, "rows": rows.num_rows, "origins": origins})
+            found.append(
+                {"rule": rule, "stage": stage, "meaning": meanings[rule], "rows": rows.num_rows, "origins": origins}
+            )
     return sorted(found, key=lambda rule: -rule["rows"])
 
 

@@ -124,8 +124,7 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
     several = len(found["sources"]) > 1
     for place, rule in enumerate(found["rules"]):
         limit = f" ({found['params']['max_length']:,})" if rule["rule"] == TOO_LONG else ""
-        meaning = f": {rule['meaning']}{limit}" if rule["meaning"] else ""
-        yield field("rejected" if not place else "", f"{rule['rows']:,} {rule['rule']}{meaning}")
+        yield field("rejected" if not place else "", f"{rule['rows']:,} {rule['rule']}: {rule['meaning']}{limit}")
         more = ", ..." if rule["rows"] > len(rule["origins"]) else ""
         yield field("", f"    at {places(rule['origins'], several=several)}{more}")
         if rule["rule"] == TOO_LONG and found["too_long"]:

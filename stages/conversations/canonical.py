@@ -15,8 +15,25 @@ import orjson
 from stages.contracts.messages import ID_LENGTH
 from stages.conversations.dialects import Dialect, Row, Turn
 from stages.conversations.message_text import has_media_column, text_of
-from stages.conversations.roles import ROLES, role_of
-from stages.conversations.row_rules import CALL, Rejected, find_broken_turn_rule
+from stages.conversations.roles import CALL, ROLES, role_of
+from stages.conversations.row_rules import (
+    CONTENT_NOT_TEXT,
+    DUPLICATE_KEY,
+    EMPTY_CONTENT,
+    INVALID_JSON,
+    INVALID_UNICODE,
+    LAYOUT,
+    MEDIA,
+    NOT_AN_OBJECT,
+    NOTHING_TO_TRAIN,
+    NUL_CHARACTER,
+    TOO_LARGE,
+    TOO_MANY_MESSAGES,
+    TOOL_CALL_UNREADABLE,
+    UNKNOWN_ROLE,
+    WEIGHT_NOT_0_OR_1,
+    Rejected,
+)
 from stages.conversations.tool_calls import (
     TOOL_COLUMNS,
     dump_canonical,
@@ -25,6 +42,7 @@ from stages.conversations.tool_calls import (
     read_tools,
     split_off_calls,
 )
+from stages.conversations.turn_order import find_broken_turn_rule
 
 Message = tuple[Any, ...]
 """(role, content) or (role, content, Beside); the role one of contracts.messages.ROLES."""
@@ -76,7 +94,7 @@ def read_conversation(
         and seems_to_repeat_keys(record, row)
         and differs_by_reader(record, dialect, canonical)
     ):
-        rule = "duplicate_key"
+        rule = DUPLICATE_KEY
     return Conversation(id_of(canonical), messages, tools, rule)
 
 
@@ -92,20 +110,20 @@ def parse_record(record: bytes) -> Row:
         try:
             value = json.loads(record.decode("utf-8"), parse_constant=lambda _: NotANumber())
         except UnicodeDecodeError as error:
-            raise Rejected("invalid_unicode") from error
+            raise Rejected(INVALID_UNICODE) from error
         except (ValueError, RecursionError) as error:
-            raise Rejected("invalid_json") from error
+            raise Rejected(INVALID_JSON) from error
     if not isinstance(value, dict):
-        raise Rejected("not_an_object")
+        raise Rejected(NOT_AN_OBJECT)
     return value
 
 
 def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], bytes | None, bytes]:
     """(messages, tools, canonical JSON) of a row. Raises Rejected where it has none."""
     if dialect is None:
-        raise Rejected("layout")
+        raise Rejected(LAYOUT)
     if not dialect.named and has_media_column(row):
-        raise Rejected("media")
+        raise Rejected(MEDIA)
     messages = read_messages(dialect.turns(row))
     tools = next((found for name in TOOL_COLUMNS if name in row and (found := read_tools(row[name]))), None)
     return messages, tools, canonical_json(messages, tools)
@@ -120,7 +138,7 @@ def read_messages(turns: list[Turn]) -> list[Message]:
             if content and not content.isspace():
                 found.append((canonical, content))
             elif content or canonical != "system":
-                raise Rejected("empty_content")
+                raise Rejected(EMPTY_CONTENT)
         else:
             add_message(found, role, content, beside or {})
     return found
@@ -152,7 +170,7 @@ def add_message(found: list[Message], role: object, content: object, beside: Row
     """
     canonical = role_of(role)
     if canonical is None:
-        raise Rejected("unknown_role")
+        raise Rejected(UNKNOWN_ROLE)
     if canonical == "system" and (content is None or content == ""):
         return  # datasets that have no system message for a row say so
     calls = read_calls_beside(beside)
@@ -160,7 +178,7 @@ def add_message(found: list[Message], role: object, content: object, beside: Row
         inside, content = split_off_calls(content)
         calls += inside
     if calls and canonical != "assistant":
-        raise Rejected("tool_call_unreadable")
+        raise Rejected(TOOL_CALL_UNREADABLE)
     train = canonical not in ("assistant", CALL) or is_trained(beside)
     if canonical == CALL:
         calls, text, canonical = read_calls(content), "", "assistant"
@@ -170,11 +188,11 @@ def add_message(found: list[Message], role: object, content: object, beside: Row
     elif calls and (content is None or content == []):
         text = ""
     elif canonical == "tool" and is_value(content):
-        text = dump_canonical(content, "content_not_text").decode()
+        text = dump_canonical(content, CONTENT_NOT_TEXT).decode()
     else:
         text = text_of(content)
     if not calls and (not text or text.isspace()):
-        raise Rejected("empty_content")
+        raise Rejected(EMPTY_CONTENT)
     more: Beside = ({"tool_calls": calls} if calls else {}) | ({} if train else {"train": False})
     found.append((canonical, text, more) if more else (canonical, text))
 
@@ -190,7 +208,7 @@ def is_trained(beside: Row) -> bool:
     """Whether an answer bears loss, by the weight beside it. Raises Rejected for a weight that is neither 0 nor 1, or two that disagree."""
     weights = [weight for key in WEIGHTS if (weight := beside.get(key)) is not None]
     if not all(isinstance(weight, int | float) and weight in (0, 1) and weight == weights[0] for weight in weights):
-        raise Rejected("weight_not_0_or_1")
+        raise Rejected(WEIGHT_NOT_0_OR_1)
     return not weights or bool(weights[0])
 
 
@@ -208,7 +226,7 @@ def is_train(message: Message) -> bool:
 def canonical_json(messages: list[Message], tools: bytes | None = None) -> bytes:
     """The canonical JSON: compact, in UTF-8. Raises Rejected where a text holds a lone surrogate, which no tokenizer can carry."""
     whole = messages if tools is None else [*messages, {"tools": orjson.Fragment(tools)}]
-    return dump_canonical(whole, "tool_call_unreadable")
+    return dump_canonical(whole, TOOL_CALL_UNREADABLE)
 
 
 def find_broken_rule(
@@ -216,18 +234,18 @@ def find_broken_rule(
 ) -> str | None:
     """The first rule that a conversation breaks, or None."""
     if b"\\u0000" in canonical and NUL.search(canonical):
-        return "nul_character"
+        return NUL_CHARACTER
     kinds = tuple([CALL if len(message) > 2 and "tool_calls" in message[2] else message[0] for message in messages])  # noqa: PLR2004
     rule = find_broken_turn_rule(kinds)
     if rule is not None:
         return rule
     if not any(message[0] == "assistant" and is_train(message) for message in messages):
-        return "nothing_to_train"
+        return NOTHING_TO_TRAIN
     if max_messages is not None and len(messages) > max_messages:
-        return "too_many_messages"
+        return TOO_MANY_MESSAGES
     # no text is longer than its JSON
     if max_chars is not None and len(canonical) > max_chars and count_characters(messages, tools) > max_chars:
-        return "too_large"
+        return TOO_LARGE
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from stages.conversations.row_rules import Rejected
+from stages.conversations.row_rules import CONTENT_NOT_TEXT, LAYOUT, NO_MESSAGES, Rejected
 
 Row = Mapping[str, object]
 
@@ -142,7 +142,7 @@ def message_turns(messages: list[Any], role: str, content: str) -> list[Turn]:
     turns = []
     for item in messages:
         if not isinstance(item, dict) or (role not in item and content not in item):
-            raise Rejected("layout")
+            raise Rejected(LAYOUT)
         turns.append(Turn(item.get(role), item.get(content), item if len(item) > 2 or content not in item else None))  # noqa: PLR2004
     return turns
 
@@ -152,7 +152,7 @@ def exchange_turns(row: Row, *, column: str, question: str, answer: str) -> list
     turns = system_turns(row, SYSTEM_COLUMNS)
     for item in messages_in(row, column):
         if not isinstance(item, dict) or (question not in item and answer not in item):
-            raise Rejected("layout")
+            raise Rejected(LAYOUT)
         turns += system_turns(item, ("system",))
         turns += [Turn("user", item.get(question), None), Turn("assistant", item.get(answer), None)]
     return turns
@@ -161,12 +161,12 @@ def exchange_turns(row: Row, *, column: str, question: str, answer: str) -> list
 def messages_in(row: Row, column: str) -> list[Any]:
     """The list in `column`. Raises Rejected if there is none, or nothing in it."""
     if column not in row:
-        raise Rejected("layout")
+        raise Rejected(LAYOUT)
     messages = parse_list(row[column])
     if messages is None or messages == []:
-        raise Rejected("no_messages")
+        raise Rejected(NO_MESSAGES)
     if not isinstance(messages, list):
-        raise Rejected("layout")
+        raise Rejected(LAYOUT)
     return messages
 
 
@@ -176,7 +176,7 @@ def pair_turns(row: Row, *, prompt: str, answer: str, system: tuple[str, ...]) -
     Answers that stand in a prompt are context: trainers of prompt/completion data put no loss on them.
     """
     if prompt not in row or answer not in row:
-        raise Rejected("layout")
+        raise Rejected(LAYOUT)
     asked = side_turns(row[prompt], "user")
     if is_list_of_messages(row[prompt]):
         asked = [turn if turn.role == "user" else turn._replace(beside=mark_as_context(turn.beside)) for turn in asked]
@@ -199,11 +199,11 @@ def side_turns(value: object, role: str) -> list[Turn]:
 def instruction_turns(row: Row, *, about: str, answer: str) -> list[Turn]:
     """instruction, a line break and what it is about (where there is something) as the question."""
     if "instruction" not in row or answer not in row:
-        raise Rejected("layout")
+        raise Rejected(LAYOUT)
     instruction, extra = row["instruction"], row.get(about)
     if extra is not None and extra != "":
         if not isinstance(instruction, str) or not isinstance(extra, str):
-            raise Rejected("content_not_text")
+            raise Rejected(CONTENT_NOT_TEXT)
         instruction = f"{instruction}\n{extra}" if instruction else extra
     pair = [Turn("user", instruction, None), Turn("assistant", row[answer], None)]
     return [*system_turns(row, SYSTEM_COLUMNS), *history_turns(row), *pair]
@@ -226,7 +226,7 @@ def history_turns(row: Row) -> list[Turn]:
     if is_list_of_messages(history):
         return side_turns(history, "user")
     if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):  # noqa: PLR2004
-        raise Rejected("layout")
+        raise Rejected(LAYOUT)
     return [
         turn for question, answer in history for turn in (Turn("user", question, None), Turn("assistant", answer, None))
     ]

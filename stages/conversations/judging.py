@@ -19,6 +19,7 @@ from stages.contracts.origin import ORIGIN
 from stages.conversations.canonical import Conversation, calls_of, is_train, read_conversation, split_of
 from stages.conversations.dialects import Dialect
 from stages.conversations.exclusions import Exclusions
+from stages.conversations.row_rules import CONTAMINATED, OTHER_LANGUAGE
 
 if TYPE_CHECKING:
     from stages.dedup.contamination import EvaluationIndex
@@ -132,15 +133,15 @@ def reject_by_text(
         from stages.dedup.contamination import NONE, find_contaminated
 
         files = find_contaminated([whole_text(found) for _, found in kept], judge.evaluation).tolist()
-        rules = [None if file == NONE else "contaminated" for file in files]
+        rules = [None if file == NONE else CONTAMINATED for file in files]
     if judge.languages is not None:
         from stages.conversations.language import find_other_languages
 
         texts = [spoken_text(found) for _, found in kept]
         others = find_other_languages(texts, judge.languages)
-        rules = ["other_language" if other else rule for other, rule in zip(others, rules, strict=True)]
+        rules = [OTHER_LANGUAGE if other else rule for other, rule in zip(others, rules, strict=True)]
     rejected = [(index, found.row_id, rule) for (index, found), rule in zip(kept, rules, strict=True) if rule]
-    by_file = Counter(file for file, rule in zip(files, rules, strict=False) if rule == "contaminated")
+    by_file = Counter(file for file, rule in zip(files, rules, strict=False) if rule == CONTAMINATED)
     return [row for row, rule in zip(kept, rules, strict=True) if not rule], rejected, by_file
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from stages.conversations.row_rules import Rejected
+from stages.conversations.row_rules import CONTENT_NOT_TEXT, MEDIA, NULL_CONTENT, Rejected
 
 MEDIA_COLUMNS = frozenset({"image", "images", "audio", "audios", "video", "videos"})
 MEDIA_PARTS = frozenset(
@@ -34,22 +34,22 @@ def text_of(content: object) -> str:
     if isinstance(content, str):
         return content
     if content is None:
-        raise Rejected("null_content")
+        raise Rejected(NULL_CONTENT)
     if not isinstance(content, list) or not content:
-        raise Rejected("content_not_text")
+        raise Rejected(CONTENT_NOT_TEXT)
     return "".join([text_of_part(part) for part in content])
 
 
 def text_of_part(part: object) -> str:
     """The text of one typed part. Raises Rejected."""
     if not isinstance(part, dict):
-        raise Rejected("content_not_text")
+        raise Rejected(CONTENT_NOT_TEXT)
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in TEXT_PARTS:
-        raise Rejected("media" if isinstance(kind, str) and kind in MEDIA_PARTS else "content_not_text")
+        raise Rejected(MEDIA if isinstance(kind, str) and kind in MEDIA_PARTS else CONTENT_NOT_TEXT)
     text = part["text"] if part.get("text") is not None else part.get("value")
     if not isinstance(text, str):
-        raise Rejected("content_not_text")
+        raise Rejected(CONTENT_NOT_TEXT)
     return text
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stages.contracts import messages as contract
 from stages.conversations.judging import JudgedBatch, NearPolicy, heldout_rows, whole_texts
 from stages.conversations.row_accounting import Mask, RowAccount, mark_rejected
+from stages.conversations.row_rules import NEAR_DUPLICATE, NEAR_HELDOUT
 from stages.show.progress import progress
 
 if TYPE_CHECKING:
@@ -160,9 +161,9 @@ def apply_decision(
     batch: pa.RecordBatch, of: Decision, near: NearPolicy, ids: list[bytes], account: RowAccount
 ) -> pa.RecordBatch:
     """The conversations of a batch that stay, flagged; the others are added to `account`."""
-    dropped = {"near_heldout": of.heldout}
+    dropped = {NEAR_HELDOUT: of.heldout}
     if near.duplicates == "drop":
-        dropped["near_duplicate"] = of.earlier
+        dropped[NEAR_DUPLICATE] = of.earlier
     elif (of.earlier >= 0).any():
         column = batch.schema.get_field_index("near_duplicate_of")
         batch = batch.set_column(column, batch.schema.field(column), look_up_ids(of.earlier, ids))

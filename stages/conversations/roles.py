@@ -1,6 +1,7 @@
 """The names that datasets give to those who speak, each with the role that it means."""
 
-from stages.conversations.row_rules import CALL
+CALL = "call"
+"""The kind of an assistant's message that calls tools; the kinds of all others are their roles."""
 
 ALIASES = {
     "system": ("system", "developer"),

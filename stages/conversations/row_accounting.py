@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stages.contracts import messages as contract
 from stages.conversations.dialects import Dialect
 from stages.conversations.judging import JudgedBatch
-from stages.conversations.row_rules import RULES
+from stages.conversations.row_rules import DUPLICATE, INVALID_UNICODE, RULES
 from stages.dataset_files.file_kinds import OLDER_EXCEL, SEPARATED, ending_of, place_in
 
 Mask = NDArray[np.bool_]
@@ -58,7 +58,7 @@ class RowAccount:
         if mask.all():
             return rows.kept, mask
         repeated = rows.kept.filter(pa.array(~mask))
-        self.reject(mark_rejected(repeated, "duplicate", repeated["row_id"]))
+        self.reject(mark_rejected(repeated, DUPLICATE, repeated["row_id"]))
         return rows.kept.filter(pa.array(mask)), mask
 
     def reject(self, rows: pa.RecordBatch) -> None:
@@ -123,10 +123,10 @@ class RowAccount:
 
     def find_file_not_utf8(self) -> str:
         """The first .csv or .tsv of whose rows some are not UTF-8; empty if there is none."""
-        if not self.rules["invalid_unicode"]:
+        if not self.rules[INVALID_UNICODE]:
             return ""
         rows = self.sort_rejected()
-        files = rows.filter(pc.equal(rows["rule"], "invalid_unicode"))["file"].unique().to_pylist()
+        files = rows.filter(pc.equal(rows["rule"], INVALID_UNICODE))["file"].unique().to_pylist()
         return next((file for file in files if ending_of(file).startswith(SEPARATED)), "")
 
     def describe(self) -> str:

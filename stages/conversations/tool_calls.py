@@ -13,7 +13,14 @@ from typing import Any
 import orjson
 
 from stages.conversations.message_text import text_of
-from stages.conversations.row_rules import Rejected
+from stages.conversations.row_rules import (
+    DUPLICATE_KEY,
+    INVALID_JSON,
+    INVALID_UNICODE,
+    TOOL_CALL_UNREADABLE,
+    TOOLS_UNREADABLE,
+    Rejected,
+)
 
 TOOL_COLUMNS = ("tools", "functions")
 CALL_KEYS = ("tool_calls", "function_call")
@@ -31,17 +38,17 @@ def read_tools(value: object) -> bytes | None:
     if value is None or value == "":
         return None
     if isinstance(value, str):
-        value = parse_text(value, "tools_unreadable")
+        value = parse_text(value, TOOLS_UNREADABLE)
     found = value if isinstance(value, list) else [value]
-    return dump_canonical([read_tool(each) for each in found], "tools_unreadable") if found else None
+    return dump_canonical([read_tool(each) for each in found], TOOLS_UNREADABLE) if found else None
 
 
 def read_tool(value: object) -> dict[str, Any]:
     """One tool with its function inside. Raises Rejected."""
     if isinstance(value, str):
-        value = parse_text(value, "tools_unreadable")
+        value = parse_text(value, TOOLS_UNREADABLE)
     if not isinstance(value, dict):
-        raise Rejected("tools_unreadable")
+        raise Rejected(TOOLS_UNREADABLE)
     function = value.get("function")
     if function is None:
         function = {
@@ -51,7 +58,7 @@ def read_tool(value: object) -> dict[str, Any]:
     elif value.get("type") is None:
         value = {"type": "function", **{key: inner for key, inner in value.items() if key != "type"}}
     if not isinstance(function, dict) or not is_name(function.get("name")):
-        raise Rejected("tools_unreadable")
+        raise Rejected(TOOLS_UNREADABLE)
     return value
 
 
@@ -62,7 +69,7 @@ def read_calls_beside(message: Mapping[str, object]) -> list[dict[str, Any]]:
     """
     found = [value for key in CALL_KEYS if (value := message.get(key)) not in (None, "", [], "[]")]
     if len(found) > 1:
-        raise Rejected("tool_call_unreadable")
+        raise Rejected(TOOL_CALL_UNREADABLE)
     return read_calls(found[0]) if found else []
 
 
@@ -78,35 +85,35 @@ def read_calls(value: object) -> list[dict[str, Any]]:
     if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].get("type") == "text":
         value = text_of(value)
     if isinstance(value, str):
-        value = parse_text(value, "tool_call_unreadable")
+        value = parse_text(value, TOOL_CALL_UNREADABLE)
     found = value if isinstance(value, list) else [value]
     if not found:
-        raise Rejected("tool_call_unreadable")
+        raise Rejected(TOOL_CALL_UNREADABLE)
     return [read_call(each) for each in found]
 
 
 def read_call(value: object) -> dict[str, Any]:
     """One call. Raises Rejected unless it is a name with an object of arguments."""
     if isinstance(value, str):
-        value = parse_text(value, "tool_call_unreadable")
+        value = parse_text(value, TOOL_CALL_UNREADABLE)
     if not isinstance(value, dict):
-        raise Rejected("tool_call_unreadable")
+        raise Rejected(TOOL_CALL_UNREADABLE)
     function = value.get("function")
     if not isinstance(function, dict):
         function = value
     name = function.get("name")
     arguments = function.get("arguments") if "arguments" in function else function.get("parameters")
     if isinstance(arguments, str):
-        arguments = parse_text(arguments, "tool_call_unreadable") if arguments.strip() else {}
+        arguments = parse_text(arguments, TOOL_CALL_UNREADABLE) if arguments.strip() else {}
     elif arguments is None:
         arguments = {}
     if not is_name(name) or not isinstance(arguments, dict):
-        raise Rejected("tool_call_unreadable")
+        raise Rejected(TOOL_CALL_UNREADABLE)
     canonical: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": arguments}}
     identity = value.get("id")
     if identity is not None and identity != "":
         if not isinstance(identity, str):
-            raise Rejected("tool_call_unreadable")
+            raise Rejected(TOOL_CALL_UNREADABLE)
         canonical["id"] = identity
     return canonical
 
@@ -130,13 +137,13 @@ def refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object whose keys differ. Raises Rejected."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise Rejected("duplicate_key")
+        raise Rejected(DUPLICATE_KEY)
     return found
 
 
 def refuse_constant(_: str) -> object:
     """NaN and the infinities, which no JSON has."""
-    raise Rejected("invalid_json")
+    raise Rejected(INVALID_JSON)
 
 
 def dump_canonical(value: object, rule: str) -> bytes:
@@ -144,4 +151,4 @@ def dump_canonical(value: object, rule: str) -> bytes:
     try:
         return orjson.dumps(value)
     except TypeError as error:
-        raise Rejected("invalid_unicode" if "surrogate" in str(error) else rule) from error
+        raise Rejected(INVALID_UNICODE if "surrogate" in str(error) else rule) from error

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from stages.conversations.dialects import CHAT_COLUMNS, Dialect, Row, find_dialects, parse_list
 from stages.conversations.message_text import has_media_column, has_media_part
-from stages.conversations.roles import role_of
-from stages.conversations.row_rules import CALL, Rejected
+from stages.conversations.roles import CALL, role_of
+from stages.conversations.row_rules import Rejected
 
 PROMPTS = frozenset({"prompt", "prompts", "question", "questions", "query", "instruction", "input", "problem"})
 ANSWERS = frozenset({"completion", "completions", "response", "answer", "output", "target"})

@@ -16,6 +16,7 @@ from retune.inspect.findings import percentile
 from retune.use.overrides import apply_overrides
 from stages.conversations.canonical import canonical_form
 from stages.conversations.dialect_detection import recognize
+from stages.conversations.row_rules import DUPLICATE, RULES
 from stages.core.files import write_json
 from tests.project import ROOT
 
@@ -94,7 +95,7 @@ def test_inspect_json_has_the_same_facts(retune: Run, demo: Path) -> None:
         {
             "rule": "duplicate",
             "stage": "standardize",
-            "meaning": found["rules"][0]["meaning"],
+            "meaning": RULES[DUPLICATE],
             "rows": 1,
             "origins": [{"source": "data/custom/talk.jsonl", "file": "talk.jsonl", "line": 13}],
         }

@@ -123,7 +123,7 @@ def test_preview_json_has_runs_and_origin_in_ascii(retune: Run, made: Path) -> N
     [
         ("rejected", "(talk.jsonl:1) is rejected by standardize: near_duplicate, of "),
         ("excluded", "(talk.jsonl:2) is excluded by data/exclusions.csv: asked for"),
-        ("too long", "(talk.jsonl:3 of demo) is rejected by template: too_long"),
+        ("too long", "(talk.jsonl:3 of demo) is rejected by template: too_long (more tokens than template.max_length)"),
     ],
 )
 def test_preview_of_a_row_set_aside_tells_why_and_where_from(retune: Run, made: Path, text: str, said: str) -> None:

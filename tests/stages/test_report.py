@@ -8,6 +8,8 @@ import pyarrow as pa
 import pytest
 
 from stages.arrow.tables import write_parquet
+from stages.chat import row_rules as template_rules
+from stages.conversations import row_rules as standardize_rules
 from stages.core.files import write_json
 from stages.report import (
     HEIGHT,
@@ -230,6 +232,19 @@ def test_report_cuts_a_long_conversation_and_says_by_how_much(tmp_path: Path) ->
     seen = Talks(page).talks[0]
     length = len(ids_and_labels("hello", "a b c d e f g h " * 200)[0])
     assert seen[-1][1].strip() == f"\N{HORIZONTAL ELLIPSIS} {length - SHOWN_TOKENS:,} more tokens"
+
+
+def test_report_says_what_each_rule_means_in_the_words_of_its_stage(tmp_path: Path) -> None:
+    rule = template_rules.NOTHING_TO_TRAIN
+    assert rule == standardize_rules.NOTHING_TO_TRAIN
+    rows, tokens = facts()["data/messages/summary.json"], facts()["data/tokens/summary.json"]
+    changed = {
+        "data/messages/summary": rows | {"rules": {rule: 1}},
+        "data/tokens/summary": tokens | {"rejected": {rule: 2}},
+    }
+    page, _ = made(tmp_path, [("a", "b")], examples=0, **changed)
+    assert f'{rule}</code><div class="soft">{standardize_rules.RULES[rule]}</div></td><td class="n">1<' in page
+    assert f'{rule}</code><div class="soft">{template_rules.RULES[rule]}</div></td><td class="n">2<' in page
 
 
 def test_report_model_card_names_every_source(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from stages.arrow.tables import write_parquet
 from stages.contracts import raw as raw_contract
 from stages.contracts.messages import EXCLUDED_SCHEMA, REJECTED_SCHEMA, SCHEMA
 from stages.conversations.canonical import canonical_json
-from stages.conversations.roles import ALIASES
-from stages.conversations.row_rules import CALL, RULES
+from stages.conversations.roles import ALIASES, CALL
+from stages.conversations.row_rules import RULES
 from stages.conversations.schema_check import check_messages
 from stages.core.errors import StageError
 from stages.core.files import write_json
