@@ -63,8 +63,11 @@ def explain_stage(written: WrittenState, stage: str, changes: list[Any], running
     """The causes in what `dvc status` says of a stage; `running` are the stages before it that will run."""
     locked = written.locked.get(stage)
     if locked is None:
-        if changes:
+        if stage in written.declared and changes:
             yield Cause("first", stage, "has not run yet")
+        elif changes:  # a file that `dvc add` tracks
+            paths = [path for change in changes if isinstance(change, dict) for path in change.get("changed outs", {})]
+            yield from (Cause("output", path, f"{path} is not what {stage} says") for path in paths)
         return
     digests = {item["path"]: item.get("md5", "") for item in [*locked.get("deps", []), *locked.get("outs", [])]}
     for change in changes:

@@ -139,6 +139,14 @@ def test_why_of_a_folder_of_data_names_the_file_by_git_or_by_the_cache(ask, toy,
     assert ask("words") == ["words: texts/a.txt changed", "words: texts/b.txt is gone", "words: texts/c.txt is new"]
 
 
+def test_why_of_a_file_that_dvc_tracks_by_itself(ask, toy, run_dvc):
+    (toy / "more.txt").write_text("more")
+    run_dvc(toy, "add", "more.txt")
+    assert ask() == ["Nothing would run."]
+    (toy / "more.txt").write_text("less")
+    assert ask() == ["more.txt.dvc: more.txt is not what more.txt.dvc says"]
+
+
 def test_why_in_json_has_the_values_and_what_waits(retune, toy):
     edit(toy, "params.yaml", "least: 2", "least: [2, 3]")
     answer = json.loads(retune("why", "--json", cwd=toy).stdout)["stages"]
