@@ -48,7 +48,7 @@ def problems(params: Mapping[str, Any], root: Path) -> list[str]:
             found.append(f"{section}: this section is missing")
         else:
             found += section_problems(model, section, params[section])
-    return found or [*contradictions(params), *missing_files(params, root), *missing_programs(params)]
+    return found or [*find_contradictions(params), *find_missing_files(params, root), *find_missing_programs(params)]
 
 
 @cache
@@ -77,7 +77,7 @@ def unknown_section(section: str) -> str:
     return f"{section}: unknown section" + (f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}")
 
 
-def contradictions(params: Mapping[str, Any]) -> list[str]:
+def find_contradictions(params: Mapping[str, Any]) -> list[str]:
     """Params that contradict one another, and floors that no run of them can reach: better said now than by the gate."""
     audit, evaluate = params["audit"], params["evaluate"]
     found = []
@@ -103,7 +103,7 @@ def contradictions(params: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def missing_programs(params: Mapping[str, Any]) -> list[str]:
+def find_missing_programs(params: Mapping[str, Any]) -> list[str]:
     """What the export would build llama-quantize with, where it needs that, has none, and cannot build one."""
     need = [name for name in params["gguf"]["quantizations"] if name not in OURS]
     try:
@@ -120,7 +120,7 @@ def missing_programs(params: Mapping[str, Any]) -> list[str]:
     return [said]
 
 
-def missing_files(params: Mapping[str, Any], root: Path) -> list[str]:
+def find_missing_files(params: Mapping[str, Any], root: Path) -> list[str]:
     """The files that right params name and that are not there."""
     found = []
     for number, source in enumerate(params["fetch_data"]["sources"]):

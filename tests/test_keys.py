@@ -71,7 +71,8 @@ def test_stage_deps_hold_its_data_files_and_the_pins_its_record_names(name: str)
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_lists_its_whole_params_section(name: str) -> None:
     sections = [section for section in STAGES if section != "check"]
-    assert STAGES[name]["params"] == (sections if name == "check" else [name])
+    wanted = sections if name == "check" else [name]
+    assert STAGES[name]["params"] == wanted, f"dvc.yaml, {name}: params: [{', '.join(wanted)}]"
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "check"])

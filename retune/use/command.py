@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from retune.project import give_up, print_json, project_root
-from retune.use.copying import bring_files, data_override, find_replaced, model_overrides
-from retune.use.first_look import unrecognized
+from retune.use.copying import bring_files, find_replaced, override_base, override_sources
+from retune.use.first_look import find_unrecognized
 
 
 def use(
@@ -71,13 +71,13 @@ def use(
     except StageError as error:
         give_up(str(error))
     bring = data or []
-    changes = [*data_override(root, bring, columns or []), *model_overrides(root, model), *(overrides or [])]
+    changes = [*override_sources(root, bring, columns or []), *override_base(root, model), *(overrides or [])]
     values, text = apply_overrides(text, changes)
     others = find_replaced(root, bring)
     with bring_files(root, bring, model) as keep:
         found = problems(values, root)
         if not found and not force:
-            found = unrecognized(root, bring, values)
+            found = find_unrecognized(root, bring, values)
         if found and as_json:
             print_json({"problems": found})
             raise typer.Exit(1)
@@ -92,9 +92,9 @@ def use(
 
 def print_presets(root: Path, as_json: bool) -> None:
     """Print each preset with what it is for."""
-    from retune.use.presets import find_preset, preset_names, read_purpose
+    from retune.use.presets import find_preset, list_presets, read_purpose
 
-    presets = {name: read_purpose(find_preset(root, name)) for name in preset_names(root)}
+    presets = {name: read_purpose(find_preset(root, name)) for name in list_presets(root)}
     if as_json:
         print_json({"presets": presets})
         return

@@ -20,7 +20,7 @@ BY_LOOKING = ("", "-")
 """A `--columns` that names none."""
 
 
-def data_override(root: Path, data: Sequence[Path], columns: Sequence[str]) -> list[str]:
+def override_sources(root: Path, data: Sequence[Path], columns: Sequence[str]) -> list[str]:
     """The override that makes what `--data` brings the sources; empty without. Ends the program if that cannot be used.
 
     `columns`: as many as data, in their order, or none.
@@ -58,7 +58,7 @@ def check_data(root: Path, path: Path) -> None:
         give_up(f"--data {path}: this project lies in that folder")
     if path.is_dir() and path.resolve() == (root / "data" / "custom").resolve():
         give_up("--data: data/custom is where data is brought to; name a file or a folder in it")
-    if path.is_dir() and not data_files(path):
+    if path.is_dir() and not list_data_files(path):
         give_up(f"--data {path}: no file in it ends in {KNOWN}")
 
 
@@ -79,7 +79,7 @@ def read_columns(text: str) -> dict[str, str | None]:
     return named if "messages" in named else {"system": None, **named}
 
 
-def model_overrides(root: Path, model: Path | None) -> list[str]:
+def override_base(root: Path, model: Path | None) -> list[str]:
     """The overrides that name what `--model` brings; empty without. Ends the program if that cannot be used."""
     if model is None:
         return []
@@ -93,7 +93,7 @@ def model_overrides(root: Path, model: Path | None) -> list[str]:
     return ["fetch_model.source=custom", "fetch_model.revision=null", "gguf.license=null"]
 
 
-def data_files(folder: Path) -> list[Path]:
+def list_data_files(folder: Path) -> list[Path]:
     """The files below a folder that may hold rows, and the card that says which; relative to it. Links to folders are not followed."""
     from stages.fetching.source_files import CARD
     from stages.fetching.splits import is_data
@@ -149,8 +149,8 @@ def find_replaced(root: Path, data: Sequence[Path]) -> list[str]:
 def is_same(path: Path, place: Path) -> bool:
     """Whether what was brought to a place before is what would be brought now."""
     if path.is_dir() and place.is_dir():
-        files = data_files(path)
-        return files == data_files(place) and all(is_same(path / file, place / file) for file in files)
+        files = list_data_files(path)
+        return files == list_data_files(place) and all(is_same(path / file, place / file) for file in files)
     return path.is_file() and place.is_file() and filecmp.cmp(path, place, shallow=False)
 
 
@@ -163,7 +163,7 @@ def copy_data(source: Path, target: Path) -> Path:
     """Copy a file, or what a folder has of data."""
     if source.is_file():
         return copy_file(source, target)
-    for file in data_files(source):
+    for file in list_data_files(source):
         copy_file(source / file, target / file)
     return target
 

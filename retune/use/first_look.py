@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def unrecognized(root: Path, data: Sequence[Path], values: Mapping[str, Any]) -> list[str]:
+def find_unrecognized(root: Path, data: Sequence[Path], values: Mapping[str, Any]) -> list[str]:
     """Why datasets cannot be learned from, in the words of `standardize` and `retune inspect`; empty if all can be.
 
     Args:

@@ -35,8 +35,8 @@ def set_value(tree: Any, key: str, value: object) -> None:  # noqa: ANN401 - YAM
     parts = key.split(".")
     place = tree
     for part in parts[:-1]:
-        place = inside(place, part)
-    last = place_in(place, parts[-1])
+        place = step_into(place, part)
+    last = find_place(place, parts[-1])
     if last is None and len(parts) > 1 and isinstance(place, Mapping) and takes_any_key(parts[:-1]):
         last = parts[-1]
     if len(parts) == 1 or last is None:
@@ -69,13 +69,13 @@ def takes_any_key(parts: Collection[str]) -> bool:
     return get_origin(kind) is dict
 
 
-def inside(place: Any, part: str) -> Any:  # noqa: ANN401 - YAML as it comes
+def step_into(place: Any, part: str) -> Any:  # noqa: ANN401 - YAML as it comes
     """What a mapping or list has under a part of a param's name; None if nothing."""
-    found = place_in(place, part)
+    found = find_place(place, part)
     return None if found is None else place[found]
 
 
-def place_in(place: object, part: str) -> str | int | None:
+def find_place(place: object, part: str) -> str | int | None:
     """The key or index that a part of a param's name stands for; None if there is no such."""
     if isinstance(place, Mapping) and part in place:
         return part

@@ -17,12 +17,12 @@ from stages.core.errors import StageError
 BUILDS_ON = "builds_on"
 GUIDE = """\
 # One section for each stage, named like it: what bears identity. A stage runs again when its section changes.
-# `runtime` is how, not what: it runs nothing again. More about a key stands under its field in stages/NAME.py.
+# `runtime` is how, not what: it runs nothing again. More about a key stands under its field in the params model of its stage.
 """
 """What params.yaml says of itself, below what the preset is for."""
 
 
-def preset_names(root: Path) -> list[str]:
+def list_presets(root: Path) -> list[str]:
     """The presets of the project, by name."""
     return sorted(path.stem for path in (root / "presets").glob("*.yaml"))
 
@@ -32,7 +32,7 @@ def find_preset(root: Path, name: str) -> Path:
     for path in (root / "presets" / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path
-    known = preset_names(root)
+    known = list_presets(root)
     near = difflib.get_close_matches(name, known, n=3)
     said = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
     raise StageError(f"no preset {name}; {said}")

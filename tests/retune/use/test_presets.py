@@ -8,7 +8,7 @@ from retune.use.params_text import leaves, read_values
 from retune.use.presets import (
     BUILDS_ON,
     find_preset,
-    preset_names,
+    list_presets,
     read_comments,
     read_preset,
     read_purpose,
@@ -35,7 +35,7 @@ fetch_data:
     revision: null
   limit: null
 """
-NAMES = preset_names(ROOT)
+NAMES = list_presets(ROOT)
 RECIPE = "llama-3.2-3b-finetome"
 
 
