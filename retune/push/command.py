@@ -1,7 +1,6 @@
 """`retune push`: publish what was made on the hub, if it passed and is byte for byte what was audited. No stage and no flow calls it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ from retune.project import give_up, project_root
 
 if TYPE_CHECKING:
     from retune.push.files import AuditedFile
+    from stages.fetching.hub import HubProblem
 
 
 def push(
@@ -84,13 +84,13 @@ def send(repo: str, found: "list[AuditedFile]", *, public: bool) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     from stages.core.errors import StageError
-    from stages.fetching.hub import is_proven, list_files, read_token
+    from stages.fetching.hub import explain_hub_errors, is_proven, list_files, read_token
 
     if not read_token():
         raise StageError(
             "HF_TOKEN is not set: make a token that may write on the hub, and `export HF_TOKEN=...` in this shell"
         )
-    with explain_errors(repo):
+    with explain_hub_errors(partial(describe_push_problem, repo=repo)):
         api = HfApi(token=read_token())
         before = list_existing(api, repo, public=public)
         api.create_repo(repo, private=not public, exist_ok=True)
@@ -133,32 +133,20 @@ def list_existing(api: Any, repo: str, *, public: bool) -> set[str]:  # noqa: AN
     return {file.rfilename for file in info.siblings or []}
 
 
-@contextmanager
-def explain_errors(repo: str) -> Iterator[None]:
-    """Turn the hub library's errors into StageErrors that name what to do. None of them quotes a header or a token."""
-    import httpx
-    from huggingface_hub import constants, errors
+def describe_push_problem(problem: "HubProblem", detail: int | str, repo: str) -> str:
+    """What to do where something cannot be pushed, as `explain_hub_errors` asks for it."""
+    from huggingface_hub import constants
 
-    from stages.core.errors import StageError
-
-    try:
-        yield
-    except errors.OfflineModeIsEnabled as error:
-        raise StageError("HF_HUB_OFFLINE is set: unset it to push") from error
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        todo = {
-            401: "HF_TOKEN is not known there: make a new one",
-            403: f"the account of HF_TOKEN may not write to {repo}, or the token may only read",
-            404: "check the name; the account of HF_TOKEN may not see it",
-        }.get(status, "try again later")
-        raise StageError(f"{constants.ENDPOINT} answered {status} for {repo}: {todo}") from error
-    except ValueError as error:
-        raise StageError(
-            f"{constants.ENDPOINT} did not take it ({type(error).__name__}): check HF_ENDPOINT, and the head of data/report/README.md"
-        ) from error
-    except (httpx.HTTPError, OSError, RuntimeError) as error:
-        raise StageError(
-            f"{repo} could not be pushed to {constants.ENDPOINT} ({type(error).__name__}): no connection, or cut off. "
-            "Run it again; what has arrived is not sent twice"
-        ) from error
+    hub = constants.ENDPOINT
+    todo: dict[int | str, str] = {
+        401: "HF_TOKEN is not known there: make a new one",
+        403: f"the account of HF_TOKEN may not write to {repo}, or the token may only read",
+        404: "check the name; the account of HF_TOKEN may not see it",
+    }
+    said = {
+        "offline": "HF_HUB_OFFLINE is set: unset it to push",
+        "no_hub": f"{hub} did not take it ({detail}): check HF_ENDPOINT, and the head of data/report/README.md",
+        "no_connection": f"{repo} could not be pushed to {hub} ({detail}): no connection, or cut off. Run it again; what has arrived is not sent "
+        "twice",
+    }
+    return said.get(problem) or f"{hub} answered {detail} for {repo}: {todo.get(detail, 'try again later')}"

@@ -8,9 +8,10 @@ no code of a repository is ever run.
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,9 @@ from pydantic import AfterValidator
 from stages.core.errors import StageError
 
 Kind = Literal["model", "dataset"]
+HubProblem = Literal["gated", "no_revision", "no_repository", "offline", "status", "no_hub", "no_connection"]
+"""What an error of the hub's library comes to; `status`: any other answer of the hub that is an error."""
+
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 LOCAL_INSTEAD = {
     "dataset": "or put a copy into data/custom and name it data/custom/FILE in fetch_data.sources",
@@ -67,7 +71,7 @@ def list_files(repo_id: str, revision: str, kind: Kind) -> dict[str, HubFile]:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    with explained(repo_id, revision, kind):
+    with explain_hub_errors(partial(describe_fetch_problem, repo_id=repo_id, revision=revision, kind=kind)):
         tree = HfApi(token=read_token()).list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=kind)
         return {
             entry.path: HubFile(entry.path, entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
@@ -80,7 +84,7 @@ def download(repo_id: str, revision: str, kind: Kind, file: HubFile) -> Path:
     """The file's path in the library's cache, its content proven. Raises StageError; what failed the proof is taken out of the cache."""
     from huggingface_hub import hf_hub_download
 
-    with explained(repo_id, revision, kind):
+    with explain_hub_errors(partial(describe_fetch_problem, repo_id=repo_id, revision=revision, kind=kind)):
         path = Path(hf_hub_download(repo_id, file.path, repo_type=kind, revision=revision, token=read_token()))
     if not is_proven(path, file):
         path.resolve().unlink(missing_ok=True)
@@ -106,39 +110,48 @@ def read_token() -> str | Literal[False]:
     return os.environ.get("HF_TOKEN") or False
 
 
-@contextmanager
-def explained(repo_id: str, revision: str, kind: Kind) -> Iterator[None]:
-    """Turn the hub library's errors into StageErrors that name what to do. None of them quotes a header or a token."""
-    import httpx
-    from huggingface_hub import constants, errors
+def describe_fetch_problem(problem: HubProblem, detail: int | str, repo_id: str, revision: str, kind: Kind) -> str:
+    """What to do where a file or a listing cannot be fetched, as `explain_hub_errors` asks for it."""
+    from huggingface_hub import constants
 
-    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+    hub, page = constants.ENDPOINT, f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
     instead = LOCAL_INSTEAD[kind]
+    token = "one is set" if read_token() else "none is set"
+    refused = "check HF_TOKEN" if detail in (401, 403) else "try again later"
+    return {
+        "gated": f"{repo_id} wants its licence accepted: open {page}, accept it, and set HF_TOKEN to a token of that account; {instead}",
+        "no_revision": f"{repo_id} has no revision {revision}: take the commit's 40 hex characters from {page}/commits/main",
+        "no_repository": f"{repo_id} is not on {hub} as a {kind}, or is private: check the id; for a private one set HF_TOKEN ({token}); {instead}",
+        "offline": f"{repo_id} cannot be fetched while HF_HUB_OFFLINE is set: unset it, {instead}",
+        "status": f"{hub} answered {detail} for {repo_id}: {refused}, {instead}",
+        "no_hub": f"{hub} did not answer as a hub does: check HF_ENDPOINT, {instead}",
+        "no_connection": f"{repo_id} could not be fetched from {hub} ({detail}): no connection, or cut off. Check the network (and HF_ENDPOINT) "
+        f"and run again, whole files that have come are kept; {instead}",
+    }[problem]
+
+
+@contextmanager
+def explain_hub_errors(describe: Callable[[HubProblem, int | str], str]) -> Iterator[None]:
+    """Turn the hub library's errors into StageErrors. None of them quotes a header or a token.
+
+    Args:
+        describe: what to say of a problem, given its detail: the status of an answer, for the others the name of the library's error.
+    """
+    import httpx
+    from huggingface_hub import errors
+
+    known: tuple[tuple[HubProblem, tuple[type[Exception], ...]], ...] = (
+        ("gated", (errors.GatedRepoError,)),
+        ("no_revision", (errors.RevisionNotFoundError,)),
+        ("no_repository", (errors.RepositoryNotFoundError,)),
+        ("offline", (errors.OfflineModeIsEnabled,)),
+        ("status", (errors.HfHubHTTPError,)),
+        ("no_hub", (ValueError, KeyError)),
+        ("no_connection", (httpx.HTTPError, OSError, RuntimeError, errors.XetDownloadError)),
+    )
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise StageError(
-            f"{repo_id} wants its licence accepted: open {page}, accept it, and set HF_TOKEN to a token of that account; {instead}"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise StageError(
-            f"{repo_id} has no revision {revision}: take the commit's 40 hex characters from {page}/commits/main"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise StageError(
-            f"{repo_id} is not on {constants.ENDPOINT} as a {kind}, or is private: check the id; for a private one set HF_TOKEN "
-            f"({'one is set' if read_token() else 'none is set'}); {instead}"
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise StageError(f"{repo_id} cannot be fetched while HF_HUB_OFFLINE is set: unset it, {instead}") from error
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        refused = "check HF_TOKEN" if status in (401, 403) else "try again later"
-        raise StageError(f"{constants.ENDPOINT} answered {status} for {repo_id}: {refused}, {instead}") from error
-    except (ValueError, KeyError) as error:
-        raise StageError(f"{constants.ENDPOINT} did not answer as a hub does: check HF_ENDPOINT, {instead}") from error
-    except (httpx.HTTPError, OSError, RuntimeError, errors.XetDownloadError) as error:
-        raise StageError(
-            f"{repo_id} could not be fetched from {constants.ENDPOINT} ({type(error).__name__}): no connection, or cut off. Check the "
-            f"network (and HF_ENDPOINT) and run again, whole files that have come are kept; {instead}"
-        ) from error
+    except tuple(kind for _, kinds in known for kind in kinds) as error:
+        problem = next(problem for problem, kinds in known if isinstance(error, kinds))
+        detail = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else type(error).__name__
+        raise StageError(describe(problem, detail)) from error
