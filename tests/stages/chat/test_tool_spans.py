@@ -46,6 +46,11 @@ MISTRAL_LIKE = (  # definitions before the last question, so that no prefix of t
     "{% elif m.role == 'assistant' %}{{ ' ' + m.content | trim + eos_token }}"
     "{% else %}{{ '[TOOL_RESULTS] ' + m.content + '[/TOOL_RESULTS]' }}{% endif %}{% endfor %}"
 )
+LATEST_FIRST = (  # a later answer stands before an earlier one
+    "{% for t in tools or [] %}{{ t | tojson + '\n' }}{% endfor %}"
+    "{% for m in messages | reverse %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 OTHER_END = LLAMA_LIKE.replace("tojson + '}<|eot_id|>'", "tojson + '}<|eom_id|>'")
 DROPS_CALLS = CHATML[CHATML.index("{%- for message") :].replace('message["tool_calls"] or []', "[]")
 DROPS_DEFINITIONS = CHATML[CHATML.index("{%- for message") :].replace("if tools and", "if false and")
@@ -191,6 +196,17 @@ def test_dialogue_whose_tools_the_template_does_not_show_is_refused(
 ) -> None:
     chat = opened(template, byte_level([*LLAMA_TOKENS, "<|im_start|>", "<|im_end|>"]))
     assert rows_of(chat, [Dialogue(messages, tools)]) == [rule]
+
+
+def test_answers_that_do_not_stand_in_their_order_are_refused_as_unverified() -> None:
+    """Each is found by itself; together they would train an answer on what it had not seen yet."""
+    chat = opened(LATEST_FIRST, byte_level(["<|im_start|>", "<|im_end|>"]))
+    one_answer = [said("user", "hi"), said("assistant", "hello")]
+    two_answers = [*one_answer, said("user", "and?"), said("assistant", "yes")]
+    one, two = rows_of(chat, [Dialogue(one_answer, TOOLS), Dialogue(two_answers, TOOLS)])
+    assert isinstance(one, EncodedRow), one
+    assert trained(chat, one) == ["hello<|im_end|>"]
+    assert two == "spans_unverified"
 
 
 @pytest.mark.parametrize(
