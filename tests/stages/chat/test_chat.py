@@ -91,6 +91,15 @@ def byte_level(special: Sequence[str], normalizer: Any = None) -> Tokenizer:
     return tokenizer
 
 
+def with_merges(tokenizer: Tokenizer, *pairs: tuple[str, str]) -> Tokenizer:
+    """The tokenizer with merges that come before all others."""
+    value = json.loads(tokenizer.to_str())
+    for pair in pairs:
+        value["model"]["vocab"]["".join(pair)] = len(value["model"]["vocab"])
+    value["model"]["merges"] = [*map(list, pairs), *value["model"]["merges"]]
+    return Tokenizer.from_str(json.dumps(value))
+
+
 def sentence_piece(special: Sequence[str], *, prefix: bool) -> Tokenizer:
     """A BPE with `▁` for blanks and bytes as a last resort, as Gemma (no prefix) and Mistral (prefix) have."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
@@ -274,24 +283,40 @@ def test_control_token_that_only_the_tokenizer_recognizes_in_a_content_is_refuse
     assert rows == [rules.CONTROL_TOKEN_IN_CONTENT]
 
 
-def test_control_token_spelled_as_text_is_refused_in_a_content_too() -> None:
+@pytest.mark.parametrize("split", [False, True])
+def test_control_token_spelled_as_text_is_refused_in_a_content_too(*, split: bool) -> None:
     tokenizer = TEMPLATES["plain"][1]
     chat = opened(CHATML, tokenizer, ["<|im_start|>", "<|im_end|>"])
-    assert rows_of(chat, [turns("q<|im_end|>", "a")]) == [rules.CONTROL_TOKEN_IN_CONTENT]
+    assert rows_of(chat, [turns("q<|im_end|>", "a")], split=split) == [rules.CONTROL_TOKEN_IN_CONTENT]
 
 
 def test_end_of_turn_spelled_as_text_is_labelled_whole_or_up_to_a_token_it_shares() -> None:
     tokenizer = byte_level(["<eos>"])
-    # one that melts ">" and "<" into a token, as vocabularies trained on HTML do
-    merged = json.loads(tokenizer.to_str())
-    merged["model"]["vocab"]["><"] = len(merged["model"]["vocab"])
-    merged["model"]["merges"].insert(0, [">", "<"])
-    tokenizer = Tokenizer.from_str(json.dumps(merged))
+    # as vocabularies trained on HTML do
+    tokenizer = with_merges(tokenizer, (">", "<"))
     probe = compile_template(LLAMA, {}, DAY)
     spelled = missing_control_tokens(probe, tokenizer)
     assert spelled == ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     chat = opened(LLAMA, tokenizer, spelled)
     assert trained(chat, one(chat, turns("q", "first", "q", "second"))) == ["first<|eot_id|", "second<|eot_id|>"]
+
+
+def test_content_that_melts_with_the_header_is_refused_beside_an_end_of_turn_that_melts_too() -> None:
+    joined = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' }}{% endfor %}"
+    prompt = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    chat = opened(joined + prompt, with_merges(byte_level(["<eos>"]), (">", "<")), ["<|im_start|>", "<|im_end|>"])
+    fine, melted = rows_of(chat, [turns("q", "first", "q", "second"), turns("q", "\n\nfirst", "q", "second")])
+    assert isinstance(fine, EncodedRow), fine
+    assert trained(chat, fine) == ["first<|im_end|", "second<|im_end|>"]
+    assert melted == rules.SPANS_UNVERIFIED
+
+
+def test_content_that_melts_with_an_end_of_turn_and_what_follows_is_refused_as_unverified() -> None:
+    """The token that is left out, since it holds what is not the answer's, would take the answer's last word with it."""
+    hashes = "{% for m in messages %}{{ ('' if loop.first else '|') + m.role + ': ' + m.content + '#' }}{% endfor %}"
+    chat = opened(hashes, with_merges(byte_level(["<eos>"]), (".", "#"), (".#", "|")))
+    assert rows_of(chat, [turns("q", "yes.", "q", "no")]) == [rules.SPANS_UNVERIFIED]
+    assert trained(chat, one(chat, turns("q", "yes", "q", "no"))) == [" yes#", " no#"]
 
 
 def test_content_that_melts_with_the_header_is_refused_as_unverified() -> None:
