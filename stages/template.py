@@ -33,7 +33,7 @@ from stages.chat.dialogues import COLUMNS
 from stages.chat.encoding import encode_dialogues
 from stages.chat.fit_to_length import fit_batch
 from stages.chat.row_rules import NO_LABELS_LEFT, TOO_LONG
-from stages.chat.template_choice import TemplateChoice, our_templates, prepare
+from stages.chat.template_choice import TemplateChoice, list_our_templates, prepare
 from stages.contracts import messages as messages_contract
 from stages.contracts import tokens as contract
 from stages.contracts.tokens import NOT_TRAINED
@@ -78,17 +78,17 @@ class TemplateParams(Params):
 
     @field_validator("date_string")
     @classmethod
-    def a_day(cls, value: str) -> str:
+    def check_date(cls, value: str) -> str:
         """Accept the forms that can be read."""
         rendering.parse_date(value)
         return value
 
     @field_validator("chat_template")
     @classmethod
-    def known_template(cls, value: str) -> str:
+    def check_template_name(cls, value: str) -> str:
         """Accept `tokenizer`, the names of our files, and the name of a .jinja file."""
-        if value != "tokenizer" and value not in our_templates() and not value.endswith(".jinja"):
-            msg = f"must be tokenizer, one of {', '.join(our_templates())}, or NAME.jinja, a file in data/custom"
+        if value != "tokenizer" and value not in list_our_templates() and not value.endswith(".jinja"):
+            msg = f"must be tokenizer, one of {', '.join(list_our_templates())}, or NAME.jinja, a file in data/custom"
             raise ValueError(msg)
         return value
 

@@ -106,7 +106,7 @@ def who_writes_bos(template: Template, tokenizer: Tokenizer, came: TokenizerFold
     return "added" if writes_bos(tokenizer, came.config, bos) else "none"
 
 
-def our_templates() -> list[str]:
+def list_our_templates() -> list[str]:
     """The names of our own templates."""
     return sorted(path.stem for path in OURS.glob("*.jinja"))
 
@@ -117,11 +117,11 @@ def choose_template(came: TokenizerFolder, custom: Path, name: str) -> str:
         if came.chat_template is None:
             msg = (
                 "this tokenizer came without a chat template; set template.chat_template to one of ours "
-                f"({', '.join(our_templates())}) or to a .jinja file in data/custom"
+                f"({', '.join(list_our_templates())}) or to a .jinja file in data/custom"
             )
             raise StageError(msg)
         return came.chat_template
-    if name in our_templates():
+    if name in list_our_templates():
         return (OURS / f"{name}.jinja").read_text(encoding="utf-8")
     path = custom / Path(name).name
     if not path.is_file():

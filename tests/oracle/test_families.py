@@ -10,8 +10,8 @@ from stages.chat.encoding import EncodedRow
 from stages.chat.rendering import Dialogue
 from stages.core.errors import StageError
 from tests.oracle import llama3
-from tests.stages.chat.test_chat import byte_level, opened, rows_of, trained
-from tests.stages.chat.test_tool_spans import TALK, TOOLS, said
+from tests.stages.chat.test_encoding import byte_level, opened, rows_of, trained
+from tests.stages.chat.test_spans_by_substitution import TALK, TOOLS, said
 
 pytestmark = pytest.mark.slow
 

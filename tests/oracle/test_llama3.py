@@ -15,7 +15,7 @@ from stages.tokenization.loading.tokenizer_folder import load_tokenizer
 from tests.oracle import llama3
 from tests.oracle.conftest import Templated, llama_params
 from tests.oracle.dialogues import made_dialogues
-from tests.stages.chat.test_chat import rows_of
+from tests.stages.chat.test_encoding import rows_of
 
 DAY = "26 Jul 2024"
 END = "<|eot_id|>"

@@ -27,8 +27,8 @@ from stages.core.params import Runtime
 from stages.template import TemplateParams, template
 from tests.project import ROOT
 from tests.stages.chat.support.talks import write_messages
-from tests.stages.chat.test_chat import CHATML, GEMMA_LIKE, PHI_LIKE, byte_level, turns
-from tests.stages.chat.test_tool_spans import TALK, TOOLS
+from tests.stages.chat.test_encoding import CHATML, GEMMA_LIKE, PHI_LIKE, byte_level, turns
+from tests.stages.chat.test_spans_by_substitution import TALK, TOOLS
 from tests.stages.training.support import tiny
 
 DAY = "26 Jul 2024"

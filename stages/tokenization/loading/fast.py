@@ -146,7 +146,9 @@ def try_library(library: Library, source: bytes, right: ReferenceEncoder) -> tup
     """A library's encoder, if it gives the reference's ids; else why it does not."""
     try:
         fast = FastEncoder(library.load(source), right)
-        differing = differences(fast, right, probe_texts(token.content for token in added_tokens(right.tokenizer)))
+        differing = count_differences(
+            fast, right, probe_texts(token.content for token in added_tokens(right.tokenizer))
+        )
     except BaseException as error:
         if not raised_by_library(error):
             raise
@@ -164,7 +166,7 @@ def added_tokens(tokenizer: Tokenizer) -> list[Any]:
     return [token for _, token in sorted(tokenizer.get_added_tokens_decoder().items())]
 
 
-def differences(fast: FastEncoder, reference: ReferenceEncoder, texts: list[str]) -> int:
+def count_differences(fast: FastEncoder, reference: ReferenceEncoder, texts: list[str]) -> int:
     """How many of the texts get other ids, with special tokens recognized or left as text."""
     found = 0
     for text in texts:

@@ -75,7 +75,7 @@ class Renewed:
     def __init__(self, load: Callable[[], Encode]) -> None:
         self.load = load
         self.encode = load()
-        self.before = resident()
+        self.before = resident_bytes()
         self.characters = 0
 
     def __call__(self, text: str) -> npt.NDArray[Any]:
@@ -88,12 +88,12 @@ class Renewed:
     def look(self) -> None:
         """Begin anew if the process has grown by ROOM, whatever by: what else may have made it grow is not made smaller by that."""
         self.characters = 0
-        if resident() > self.before + ROOM:
+        if resident_bytes() > self.before + ROOM:
             self.encode = self.load()
-            self.before = max(self.before, resident())
+            self.before = max(self.before, resident_bytes())
 
 
-def resident() -> int:
+def resident_bytes() -> int:
     """Bytes that this process has in memory; where that cannot be asked, the most there have been."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()

@@ -151,18 +151,18 @@ def test_forked_process_gives_the_same_ids_after_the_parent_has_used_threads():
 RANDOM_WORDS = """
 import sys
 import numpy as np
-from stages.tokenization.loading.fast_libraries import LIBRARIES, ROOM, resident
+from stages.tokenization.loading.fast_libraries import LIBRARIES, ROOM, resident_bytes
 from tests.stages.tokenization.support.tokenizer_kinds import make
 tokenizer = make("llama-3")
 encode = LIBRARIES[0].load(tokenizer.to_str().encode()).encode
-chance, before, largest = np.random.default_rng(0), resident(), 0
+chance, before, largest = np.random.default_rng(0), resident_bytes(), 0
 for _ in range(60):
     letters = chance.integers(97, 123, (250_000, 8), dtype=np.uint8)
     letters[:, 7] = 32
     text = letters.tobytes().decode()
     for start in range(0, len(text), 20_000):
         encode(text[start : start + 20_000])
-    largest = max(largest, resident() - before)
+    largest = max(largest, resident_bytes() - before)
 assert encode(text[:1000]).tolist() == tokenizer.encode(text[:1000]).ids
 print(largest / ROOM)
 """

@@ -8,7 +8,7 @@ import pytest
 
 from stages.chat.encoding import EncodedRow
 from stages.chat.rendering import Dialogue, Message
-from tests.stages.chat.test_chat import CHATML, LLAMA, PLAIN, byte_level, opened, rows_of, trained
+from tests.stages.chat.test_encoding import CHATML, LLAMA, PLAIN, byte_level, opened, rows_of, trained
 
 LLAMA_LIKE = (  # definitions in the first question, one call a turn in place of the content, results as JSON
     "{{ bos_token }}{% set head = messages[0].content if messages[0].role == 'system' else '' %}"

@@ -1,4 +1,4 @@
-"""Spans, labels and refusals of stages/chat/chat.py, over small tokenizers of several kinds that are trained here."""
+"""Spans, labels and refusals of stages/chat/encoding.py, over small tokenizers of several kinds that are trained here."""
 
 import itertools
 import json
