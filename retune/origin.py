@@ -98,7 +98,8 @@ def prove(file: Path, digest: str, says: dict[str, Any], records: Path | None) -
             f"in {records}" if records else "here: call it in the project's folder, or name the folder with --records"
         )
         return "none", [*nothing, f"there are no records {where}"]
-    written = read_json(export)["outputs"].values()
+    record = read_json(export)
+    written = record["outputs"].values()
     known = {f"{out['path']}/{name}": sha256 for out in written for name, sha256 in out["files"].items()}
     name = next((name for name, sha256 in known.items() if sha256 == digest), None)
     # data/records lies two folders below the project
@@ -112,14 +113,13 @@ def prove(file: Path, digest: str, says: dict[str, Any], records: Path | None) -
     ]
     if mine is None:
         return ("proven" if name else "none"), why
-    stages = says.get(KEYS["stages"], "").split()
-    # by the names that are there: what a file says is no path
-    there = {path.stem: path for path in records.glob("*.json")}
-    missing = ", ".join(f"{stage}.json" for stage in stages if stage not in there)
-    if missing or not stages:
-        lacks = f"{missing} not among the records" if missing else "the file does not say whose records its hash is of"
-        return "none", [*why, lacks]
-    same = records_digest(there[stage] for stage in stages) == mine
+    # what the export read says whose records the hash is of; with one left out of the list, the hash is another
+    named = [Path(one["path"]) for one in record.get("inputs", {}).values()]
+    files = [records / path.name for path in named if path.parent.name == records.resolve().name]
+    missing = ", ".join(file.name for file in files if not file.is_file())
+    if missing or not files:
+        return "none", [*why, f"{missing or 'what gguf read is'} not among the records"]
+    same = records_digest(files) == mine
     why.append(f"the records' own hash {'is' if same else 'is not'} the one in the file")
     if same and name:
         return "proven", why

@@ -4,7 +4,7 @@ Reads   data/merged (a transformers folder), data/adapter (what it was made with
         base to lay the adapter over), the records of the stages before (what the files say of their origin)
 Writes  data/gguf: NAME-QUANT.gguf, NAME-lora-TYPE.gguf, imatrix.gguf, checks.json, Modelfile, README.md (see stages/contracts/gguf.py)
 Command python -m stages.gguf --merged data/merged --adapter data/adapter --tokens data/tokens --base data/base
-        --records data/records/fetch_model.json ... data/records/merge.json --files data/gguf
+        --fetch_model data/records/fetch_model.json ... --merge data/records/merge.json --files data/gguf
 
 A file that differs from the merged model in form (a tensor, the tokenization, the chat template, BOS, the end of a turn) fails
 the stage. How much the rounding costs is measured; `audit` judges it.
@@ -13,6 +13,7 @@ the stage. How much the rounding costs is measured; `audit` judges it.
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -139,7 +140,7 @@ def gguf(
 ) -> None:
     """Convert once, quantize and check for each name, do the adapter, and write what was found and how to run it."""
     threads = runtime.workers or len(os.sched_getaffinity(0))
-    origin = read_origin(records, adapter / WEIGHTS, params.license)
+    origin = read_origin(records.values(), adapter / WEIGHTS, params.license)
     tensors = read_weights(merged)
     plan = make_plan(tokens, params.check_rows, params.check_answers)
     if not OURS.keys() >= set(params.quantizations):
@@ -198,6 +199,7 @@ def gguf(
     write_pages(
         files,
         summarize(found, weighted, lora, left_out, plan, theirs, origin),
+        sorted(records),
         plan,
         params,
         read_trained_context(source),
@@ -218,7 +220,9 @@ def say(path: Path, quality: FileQuality) -> None:
     )
 
 
-def write_pages(files: Path, checks: ExportChecks, plan: CheckPlan, params: GgufParams, context: int | None) -> None:
+def write_pages(
+    files: Path, checks: ExportChecks, stages: Sequence[str], plan: CheckPlan, params: GgufParams, context: int | None
+) -> None:
     """checks.json, Modelfile, README.md."""
     sampling = params.sampling
     parameters = {
@@ -230,7 +234,7 @@ def write_pages(files: Path, checks: ExportChecks, plan: CheckPlan, params: Gguf
         "top_p": 1.0,
     }
     write_text(files / MODELFILE, render_modelfile(plan.form, list(checks["files"]), plan.stop, parameters))
-    write_text(files / README, render_readme(params.name, checks, sampling.model_dump(), context))
+    write_text(files / README, render_readme(params.name, checks, stages, sampling.model_dump(), context))
     write_json(files / CHECKS, checks)
 
 

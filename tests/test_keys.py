@@ -90,9 +90,10 @@ def test_stage_paths_in_its_command_are_its_deps_and_outs(name: str) -> None:
 def test_gguf_reads_the_record_of_every_stage_before_it() -> None:
     before = [stage for stage in upstream("gguf") if stage != "gguf" and "--record" in flags_of(stage)]
     wanted = {path for stage in before for path in flags_of(stage)["--record"]}
-    missing = sorted(wanted - set(flags_of("gguf")["--records"]))
+    missing = sorted(wanted - {path for paths in flags_of("gguf").values() for path in paths})
     assert not missing, (
-        "the exported files tell what made them: add to --records of gguf, and to its deps\n" + "\n".join(missing)
+        "the exported files tell what made them: add `--STAGE data/records/STAGE.json` to gguf's command, and the path to its deps\n"
+        + "\n".join(missing)
     )
 
 

@@ -32,10 +32,8 @@ KEYS = {
     "dataset": "retune.dataset.sha256",
     # sha256 of data/adapter/adapter_model.safetensors
     "adapter": "retune.adapter.sha256",
-    # the stages whose records stand for all that came before the export: their names in alphabetical order, with spaces between them
-    "stages": "retune.records.stages",
-    # sha256 of these records, made so: in data/records, with the stages' names as above in the place of STAGES,
-    # `for stage in STAGES; do sha256sum $stage.json; done | sha256sum`
+    # sha256 of the records of all stages before the export, made so: in data/records, with these stages' names, which `inputs` of gguf.json
+    # has, in alphabetical order in the place of STAGES: `for stage in STAGES; do sha256sum $stage.json; done | sha256sum`
     "records": "retune.records.sha256",
     # the command that wrote the file
     "command": "retune.command",
@@ -70,8 +68,6 @@ class Origin(TypedDict):
     adapter_sha256: str
     """Of the adapter's weights that the merged model was made with, as data/adapter has them now."""
     merged_into: str
-    stages: list[str]
-    """Whose records `records_sha256` is made of, in alphabetical order."""
     records_sha256: str
     command: str
 

@@ -34,27 +34,11 @@ class Read:
         return {"path": self.path.as_posix(), "sha256": sha256_tree(self.digests), **files}
 
 
-def name_inputs(several: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
-    """{FLAG/NAME: path} of flags that take several paths: how the record and `Uses` call each of them.
-
-    Raises StageError where two of a flag have one name.
-    """
-    named: dict[str, Path] = {}
-    for flag, paths in several.items():
-        for path in paths:
-            key = f"{flag}/{path.name}"
-            if key in named:
-                raise StageError(f"--{flag} names {named[key]} and {path}: each name once")
-            named[key] = path
-    return named
-
-
 def read_inputs(name: str, inputs: Mapping[str, Path], uses: Uses | None, params: object) -> dict[str, Read]:
     """Hash what a stage reads. Raises StageError for an input that is missing (and says what makes it) or cannot be read."""
     for key, path in inputs.items():
         if not path.exists():
-            flag = key.partition("/")[0]
-            raise StageError(f"--{flag} {path} does not exist; `dvc repro {name}` makes what stands before this stage")
+            raise StageError(f"--{key} {path} does not exist; `dvc repro {name}` makes what stands before this stage")
     found = files_read(inputs, uses, params)
     try:
         return {

@@ -2,9 +2,8 @@
 
 `run(standardize)` under `__main__` makes `python -m stages.standardize --raw data/raw --messages data/messages`:
 
-- each `Input` and `Output` parameter is a flag that takes a path, `Inputs` one that takes several; `params` is the section of params.yaml
-  named like the function;
-  `runtime` (optional) is the section that bears no identity;
+- each `Input` and `Output` parameter is a flag that takes a path, one `Inputs` takes all other flags; `params` is the
+  section of params.yaml named like the function; `runtime` (optional) is the section that bears no identity;
 - `run(standardize, uses)` says which files of an input the params ask for, where that is not all of it;
 - the inputs are hashed before the work and must be the same after it: DVC hashes them only when the command has ended,
   so it would certify a file that was edited meanwhile;
@@ -32,14 +31,15 @@ from typing import Annotated, Any, get_type_hints
 
 from stages.core.errors import Refusal, StageError
 from stages.core.files import execution_record, sha256_file, sha256_files, sha256_tree, write_json
-from stages.core.inputs import Uses, changed_inputs, name_inputs, read_inputs
+from stages.core.inputs import Uses, changed_inputs, read_inputs
 from stages.core.interrupts import INTERRUPTED, take_interrupts, uninterrupted
 from stages.core.params import Params, Runtime, read_params, section_params
 from stages.core.parent_death import die_with_parent
 from stages.core.project_code import keep_code, project_code
 
 Input = Annotated[Path, "input"]
-Inputs = Annotated[list[Path], "inputs"]
+Inputs = Annotated[Mapping[str, Path], "inputs"]
+"""Every other flag of the command that takes a path, by its name: dvc.yaml says which there are."""
 Output = Annotated[Path, "output"]
 Finish = Callable[[], None]
 """What a stage may return: it is called when the outputs and the record are in place."""
@@ -94,9 +94,10 @@ def carry_out(stage: Callable[..., Finish | None], started: float, uses: Uses | 
     flags = read_flags(stage, paths)
     settings = read_settings(name, hints)
     inputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "input"}
-    several = {key: list(map(Path, flags[key])) for key, kind in paths.items() if kind == "inputs"}
+    others = {key: Path(path) for key, path in flags.items() if key not in {*paths, "record", "environment"}}
+    several = {key: others for key, kind in paths.items() if kind == "inputs"}
     outputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "output"}
-    read = read_inputs(name, {**inputs, **name_inputs(several)}, uses, settings.get("params"))
+    read = read_inputs(name, {**inputs, **others}, uses, settings.get("params"))
     code = project_code()
     keep_code()
     temporary = {key: partial_path(path) for key, path in outputs.items()}
@@ -185,16 +186,24 @@ def last_good_files(name: str) -> bool:
     return any((store / digest[:2] / digest[2:]).is_file() for digest in gone)
 
 
-def read_flags(stage: Callable[..., Finish | None], paths: Mapping[str, str]) -> dict[str, Any]:
-    """The command line of a stage: one required flag for each path of its signature, or for several (`Inputs`)."""
-    parser = argparse.ArgumentParser(prog=f"python -m {stage.__module__}", description=inspect.getdoc(stage))
+def read_flags(stage: Callable[..., Finish | None], paths: Mapping[str, str]) -> dict[str, str]:
+    """The command line of a stage: one required flag for each path of its signature; with `Inputs` in it, any others, too."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {stage.__module__}", description=inspect.getdoc(stage), allow_abbrev=False
+    )
     for key, kind in paths.items():
-        count = "+" if kind == "inputs" else None
-        parser.add_argument(f"--{key}", required=True, nargs=count, metavar="PATH", help=kind)
+        if kind != "inputs":
+            parser.add_argument(f"--{key}", required=True, metavar="PATH", help=kind)
     parser.add_argument("--record", metavar="FILE", default="", help="write the record of what made the outputs")
     parser.add_argument(
         "--environment", metavar="FILE", default="", help="the pins whose installed versions go into the record"
     )
+    if "inputs" not in paths.values():
+        return vars(parser.parse_args())
+    # what is left is declared by its own name, so that argparse says what is wrong with it, too
+    for word in dict.fromkeys(parser.parse_known_args()[1]):
+        if word.startswith("--"):
+            parser.add_argument(word, required=True, metavar="PATH", help="input")
     return vars(parser.parse_args())
 
 

@@ -36,7 +36,7 @@ def read_origin(records: Iterable[Path], adapter: Path, license_name: str | None
     lacking = [stage for stage in ("fetch_model", "fetch_data", "merge") if stage not in found]
     if lacking:
         raise StageError(
-            f"the record of {lacking[0]} is not among the export's ({', '.join(sorted(found))}); see gguf's --records in dvc.yaml"
+            f"the record of {lacking[0]} is not among the export's ({', '.join(sorted(found))}); see gguf's command in dvc.yaml"
         )
     base, data = found["fetch_model"], found["fetch_data"]
     return Origin(
@@ -50,7 +50,6 @@ def read_origin(records: Iterable[Path], adapter: Path, license_name: str | None
         dataset_sha256=data["outputs"]["raw"]["sha256"],
         adapter_sha256=sha256_file(adapter),
         merged_into=found["merge"]["params"]["into"],
-        stages=sorted(found),
         records_sha256=records_digest(files),
         command=command_line(),
     )
@@ -76,7 +75,6 @@ def tuned_metadata(origin: Origin, kind: str) -> Overrides:
         KEYS["merged_into"]: origin["merged_into"],
         KEYS["dataset"]: origin["dataset_sha256"],
         KEYS["adapter"]: origin["adapter_sha256"],
-        KEYS["stages"]: " ".join(origin["stages"]),
         KEYS["records"]: origin["records_sha256"],
     }
 

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ and of added tokens it takes the merged model, as in the second.
 
     {{ origin.records_sha256 }}
 
-That is the hash of the records of all stages before the export (inputs, code, params, packages, outputs); `{{ keys.stages }}` names them. In the project's `data/records`:
+That is the hash of the records of all stages before the export (inputs, code, params, packages, outputs). In the project's `data/records`:
 
 ```sh
 LC_ALL=C sha256sum {{ records }} | sha256sum
@@ -186,12 +186,15 @@ LC_ALL=C sha256sum {{ records }} | sha256sum
 """
 
 
-def render_readme(name: str, checks: ExportChecks, sampling: Mapping[str, float], trained_context: int | None) -> str:
+def render_readme(
+    name: str, checks: ExportChecks, stages: Sequence[str], sampling: Mapping[str, float], trained_context: int | None
+) -> str:
     """The text of README.md.
 
     Args:
         name: the model's.
         checks: what was found about the files.
+        stages: whose records are in the hash that the files say.
         sampling: `temperature`, `min_p` and `max_new_tokens`.
         trained_context: tokens that the model knows; None where the file does not say.
     """
@@ -223,7 +226,7 @@ def render_readme(name: str, checks: ExportChecks, sampling: Mapping[str, float]
                 "vllm_rank": vllm_rank(lora["rank"]) if lora else "RANK",
                 "modelfile": MODELFILE,
                 "keys": KEYS,
-                "records": " ".join(f"{stage}.json" for stage in checks["origin"]["stages"]),
+                "records": " ".join(f"{stage}.json" for stage in stages),
             }
         )
     )

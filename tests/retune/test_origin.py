@@ -1,6 +1,7 @@
 """`retune origin`: on files that gguf wrote here, and records made like the stages'."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -28,6 +29,12 @@ def make_file(path: Path, **says: str) -> Path:
     return path
 
 
+def write_export_record(project: Path, file: Path, before: Sequence[str]) -> None:
+    read = {"merged": {"path": "data/merged"}, **{stage: {"path": f"data/records/{stage}.json"} for stage in before}}
+    written = {"files": {"path": "data/gguf", "files": {file.name: sha256_file(file)}}}
+    write_json(project / "data/records/gguf.json", {"stage": "gguf", "inputs": read, "outputs": written})
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     """A project with records and one exported file, data/gguf/mine-q8_0.gguf."""
@@ -37,11 +44,8 @@ def made(tmp_path: Path) -> Path:
     for stage in BEFORE:
         write_json(tmp_path / f"data/records/{stage}.json", {"stage": stage})
     digest = records_digest(tmp_path / f"data/records/{stage}.json" for stage in BEFORE)
-    file = make_file(
-        tmp_path / "data/gguf/mine-q8_0.gguf", records=digest, stages=" ".join(BEFORE), kind="fine-tuned model"
-    )
-    record = {"files": {"path": "data/gguf", "files": {file.name: sha256_file(file)}}}
-    write_json(tmp_path / "data/records/gguf.json", {"stage": "gguf", "outputs": record})
+    file = make_file(tmp_path / "data/gguf/mine-q8_0.gguf", records=digest, kind="fine-tuned model")
+    write_export_record(tmp_path, file, BEFORE)
     return tmp_path
 
 
@@ -97,13 +101,20 @@ def test_record_of_a_stage_that_is_not_in_the_hash_changes_nothing(made, retune)
     assert retune("origin", "data/gguf/mine-q8_0.gguf", cwd=made).returncode == 0
 
 
-def test_file_that_does_not_say_whose_records_its_hash_is_made_of_is_not_proven(made, retune):
-    file = make_file(made / "data/gguf/mine-q8_0.gguf", records="0" * 64)
-    record = {"files": {"path": "data/gguf", "files": {file.name: sha256_file(file)}}}
-    write_json(made / "data/records/gguf.json", {"stage": "gguf", "outputs": record})
+def test_export_record_that_names_no_record_proves_nothing(made, retune):
+    file = made / "data/gguf/mine-q8_0.gguf"
+    write_export_record(made, file, ())
     answer = retune("origin", str(file), cwd=made)
     assert answer.returncode == 3
-    assert "does not say whose records" in answer.stdout
+    assert "what gguf read is not among the records" in answer.stdout
+
+
+def test_export_record_that_leaves_one_record_out_is_contradicted(made, retune):
+    file = made / "data/gguf/mine-q8_0.gguf"
+    write_export_record(made, file, BEFORE[1:])
+    answer = retune("origin", str(file), cwd=made)
+    assert answer.returncode == 1
+    assert "the records' own hash is not the one in the file" in answer.stdout
 
 
 def test_file_of_another_project_or_without_records_is_not_proven(made, retune, tmp_path_factory):

@@ -222,7 +222,7 @@ def test_audit_record_that_the_export_read_must_be_the_one_that_lies_there(
     world.records["redact"] = {"inputs": {}, "outputs": {}}
     write_json(file, world.records["redact"])
     read = {"path": file.as_posix(), "sha256": sha256_tree(sha256_files(file))}
-    world.records["gguf"] = {"inputs": {"records/redact.json": read}, "outputs": {}}
+    world.records["gguf"] = {"inputs": {"redact": read}, "outputs": {}}
     assert world.judge()["passed"] is True
     shutil.rmtree(world.root / "audit")
     world.break_bytes = lambda: damage(file)

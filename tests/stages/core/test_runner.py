@@ -339,38 +339,43 @@ def test_run_interrupted_says_one_line_and_leaves_nothing(tmp_path: Path, where:
 JOIN = """
 def copy(source: Input, parts: Inputs, target: Output, params: CopyParams) -> None:
     '''Join.'''
-    target.write_text("".join(part.read_text() for part in parts))
+    target.write_text("".join(f"{name}={part.read_text()} " for name, part in parts.items()))
 """
 
 
-def test_run_flag_that_takes_several_paths_gives_them_in_their_order_and_records_each(stage, tmp_path: Path) -> None:
+def test_run_all_other_flags_are_given_by_their_names_and_recorded_each(stage, tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("b")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "c.txt").write_text("c")
-    ended = stage(JOIN, "--parts", "folder/c.txt", "b.txt", "source/a.txt", "--record", "records/copy.json")
+    ended = stage(JOIN, "--c", "folder/c.txt", "--record", "records/copy.json", "--b", "b.txt")
     assert ended.returncode == 0, ended.stderr
-    assert (tmp_path / "target").read_text() == "cbone"
+    assert (tmp_path / "target").read_text() == "c=c b=b "
     read = json.loads((tmp_path / "records" / "copy.json").read_text())["inputs"]
     assert {key: one["path"] for key, one in read.items()} == {
         "source": "source",
-        "parts/c.txt": "folder/c.txt",
-        "parts/b.txt": "b.txt",
-        "parts/a.txt": "source/a.txt",
+        "c": "folder/c.txt",
+        "b": "b.txt",
     }
-    assert read["parts/a.txt"]["sha256"] == read["source"]["sha256"] != read["parts/b.txt"]["sha256"]
+    assert read["c"]["sha256"] != read["b"]["sha256"]
 
 
-def test_run_one_of_several_paths_that_is_missing_or_named_twice_is_said(stage) -> None:
-    ended = stage(JOIN, "--parts", "source/a.txt", "b.txt")
+def test_run_one_of_the_other_flags_that_is_missing_or_has_no_path_is_said(stage) -> None:
+    ended = stage(JOIN, "--b", "b.txt")
     assert ended.returncode == 1
-    assert "--parts b.txt does not exist" in ended.stderr
-    ended = stage(JOIN, "--parts", "source/a.txt", "source/../source/a.txt")
-    assert ended.returncode == 1
-    assert "each name once" in ended.stderr
+    assert "--b b.txt does not exist" in ended.stderr
+    ended = stage(JOIN, "--b")
+    assert ended.returncode == 2
+    assert "argument --b: expected one argument" in ended.stderr
 
 
-def test_run_one_of_several_paths_that_is_changed_meanwhile_fails(stage, tmp_path: Path) -> None:
+def test_run_other_flags_are_refused_by_a_stage_that_asks_for_none(stage) -> None:
+    ended = stage(COPY, "--b", "source/a.txt")
+    assert ended.returncode == 2
+    assert "unrecognized arguments: --b source/a.txt" in ended.stderr
+
+
+def test_run_one_of_the_other_flags_that_is_changed_meanwhile_fails(stage, tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("b")
-    ended = stage(JOIN + '    parts[1].write_text("other")\n', "--parts", "source/a.txt", "b.txt")
+    ended = stage(JOIN + '    parts["b"].write_text("other")\n', "--b", "b.txt")
     assert ended.returncode == 1
     assert "b.txt was changed while copy was reading it" in ended.stderr

@@ -60,7 +60,7 @@ def export(root: Path, wanted: GgufParams) -> dict[str, Any]:
             files=root / "gguf",
             params=wanted,
             runtime=RUNTIME,
-            records=list((root / "records").glob("*.json")),
+            records={file.stem: file for file in (root / "records").glob("*.json")},
         )
     finally:
         sys.argv = own
