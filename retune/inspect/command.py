@@ -104,7 +104,7 @@ def where(error: BaseException) -> str:
 
 
 def with_overrides(root: Path, source: str | None, overrides: list[str]) -> dict[str, Any]:
-    """params.yaml with what `--set` says. Raises StageError, or ends the program, if it names no param."""
+    """params.yaml with what `--set` says. Raises StageError if it names no param."""
     from retune.use.overrides import apply_overrides
     from stages.core.errors import StageError
     from stages.core.params import read_params

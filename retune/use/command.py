@@ -66,13 +66,17 @@ def use(
     if preset is None and not parameters.is_file():
         give_up("there is no params.yaml yet: name a preset (`retune use` lists them)")
     before = parameters.read_text(encoding="utf-8") if parameters.is_file() else ""
-    try:
-        text = before if preset is None else write_preset(root, preset)
-    except StageError as error:
-        give_up(str(error))
     bring = data or []
     changes = [*override_sources(root, bring, columns or []), *override_base(root, model), *(overrides or [])]
-    values, text = apply_overrides(text, changes)
+    try:
+        text = before if preset is None else write_preset(root, preset)
+        values, text = apply_overrides(text, changes)
+    except StageError as error:
+        give_up(str(error))
+    try:
+        old = read_values(before)
+    except StageError:  # a broken file is what a preset mends
+        old = {}
     others = find_replaced(root, bring)
     with bring_files(root, bring, model) as keep:
         found = problems(values, root)
@@ -86,7 +90,7 @@ def use(
         # a value that was written anew has lost what stood beside its keys
         write_params(parameters, explain(text, [change.partition("=")[0] for change in changes]) if changes else text)
         keep()
-    changed = compare_params(read_values(before), values)
+    changed = compare_params(old, values)
     tell(root, Changes(changed, others, reminders(changed, values)), as_json)
 
 

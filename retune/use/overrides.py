@@ -6,14 +6,14 @@ from typing import Any, get_origin
 
 from ruamel.yaml.error import YAMLError
 
-from retune.project import give_up
 from retune.use.params_text import find_offset, leaves, read_tree, read_value, read_values, write_tree
+from stages.core.errors import StageError
 
 
 def apply_overrides(text: str, overrides: Collection[str]) -> tuple[dict[str, Any], str]:
     """(values, text) of a params file with overrides; the text keeps its comments, and is as it was if there are none.
 
-    Ends the program if the text is not YAML or an override names no key.
+    Raises StageError if the text is not YAML or an override names no key.
     """
     if not overrides:
         return read_values(text), text
@@ -21,17 +21,17 @@ def apply_overrides(text: str, overrides: Collection[str]) -> tuple[dict[str, An
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            give_up(f"--set {override}: write it as section.key=value")
+            raise StageError(f"--set {override}: write it as section.key=value")
         try:
             set_value(tree, key, read_value(value))
-        except YAMLError:
-            give_up(f"--set {override}: the value is not YAML")
+        except YAMLError as error:
+            raise StageError(f"--set {override}: the value is not YAML") from error
     out = write_tree(tree, find_offset(text))
     return read_values(out), out
 
 
 def set_value(tree: Any, key: str, value: object) -> None:  # noqa: ANN401 - YAML as it comes
-    """Set the param named `section.key` (or deeper; in a list by its number). Ends the program, with near names, if there is none."""
+    """Set the param named `section.key` (or deeper; in a list by its number). Raises StageError, with near names, if there is none."""
     parts = key.split(".")
     place = tree
     for part in parts[:-1]:
@@ -40,7 +40,7 @@ def set_value(tree: Any, key: str, value: object) -> None:  # noqa: ANN401 - YAM
     if last is None and len(parts) > 1 and isinstance(place, Mapping) and takes_any_key(parts[:-1]):
         last = parts[-1]
     if len(parts) == 1 or last is None:
-        give_up(f"--set {key}: {no_such_param(key, list(leaves(tree)))}")
+        raise StageError(f"--set {key}: {no_such_param(key, list(leaves(tree)))}")
     place[last] = value
 
 

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from retune.project import give_up
+from stages.core.errors import StageError
 
 WIDTH = 4096
 """Columns after which the writer would break a line: no value of a param is so long."""
@@ -25,18 +25,18 @@ NullIsNull.add_representer(
 
 
 def read_values(text: str) -> dict[str, Any]:
-    """The values of a params file. Ends the program if it is not one."""
+    """The values of a params file. Raises StageError if it is not one."""
     try:
         values = YAML(typ="safe", pure=True).load(text) or {}
     except YAMLError as error:
-        give_up(f"not valid YAML: {error}")
+        raise StageError(f"not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        give_up("a params file is a mapping of sections")
+        raise StageError("a params file is a mapping of sections")
     return values
 
 
 def read_tree(text: str) -> Any:  # noqa: ANN401 - YAML as it comes
-    """A params file's values with its comments and its style, for `write_tree`. Ends the program if it is not one."""
+    """A params file's values with its comments and its style, for `write_tree`. Raises StageError if it is not one."""
     read_values(text)  # for its message
     return make_writer(0).load(text)
 

@@ -37,6 +37,14 @@ def test_use_of_a_whole_file_of_your_own_takes_it_byte_for_byte(project, retune,
     assert (project / "params.yaml").read_text() == mine
 
 
+def test_use_of_a_preset_mends_a_params_file_that_is_no_yaml(project, retune):
+    (project / "params.yaml").write_text("train: [")
+    assert "not valid YAML" in retune("use", "--set", "train.steps=7", cwd=project).stderr
+    done = retune("use", "demo", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert (project / "params.yaml").read_text() == write_preset(project, "demo")
+
+
 def test_use_of_a_file_of_your_own_may_build_on_a_preset(project, retune, tmp_path):
     (tmp_path / "mine.yaml").write_text("# Mine.\nbuilds_on: llama-3.2-3b-finetome\n\ntrain:\n  steps: 61 # so long\n")
     assert retune("use", str(tmp_path / "mine.yaml"), cwd=project).returncode == 0
