@@ -35,7 +35,7 @@ flow: setup  ## the same through Prefect, once, states shown
 	python -m flows.pipeline
 
 test: setup  ## every test
-	pytest
+	pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-fast: setup  ## the tests without torch and servers
 	pytest -m "not slow"

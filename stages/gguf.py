@@ -27,7 +27,6 @@ from stages.contracts.gguf import (
     README,
     ExportChecks,
     FileChecks,
-    FileQuality,
     ImatrixChecks,
     LoraChecks,
 )
@@ -44,6 +43,7 @@ from stages.gguf_export.folder_tensors import read_weights
 from stages.gguf_export.imatrix import IMATRIX, compute_imatrix
 from stages.gguf_export.modelfile import render_modelfile
 from stages.gguf_export.provenance_keys import read_origin, tuned_metadata
+from stages.gguf_export.quality import log_quality
 from stages.gguf_export.readme import read_trained_context, render_readme
 from stages.gguf_export.reference import run_merged_model
 from stages.llama_cpp.programs import find_or_build
@@ -173,7 +173,7 @@ def gguf(
             path = files / f"{params.name}-{quantization}.gguf"
             types = quantize(source, path, quantization, says, threads, files / IMATRIX if weighted else None)
             found[path.name] = check_file(path, source, quantization, types, says, plan, theirs, threads)
-            say(path, found[path.name]["quality"])
+            log_quality(path, found[path.name]["quality"])
         lora: LoraChecks | None = None
         if update and base_conversion:
             lora = export_lora(
@@ -189,7 +189,7 @@ def gguf(
                 origin,
                 threads,
             )
-            say(files / lora["file"], lora["quality"])
+            log_quality(files / lora["file"], lora["quality"])
             if lora["over"]["file"]:
                 log.info(
                     "%s: %.1f MB, the base alone, to lay it over", lora["over"]["file"], lora["over"]["bytes"] / 1e6
@@ -205,19 +205,6 @@ def gguf(
         read_trained_context(source),
     )
     shutil.rmtree(work)
-
-
-def say(path: Path, quality: FileQuality) -> None:
-    """A file's figures in the log."""
-    error = quality["kl_error"]
-    log.info(
-        "%s: %.1f MB, KL %.2g%s, top-1 agreement %.1f %%",
-        path.name,
-        path.stat().st_size / 1e6,
-        quality["kl"],
-        "" if error is None else f" \N{PLUS-MINUS SIGN} {2 * error:.2g}",
-        100 * quality["top_1_agreement"],
-    )
 
 
 def write_pages(

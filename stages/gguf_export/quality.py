@@ -1,16 +1,21 @@
 """How far a GGUF file's answers are from the merged model's and from the true ones. Measured here, judged by `audit`."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contracts.gguf import FileQuality
 from stages.core.errors import StageError
 from stages.gguf_export.heldout_examples import Ending, Example, HeldoutQuestion
 from stages.gguf_export.reference import MergedReference
 from stages.llama_cpp.runtime import Model
+
+log = logging.getLogger("retune")
 
 DIGITS = 6
 """Of a figure: the last ones of a float depend on the number of threads."""
@@ -132,3 +137,16 @@ def perplexity(loss: float, tokens: int) -> float:
 def round_figure(value: float) -> float:
     """A figure with DIGITS significant digits."""
     return float(f"{value:.{DIGITS}g}")
+
+
+def log_quality(path: Path, quality: FileQuality) -> None:
+    """A file's figures in the log."""
+    error = quality["kl_error"]
+    log.info(
+        "%s: %.1f MB, KL %.2g%s, top-1 agreement %.1f %%",
+        path.name,
+        path.stat().st_size / 1e6,
+        quality["kl"],
+        "" if error is None else f" \N{PLUS-MINUS SIGN} {2 * error:.2g}",
+        100 * quality["top_1_agreement"],
+    )
