@@ -37,7 +37,11 @@ def test_a_class_name_means_one_thing() -> None:
 @pytest.mark.parametrize("package", sorted({path.parent for path in FILES}), ids=name)
 def test_package_says_what_is_in_it(package: Path) -> None:
     docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
-    assert docstring, "a package's docstring says what is in it and who uses it"
+    assert docstring
+    if package.is_relative_to(ROOT / "stages"):
+        assert len(docstring.split("\n\n")) > 1, (
+            "a package's docstring says in two lines what is in it and who uses it"
+        )
 
 
 def test_each_stage_file_says_what_it_reads_and_writes_and_its_command() -> None:
@@ -58,3 +62,14 @@ def test_every_package_of_stages_stands_in_a_layer() -> None:
     (layers,) = [one["layers"] for one in contracts if one.get("containers") == ["stages"]]
     listed = [package for layer in layers for package in re.findall(r"\w+", layer)]
     assert sorted(listed) == sorted(path.parent.name for path in ROOT.glob("stages/*/__init__.py"))
+
+
+NAMED = re.compile(r"(?<![\w/.])((?:stages|retune|flows|tests|docs|presets)/[\w./-]+\.(?:py|md|yaml|txt|jinja))\b")
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", [*FILES, *PAGES], ids=name)
+def test_file_that_is_named_in_code_or_pages_is_there(page: Path) -> None:
+    named = set(NAMED.findall(page.read_text(encoding="utf-8")))
+    # NAME, VERB ... stand for many
+    assert [one for one in sorted(named) if not re.search("[A-Z]{3}", one) and not (ROOT / one).is_file()] == []

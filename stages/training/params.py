@@ -28,7 +28,7 @@ class LoraParams(Params):
     """Train the length of each output's weights apart from their direction (DoRA). Effect: low ranks learn more like full training;
     slower, and off Unsloth's fast path."""
     modules_to_save: list[str]
-    """Modules that are trained whole beside the adapter, such as lm_head; [] none. Effect: as many parameters as they have, in 32 bit
+    """Modules that are trained whole beside the adapter, such as lm_head; []: none. Effect: as many parameters as they have, in 32 bit
     with their moments: for a large vocabulary gigabytes."""
 
 

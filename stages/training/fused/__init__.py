@@ -1,1 +1,4 @@
-"""The forward pass that trains faster than the model's own with the same mathematics: kernels, blocks, and which models it covers."""
+"""The forward pass that trains faster than the model's own with the same mathematics: kernels, blocks, and the layers that they replace.
+
+Used by train, for the models that `stages.training.fused_coverage` names.
+"""
