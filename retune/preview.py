@@ -61,20 +61,20 @@ def show(data: Path, row: str | None, count: int, split: Split | None, *, as_jso
     from stages.contracts.tokens import NOT_TRAINED
     from stages.reporting.token_view import control_ids, spread, token_runs
 
-    tables = {name: contract.read_tokens(existing(data / "tokens" / file)) for name, file in contract.SPLITS.items()}
+    tables = {name: contract.read_tokens(require(data / "tokens" / file)) for name, file in contract.SPLITS.items()}
     if row is None:
         name = split or Split.TRAIN
         places = [Place(name, number) for number in spread(tables[name].num_rows, count)]
         if not places:
             give_up(f"data/tokens holds no {name} row")
     else:
-        places = [find(data, tables, row.strip().lower(), split, as_json=as_json)]
+        places = [find_row(data, tables, row.strip().lower(), split, as_json=as_json)]
     tokenizer = read_tokenizer(data / "tokens" / contract.TOKENIZER)
     controls = control_ids(tokenizer)
     warn_if_stale(data)
     rows = [tables[place.split].slice(place.number, 1).to_pylist()[0] for place in places]
-    names = source_names(data)
-    origins = origins_of(data / "messages" / MESSAGES, names, [found["row_id"] for found in rows])
+    names = read_source_names(data)
+    origins = read_origins(data / "messages" / MESSAGES, names, [found["row_id"] for found in rows])
     colour = has_colour()
     answer = []
     for place, found in zip(places, rows, strict=True):
@@ -105,7 +105,7 @@ def show(data: Path, row: str | None, count: int, split: Split | None, *, as_jso
         say_json(answer)
 
 
-def existing(path: Path) -> Path:
+def require(path: Path) -> Path:
     """The path. Raises FileNotFoundError with its name if nothing is there (Arrow's own error has no name)."""
     path.stat()
     return path
@@ -115,23 +115,23 @@ def read_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - tokenizers ships no t
     """The tokenizer of data/tokens. Raises ValueError if the file is none."""
     from tokenizers import Tokenizer
 
-    text = existing(folder / "tokenizer.json").read_text(encoding="utf-8")
+    text = require(folder / "tokenizer.json").read_text(encoding="utf-8")
     try:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises Exception itself
         raise ValueError(f"{folder.name}/tokenizer.json cannot be read; run `dvc repro template`") from error
 
 
-def find(data: Path, tables: dict[str, "pa.Table"], prefix: str, split: Split | None, *, as_json: bool) -> Place:
+def find_row(data: Path, tables: dict[str, "pa.Table"], prefix: str, split: Split | None, *, as_json: bool) -> Place:
     """The row whose id begins so. Ends the program with what became of it where it is not in data/tokens."""
     import pyarrow.compute as pc
 
     found: dict[str, Place] = {}
     for name, table in tables.items():
-        for number in pc.indices_nonzero(begins(table, prefix)).to_pylist()[: MOST_CHOICES + 1]:
+        for number in pc.indices_nonzero(begins_with(table, prefix)).to_pylist()[: MOST_CHOICES + 1]:
             found[table["row_id"][number].as_py()] = Place(name, number)
     # a repetition of a row that is kept has its id, and is in the lists
-    aside = {row_id: item for row_id, item in set_aside(data, prefix).items() if row_id not in found}
+    aside = {row_id: item for row_id, item in read_set_aside(data, prefix).items() if row_id not in found}
     ids = sorted([*found, *aside])
     if not ids:
         give_up(f"no row of this dataset begins with {prefix}; `retune preview -n 5` shows some with their ids")
@@ -146,14 +146,14 @@ def find(data: Path, tables: dict[str, "pa.Table"], prefix: str, split: Split | 
     return found[chosen]
 
 
-def begins(table: "pa.Table", prefix: str) -> "pa.Array":
+def begins_with(table: "pa.Table", prefix: str) -> "pa.Array":
     """By row, whether its id begins so."""
     import pyarrow.compute as pc
 
     return pc.starts_with(table["row_id"], pattern=prefix)
 
 
-def set_aside(data: Path, prefix: str) -> dict[str, dict[str, Any]]:
+def read_set_aside(data: Path, prefix: str) -> dict[str, dict[str, Any]]:
     """{row id: row of rejected or excluded, with the stage that did it} of the rows whose id begins so, as far as the lists are there."""
     from stages.arrow.tables import read_parquet
     from stages.contracts import messages as message_files
@@ -168,7 +168,7 @@ def set_aside(data: Path, prefix: str) -> dict[str, dict[str, Any]]:
     for path, stage in lists.items():
         if path.is_file():
             table = read_parquet(path)
-            for item in table.filter(begins(table, prefix)).slice(0, 100).to_pylist():
+            for item in table.filter(begins_with(table, prefix)).slice(0, 100).to_pylist():
                 aside.setdefault(item["row_id"], {"stage": stage, **item})
     return aside
 
@@ -179,7 +179,7 @@ def say_aside(data: Path, item: dict[str, Any], *, as_json: bool) -> NoReturn:
     from stages.chat import row_rules as template_rules
     from stages.conversations import row_rules as standardize_rules
 
-    names = source_names(data)
+    names = read_source_names(data)
     origin = origin_of(item, names)
     state = "excluded" if "reason" in item else "rejected"
     if as_json:
@@ -196,7 +196,7 @@ def say_aside(data: Path, item: dict[str, Any], *, as_json: bool) -> NoReturn:
     give_up(f"{row} is rejected by {item['stage']}: {item['rule']}{of}{meaning}")
 
 
-def origins_of(messages: Path, names: list[str], row_ids: list[str]) -> dict[str, dict[str, Any]]:
+def read_origins(messages: Path, names: list[str], row_ids: list[str]) -> dict[str, dict[str, Any]]:
     """{row id: {source, file, line, near_duplicate_of (where it is flagged)}} of kept rows; empty where the file is not there."""
     import pyarrow.parquet as pq
 
@@ -233,7 +233,7 @@ def warn_if_stale(data: Path) -> None:
         typer.echo(f"retune: params changed since ({', '.join(changed)}); `dvc repro template`", err=True)
 
 
-def source_names(data: Path) -> list[str]:
+def read_source_names(data: Path) -> list[str]:
     """What the sources are called, by their number; empty where data/raw is not there."""
     from stages.contracts.raw import SOURCE
     from stages.core.files import read_json

@@ -22,7 +22,7 @@ UNKNOWN = "not known, since no row can be read"
 BLOCKING = "the reason why rows are rejected"
 
 
-def column_uses(rows: Sequence[Row], form_of: Callable[[Row], Form]) -> dict[str, str]:
+def find_column_uses(rows: Sequence[Row], form_of: Callable[[Row], Form]) -> dict[str, str]:
     """{column: what it is used for}, in the order in which the columns come.
 
     Args:
@@ -30,12 +30,12 @@ def column_uses(rows: Sequence[Row], form_of: Callable[[Row], Form]) -> dict[str
         form_of: a row in canonical form. Raises Rejected where it has none.
     """
     uses: dict[str, str] = {}
-    forms = [form_or_none(row, form_of) for row in rows]
+    forms = [read_form(row, form_of) for row in rows]
     for column in dict.fromkeys(column for row in rows for column in row):
         found = [
             use
             for row, form in zip(rows, forms, strict=True)
-            if column in row and (use := use_in_row(row, column, form, form_of))
+            if column in row and (use := find_use(row, column, form, form_of))
         ]
         empty = all(row.get(column) in (None, "", [], {}) for row in rows)
         # most rows decide: in one row, an empty system message may not be told from none
@@ -44,7 +44,7 @@ def column_uses(rows: Sequence[Row], form_of: Callable[[Row], Form]) -> dict[str
     return uses
 
 
-def form_or_none(row: Row, form_of: Callable[[Row], Form]) -> Form | None:
+def read_form(row: Row, form_of: Callable[[Row], Form]) -> Form | None:
     """The canonical form, if the row has one."""
     try:
         return form_of(row)
@@ -52,15 +52,15 @@ def form_or_none(row: Row, form_of: Callable[[Row], Form]) -> Form | None:
         return None
 
 
-def use_in_row(row: Row, column: str, form: Form | None, form_of: Callable[[Row], Form]) -> str | None:
+def find_use(row: Row, column: str, form: Form | None, form_of: Callable[[Row], Form]) -> str | None:
     """What a column is used for in a row; None if the row is the same without it."""
-    without = form_or_none({name: value for name, value in row.items() if name != column}, form_of)
+    without = read_form({name: value for name, value in row.items() if name != column}, form_of)
     if without == form:
         return None
     if form is None:
         return BLOCKING
     messages, tools = form
-    use = side(row[column], messages) if without is None or without[0][-1] != messages[-1] else None
+    use = name_side(row[column], messages) if without is None or without[0][-1] != messages[-1] else None
     if use is None and without is None:
         use = CONVERSATION
     if use is not None or without is None:
@@ -72,7 +72,7 @@ def use_in_row(row: Row, column: str, form: Form | None, form_of: Callable[[Row]
     return EARLIER if len(without[0]) < len(messages) else PART
 
 
-def side(value: object, messages: Sequence[tuple[Any, ...]]) -> str | None:
+def name_side(value: object, messages: Sequence[tuple[Any, ...]]) -> str | None:
     """Which one this is: the last answer, or (the beginning of) the last question."""
     for role, use in (("assistant", ANSWER), ("user", QUESTION)):
         last = next((message for message in reversed(messages) if message[0] == role), None)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -28,7 +29,7 @@ def inspect(
         str | None,
         typer.Option(
             metavar="prompt=COLUMN,answer=COLUMN[,system=COLUMN] | messages=COLUMN",
-            help="Which columns hold what, where looking cannot tell.",
+            help="Which columns hold what, locate looking cannot tell.",
         ),
     ] = None,
     overrides: Annotated[
@@ -50,11 +51,13 @@ def inspect(
 
     stand_in = None
     try:
-        values = with_overrides(root, source, overrides or [])
-        path, sources = choose(root, source, {"revision": revision, "config": config, "split": split}, columns, values)
+        values = override_params(root, source, overrides or [])
+        path, sources = choose_source(
+            root, source, {"revision": revision, "config": config, "split": split}, columns, values
+        )
         stand_in = sources[0]["source"] if path is not None else None
         limit = rows if source or rows else values["fetch_data"].get("limit")
-        found = find(root, path, sources, values, limit)
+        found = try_source(root, path, sources, values, limit)
         if stand_in:  # not the place in data/custom where `retune use` would bring it
             found["sources"][0]["source"] = source
     except StageError as error:
@@ -65,7 +68,7 @@ def inspect(
         raise typer.Exit(REFUSED) from None
     except Exception as error:  # noqa: BLE001 - the last word is ours: a traceback may quote the dataset
         refuse(
-            f"{type(error).__name__} {where(error)}: this is a fault of Retune, not of the data; please report it with this line"
+            f"{type(error).__name__} {locate(error)}: this is a fault of Retune, not of the data; please report it with this line"
         )
     kept = found["rows"]["train"] + found["rows"]["heldout"]
     found["rows_limit"] = limit
@@ -89,21 +92,22 @@ def refuse(message: str) -> NoReturn:
     raise typer.Exit(REFUSED)
 
 
-def where(error: BaseException) -> str:
+def locate(error: BaseException) -> str:
     """The place in our code that an error came from: its text may quote a dataset, its place does not."""
+    code = Path(__file__).parents[2]
+    trace = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     # what happened in the stage's own process is a text
-    ours = []
-    lines = re.findall(r'File "[^"]*?((?:stages|retune)/[\w/]+\.py)", line (\d+)', str(error.__cause__ or ""))
-    trace = error.__traceback__
-    while trace is not None:
-        path = Path(trace.tb_frame.f_code.co_filename)
-        if path.parent.name in ("retune", "stages"):
-            ours.append((f"{path.parent.name}/{path.name}", str(trace.tb_lineno)))
-        trace = trace.tb_next
-    return "in {}, line {}".format(*[*ours, *lines][-1])
+    lines = re.findall(r'File "([^"]+)", line (\d+)', str(error.__cause__ or ""))
+    places = [(Path(file), line) for file, line in [*trace, *lines]]
+    ours = [
+        (path.relative_to(code), line)
+        for path, line in places
+        if any(path.is_relative_to(code / package) for package in ("retune", "stages"))
+    ]
+    return f"in {ours[-1][0].as_posix()}, line {ours[-1][1]}"
 
 
-def with_overrides(root: Path, source: str | None, overrides: list[str]) -> dict[str, Any]:
+def override_params(root: Path, source: str | None, overrides: list[str]) -> dict[str, Any]:
     """params.yaml with what `--set` says. Raises StageError if it names no param."""
     from retune.use.overrides import apply_overrides
     from stages.core.errors import StageError
@@ -117,7 +121,7 @@ def with_overrides(root: Path, source: str | None, overrides: list[str]) -> dict
     return apply_overrides((root / "params.yaml").read_text(encoding="utf-8"), overrides)[0] if overrides else values
 
 
-def choose(
+def choose_source(
     root: Path, source: str | None, keys: dict[str, str | None], columns: str | None, values: dict[str, Any]
 ) -> tuple[Path | None, list[dict[str, Any]]]:
     """(the file or folder, what stands for fetch_data.sources). Raises StageError if there is no such source."""
@@ -137,11 +141,11 @@ def choose(
     params = {**keys, "columns": mapping, "weight": None, "max_rows": None}
     path = next((place for place in (Path(source), root / source) if place.exists()), None)
     if source == DEMO:
-        return None, [valid({"source": DEMO, **params}, source)]
+        return None, [check_source({"source": DEMO, **params}, source)]
     if path is not None:
         if path.is_dir() and root.resolve().is_relative_to(path.resolve()):
             raise StageError(f"{source}: this project lies in that folder; name a folder of data")
-        return path.absolute(), [valid({"source": f"{CUSTOM}{name_of(path)}", **params}, source)]
+        return path.absolute(), [check_source({"source": f"{CUSTOM}{name_of(path)}", **params}, source)]
     if re.match(r"[a-z]+://", source):
         raise StageError(f"{source} is an address: download the file first, or name a dataset of the hub as OWNER/NAME")
     if not REPO_ID.fullmatch(source):
@@ -151,10 +155,10 @@ def choose(
             f"{source}: no such file or folder here. If it is a dataset of the hub, say which commit (--revision, 40 hex characters, "
             "from its page: a branch may move) and which --split"
         )
-    return None, [valid({"source": source, **params}, source)]
+    return None, [check_source({"source": source, **params}, source)]
 
 
-def valid(params: dict[str, Any], source: str) -> dict[str, Any]:
+def check_source(params: dict[str, Any], source: str) -> dict[str, Any]:
     """What the command line says of a source. Raises StageError, in words of the command line, if it is not right."""
     from stages.core.errors import StageError
     from stages.core.params import section_problems
@@ -168,18 +172,18 @@ def valid(params: dict[str, Any], source: str) -> dict[str, Any]:
     return params
 
 
-def find(
+def try_source(
     root: Path, path: Path | None, sources: list[dict[str, Any]], values: dict[str, Any], limit: int | None
 ) -> dict[str, Any]:
     """What the stages make of the sources. Raises StageError where they refuse them."""
-    from retune.inspect.findings import findings
-    from retune.inspect.trial_run import in_place, tried
+    from retune.inspect.findings import collect_findings
+    from retune.inspect.trial_run import put_in_place, try_stages
     from stages.dataset_files.reader import find_separator
 
     # the stages' scratch folder is the project's
     os.chdir(root)
-    with in_place(root, path) as custom, tried(root, custom, sources, limit, values) as made:
-        found = findings(made, EXAMPLES, values)
+    with put_in_place(root, path) as custom, try_stages(root, custom, sources, limit, values) as made:
+        found = collect_findings(made, EXAMPLES, values)
         for one in found["sources"]:
             paths = [(custom / name, name) for name in one["files"] if not one["revision"]]
             kinds = [find_separator(place, name) for place, name in paths if place.is_file()]

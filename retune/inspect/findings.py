@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retune.inspect.column_uses import Form, Row, column_uses
-from retune.inspect.trial_run import Tried
+from retune.inspect.column_uses import Form, Row, find_column_uses
+from retune.inspect.trial_run import TrialRun
 from retune.terminal import origin_of
 from stages.arrow.tables import read_parquet, read_parquet_batches
 from stages.chat import row_rules as template_rules
@@ -36,32 +36,32 @@ ORIGINS = 3
 """Origins that are told of each rule."""
 
 
-def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, Any]:
+def collect_findings(trial: TrialRun, examples: int, values: dict[str, Any]) -> dict[str, Any]:
     """Sources, counts, rules, tools, tokens and examples.
 
     Args:
-        tried: where the stages have written.
+        trial: where the stages have written.
         examples: rows to show.
         values: params.yaml.
     """
-    sources = read_json(tried.raw / raw_files.SOURCE)["sources"]
-    summary = read_json(tried.messages / message_files.SUMMARY)
+    sources = read_json(trial.raw / raw_files.SOURCE)["sources"]
+    summary = read_json(trial.messages / message_files.SUMMARY)
     names = [source["source"] for source in sources]
-    dialects = detect_dialects(tried.raw / raw_files.ROWS, sources)
-    uses = uses_by_source(tried, dialects)
-    rules = set_aside(tried, names)
+    dialects = detect_dialects(trial.raw / raw_files.ROWS, sources)
+    uses = find_uses(trial, dialects)
+    rules = list_rejected(trial, names)
     shown = (
-        token_examples(tried, examples, names)
-        if tried.tokens
-        else message_examples(tried, examples, names, values["template"]["train_on"])
+        read_token_examples(trial, examples, names)
+        if trial.tokens
+        else read_message_examples(trial, examples, names, values["template"]["train_on"])
     )
     return {
         "sources": [{**source, **use} for source, use in zip(sources, uses, strict=True)],
         "rows": {
-            "raw": pq.read_metadata(tried.raw / raw_files.ROWS).num_rows,
-            **kept_rows(tried),
+            "raw": pq.read_metadata(trial.raw / raw_files.ROWS).num_rows,
+            **count_kept_rows(trial),
             "rejected": sum(rule["rows"] for rule in rules),
-            "excluded": pq.read_metadata(tried.messages / message_files.EXCLUDED).num_rows,
+            "excluded": pq.read_metadata(trial.messages / message_files.EXCLUDED).num_rows,
         },
         "rules": rules,
         "params": {
@@ -74,48 +74,48 @@ def findings(tried: Tried, examples: int, values: dict[str, Any]) -> dict[str, A
             "min_heldout_rows": values["audit"]["min_heldout_rows"],
             "max_rejected_share": values["audit"]["max_rejected_share"],
         },
-        "unknown_roles": unknown_roles(tried, dialects),
+        "unknown_roles": find_unknown_roles(trial, dialects),
         "contaminated": summary["contaminated"],
-        "too_long": too_long(tried),
-        "tools": tool_rows(tried),
-        "tokens": token_lengths(tried),
-        "tokenizer": tried.tokenizer or None,
-        "no_tokens": tried.no_tokens or None,
+        "too_long": measure_too_long(trial),
+        "tools": count_tools(trial),
+        "tokens": measure_tokens(trial),
+        "tokenizer": trial.tokenizer or None,
+        "no_tokens": trial.no_tokens or None,
         "examples": list(shown),
     }
 
 
-def uses_by_source(tried: Tried, dialects: list[Dialect | None]) -> list[dict[str, Any]]:
+def find_uses(trial: TrialRun, dialects: list[Dialect | None]) -> list[dict[str, Any]]:
     """By source, {layout: its name or None, uses: {column: what it is used for}}."""
-    rows = tried.raw / raw_files.ROWS
+    rows = trial.raw / raw_files.ROWS
     found = []
     for number, dialect in enumerate(dialects):
         first = list(islice(parse_objects(read_records(rows, number)), ROWS_TO_TRY))
-        uses = column_uses(first, partial(form_of, dialect=dialect))
+        uses = find_column_uses(first, partial(canonical_pair, dialect=dialect))
         found.append({"layout": dialect.name if dialect else None, "uses": uses})
     return found
 
 
-def form_of(row: Row, dialect: Dialect | None) -> Form:
+def canonical_pair(row: Row, dialect: Dialect | None) -> Form:
     """(messages, tools) of a row. Raises Rejected."""
     messages, tools, _ = canonical_form(row, dialect)
     return messages, tools
 
 
-def kept_rows(tried: Tried) -> dict[str, int]:
+def count_kept_rows(trial: TrialRun) -> dict[str, int]:
     """{train, heldout}: rows behind the last stage that was tried."""
-    if tried.tokens:
-        tables = {split: token_files.read_tokens(tried.tokens / name) for split, name in token_files.SPLITS.items()}
+    if trial.tokens:
+        tables = {split: token_files.read_tokens(trial.tokens / name) for split, name in token_files.SPLITS.items()}
         return {split: table.num_rows for split, table in tables.items()}
-    splits = read_parquet(tried.messages / message_files.MESSAGES, ["split"])["split"]
+    splits = read_parquet(trial.messages / message_files.MESSAGES, ["split"])["split"]
     return {split: pc.sum(pc.equal(splits, split)).as_py() or 0 for split in message_files.SPLITS}
 
 
-def set_aside(tried: Tried, names: list[str]) -> list[dict[str, Any]]:
+def list_rejected(trial: TrialRun, names: list[str]) -> list[dict[str, Any]]:
     """By rule, the one with the most rows first: {rule, stage, meaning, rows, origins of the first ones}."""
-    lists = [("standardize", tried.messages / message_files.REJECTED, standardize_rules.RULES)]
-    if tried.tokens:
-        lists.append(("template", tried.tokens / token_files.REJECTED, template_rules.RULES))
+    lists = [("standardize", trial.messages / message_files.REJECTED, standardize_rules.RULES)]
+    if trial.tokens:
+        lists.append(("template", trial.tokens / token_files.REJECTED, template_rules.RULES))
     found = []
     for stage, path, meanings in lists:
         table = read_parquet(path).sort_by("row")
@@ -128,13 +128,13 @@ def set_aside(tried: Tried, names: list[str]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda rule: -rule["rows"])
 
 
-def unknown_roles(tried: Tried, dialects: list[Dialect | None]) -> list[str]:
+def find_unknown_roles(trial: TrialRun, dialects: list[Dialect | None]) -> list[str]:
     """Some roles that no dialect knows, cut short; they are the dataset's text, so they stand in no log and in no error."""
-    table = read_parquet(tried.messages / message_files.REJECTED)
+    table = read_parquet(trial.messages / message_files.REJECTED)
     rows = set(table.filter(pc.equal(table["rule"], "unknown_role"))["row"].slice(0, ROWS_TO_TRY).to_pylist())
     found: dict[str, None] = {}
     if rows:
-        for batch in read_parquet_batches(tried.raw / raw_files.ROWS, ["row", "source", "record"]):
+        for batch in read_parquet_batches(trial.raw / raw_files.ROWS, ["row", "source", "record"]):
             for item in batch.filter(pc.is_in(batch["row"], pa.array(rows, pa.int64()))).to_pylist():
                 dialect = dialects[item["source"]]
                 for turn in dialect.turns(parse_record(item["record"])) if dialect else ():
@@ -145,13 +145,13 @@ def unknown_roles(tried: Tried, dialects: list[Dialect | None]) -> list[str]:
     return list(found)[:ROLES]
 
 
-def too_long(tried: Tried) -> dict[str, int] | None:
+def measure_too_long(trial: TrialRun) -> dict[str, int] | None:
     """{p50, p90, max} tokens of the rows that are too long, and the shortest max_length that keeps 95 % of all; None if there are none."""
-    if tried.tokens is None or tried.long is None:
+    if trial.tokens is None or trial.long is None:
         return None
     longer, kept = (
-        sorted(length for name in token_files.SPLITS.values() for length in row_lengths(folder / name))
-        for folder in (tried.long, tried.tokens)
+        sorted(length for name in token_files.SPLITS.values() for length in read_row_lengths(folder / name))
+        for folder in (trial.long, trial.tokens)
     )
     if not longer:
         return None
@@ -169,16 +169,16 @@ def percentile(values: list[int], percent: int) -> int:
     return values[-(-len(values) * percent // 100) - 1]
 
 
-def row_lengths(path: Path) -> list[int]:
+def read_row_lengths(path: Path) -> list[int]:
     """Tokens of each row."""
     found: list[int] = pc.list_value_length(token_files.read_tokens(path)["input_ids"]).to_pylist()
     return found
 
 
-def tool_rows(tried: Tried) -> dict[str, int]:
+def count_tools(trial: TrialRun) -> dict[str, int]:
     """{defined: kept conversations with tools, calls: messages that call one, context_only: answers of weight 0}."""
     counts = {"defined": 0, "calls": 0, "context_only": 0}
-    for batch in read_parquet_batches(tried.messages / message_files.MESSAGES, ["tools", "messages"]):
+    for batch in read_parquet_batches(trial.messages / message_files.MESSAGES, ["tools", "messages"]):
         messages = batch["messages"].flatten()
         counts["defined"] += batch.num_rows - batch["tools"].null_count
         calls, train = messages.field("tool_calls"), messages.field("train")
@@ -187,13 +187,13 @@ def tool_rows(tried: Tried) -> dict[str, int]:
     return counts
 
 
-def token_lengths(tried: Tried) -> dict[str, Any] | None:
+def measure_tokens(trial: TrialRun) -> dict[str, Any] | None:
     """{p50, p90, max, tokens, trained_share, truncated, max_length...} of the kept rows, both splits together; None without tokens."""
-    if tried.tokens is None:
+    if trial.tokens is None:
         return None
-    tables = [token_files.read_tokens(tried.tokens / name) for name in token_files.SPLITS.values()]
+    tables = [token_files.read_tokens(trial.tokens / name) for name in token_files.SPLITS.values()]
     lengths = sorted(chain.from_iterable(pc.list_value_length(table["input_ids"]).to_pylist() for table in tables))
-    summary = read_json(tried.tokens / token_files.SUMMARY)
+    summary = read_json(trial.tokens / token_files.SUMMARY)
     labelled = sum(split["labelled_tokens"] for split in summary["splits"].values())
     if not lengths:
         return None
@@ -207,19 +207,19 @@ def token_lengths(tried: Tried) -> dict[str, Any] | None:
     }
 
 
-def token_examples(tried: Tried, count: int, names: list[str]) -> Iterator[dict[str, Any]]:
+def read_token_examples(trial: TrialRun, count: int, names: list[str]) -> Iterator[dict[str, Any]]:
     """Rows as they will be trained: of train, evenly spread; of heldout where train has too few."""
-    if tried.tokens is None:
+    if trial.tokens is None:
         return
-    from retune.preview import origins_of, read_tokenizer
+    from retune.preview import read_origins, read_tokenizer
 
-    tokenizer = read_tokenizer(tried.tokens / token_files.TOKENIZER)
+    tokenizer = read_tokenizer(trial.tokens / token_files.TOKENIZER)
     controls = control_ids(tokenizer)
     rows: list[tuple[str, dict[str, Any]]] = []
     for split, name in token_files.SPLITS.items():
-        table = token_files.read_tokens(tried.tokens / name)
+        table = token_files.read_tokens(trial.tokens / name)
         rows += [(split, table.slice(place, 1).to_pylist()[0]) for place in spread(table.num_rows, count - len(rows))]
-    origins = origins_of(tried.messages / message_files.MESSAGES, names, [row["row_id"] for _, row in rows])
+    origins = read_origins(trial.messages / message_files.MESSAGES, names, [row["row_id"] for _, row in rows])
     for split, row in rows:
         yield {
             "row_id": row["row_id"],
@@ -231,9 +231,9 @@ def token_examples(tried: Tried, count: int, names: list[str]) -> Iterator[dict[
         }
 
 
-def message_examples(tried: Tried, count: int, names: list[str], train_on: str) -> Iterator[dict[str, Any]]:
+def read_message_examples(trial: TrialRun, count: int, names: list[str], train_on: str) -> Iterator[dict[str, Any]]:
     """Rows as messages, evenly spread, for want of a tokenizer."""
-    path = tried.messages / message_files.MESSAGES
+    path = trial.messages / message_files.MESSAGES
     places = set(spread(pq.read_metadata(path).num_rows, count))
     at = 0
     for batch in read_parquet_batches(path):

@@ -43,7 +43,7 @@ def lines(found: Mapping[str, Any], source: str | None, options: Sequence[str], 
     yield ""
     yield from count_lines(found, colour=colour)
     yield ""
-    yield next_step(found, source, options)
+    yield say_next_step(found, source, options)
 
 
 def source_lines(one: Mapping[str, Any], limit: int | None, *, colour: bool) -> Iterator[str]:
@@ -52,20 +52,20 @@ def source_lines(one: Mapping[str, Any], limit: int | None, *, colour: bool) -> 
     yield heading(f"{one['source']}{at}", colour=colour)
     names = list(one["files"])
     more = f" and {len(names) - FILES} more" if names[FILES:] else ""
-    kinds = " and ".join(dict.fromkeys(kind_of(name) for name in names))
+    kinds = " and ".join(dict.fromkeys(describe_kind(name) for name in names))
     apart = f" (separated by {' and '.join(one['separators'])})" if one["separators"] not in ([], ["commas"]) else ""
-    yield field("files", f"{', '.join(names[:FILES])}{more}: {kinds}{apart}")
-    yield field("layout", one["layout"] or "none: no row is a JSON object")
+    yield format_field("files", f"{', '.join(names[:FILES])}{more}: {kinds}{apart}")
+    yield format_field("layout", one["layout"] or "none: no row is a JSON object")
     for place, (name, use) in enumerate(list(one["uses"].items())[:COLUMNS]):
-        yield field("columns" if not place else "", f"{name}: {use}")
+        yield format_field("columns" if not place else "", f"{name}: {use}")
     if len(one["uses"]) > COLUMNS:
-        yield field("", f"and {len(one['columns']) - COLUMNS} more")
+        yield format_field("", f"and {len(one['columns']) - COLUMNS} more")
     is_cut = limit is not None and one["rows_seen"] >= limit
     chosen = f", {one['rows']:,} of them taken" if one["rows"] != one["rows_seen"] else ""
-    yield field("rows", (f"the first {limit:,} rows of it" if is_cut else f"{one['rows_seen']:,}") + chosen)
+    yield format_field("rows", (f"the first {limit:,} rows of it" if is_cut else f"{one['rows_seen']:,}") + chosen)
 
 
-def kind_of(name: str) -> str:
+def describe_kind(name: str) -> str:
     """What a file is, by its ending."""
     ending = ending_of(name)
     packing = next((packed for packed in COMPRESSED if ending.endswith(packed)), "")
@@ -73,7 +73,7 @@ def kind_of(name: str) -> str:
     return f"{kind}, packed with {PACKINGS[packing]}" if packing else kind
 
 
-def field(name: str, text: str) -> str:
+def format_field(name: str, text: str) -> str:
     """A name and what is said of it."""
     return visible(f"  {name:<9}{text}")
 
@@ -97,10 +97,10 @@ def example_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
             f"{row['row_id']}  {row['split']}  {describe_origin(row['origin'], several=len(found['sources']) > 1)}{size}",
             colour=colour,
         )
-        yield paint_runs(shortened(row["runs"]), colour=colour).rstrip("\n")
+        yield paint_runs(shorten(row["runs"]), colour=colour).rstrip("\n")
 
 
-def shortened(runs: Sequence[Run]) -> list[Run]:
+def shorten(runs: Sequence[Run]) -> list[Run]:
     """Runs fit for a look: of a long text its beginning and end, of very many runs the first."""
     kept = []
     for run in runs[:RUNS]:
@@ -124,30 +124,34 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
     several = len(found["sources"]) > 1
     for place, rule in enumerate(found["rules"]):
         limit = f" ({found['params']['max_length']:,})" if rule["rule"] == TOO_LONG else ""
-        yield field("rejected" if not place else "", f"{rule['rows']:,} {rule['rule']}: {rule['meaning']}{limit}")
+        yield format_field(
+            "rejected" if not place else "", f"{rule['rows']:,} {rule['rule']}: {rule['meaning']}{limit}"
+        )
         more = ", ..." if rule["rows"] > len(rule["origins"]) else ""
-        yield field("", f"    at {places(rule['origins'], several=several)}{more}")
+        yield format_field("", f"    at {join_places(rule['origins'], several=several)}{more}")
         if rule["rule"] == TOO_LONG and found["too_long"]:
-            yield field("", f"    {too_long(found['too_long'], found['params']['max_length'])}")
-        yield from other_bytes(rule)
+            yield format_field("", f"    {describe_lengths(found['too_long'], found['params']['max_length'])}")
+        yield from advise_on_encoding(rule)
         if rule["rule"] == "unknown_role":
-            yield field("", f"    such as {', '.join(map(repr, found['unknown_roles']))}")
+            yield format_field("", f"    such as {', '.join(map(repr, found['unknown_roles']))}")
         if rule["rule"] == "contaminated":
-            yield field("", f"    {', '.join(f'{rows:,} by {name}' for name, rows in found['contaminated'].items())}")
+            yield format_field(
+                "", f"    {', '.join(f'{rows:,} by {name}' for name, rows in found['contaminated'].items())}"
+            )
     if kept and found["rows_limit"] is None:
         for place, said in enumerate(gate_words(found)):
-            yield field("gate" if not place else "", said)
+            yield format_field("gate" if not place else "", said)
     tools = found["tools"]
     said = f"yes: {tools['defined']:,} rows define some, {tools['calls']:,} messages call one"
-    yield field("tools", said if tools["defined"] or tools["calls"] else "no")
+    yield format_field("tools", said if tools["defined"] or tools["calls"] else "no")
     if tools["context_only"]:
-        yield field("weights", f"{tools['context_only']:,} answers are context only, as their weight says")
+        yield format_field("weights", f"{tools['context_only']:,} answers are context only, as their weight says")
     if found["tokenizer"]:
-        yield field("model", f"the tokenizer in {found['tokenizer']}, as fetch_model.source says")
+        yield format_field("model", f"the tokenizer in {found['tokenizer']}, as fetch_model.source says")
     tokens = found["tokens"]
     if tokens:
         cut = f", {tokens['truncated']:,} rows cut" if tokens["truncated"] else ""
-        yield field(
+        yield format_field(
             "tokens",
             f"{tokens['tokens']:,}, {tokens['trained_share']:.1%} trained; a row has {tokens['p50']:,} (median), "
             f"{tokens['p90']:,} (90%), {tokens['max']:,} at most{cut}, of max_length {found['params']['max_length']:,}",
@@ -169,20 +173,20 @@ def gate_words(found: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def places(origins: Sequence[Mapping[str, object]], *, several: bool) -> str:
+def join_places(origins: Sequence[Mapping[str, object]], *, several: bool) -> str:
     """Where rows came from, one after the other."""
     each = [describe_origin(origin, several=several) for origin in origins]
     return ("; " if any(", " in place for place in each) else ", ").join(each)
 
 
-def other_bytes(rule: Mapping[str, Any]) -> Iterator[str]:
+def advise_on_encoding(rule: Mapping[str, Any]) -> Iterator[str]:
     """Of rows of a .csv or .tsv that are not UTF-8: how to save it."""
     files = [origin["file"] for origin in rule["origins"]] if rule["rule"] == "invalid_unicode" else []
     if any(ending_of(file).startswith(SEPARATED) for file in files):
-        yield field("", f"    the file {OLDER_EXCEL}")
+        yield format_field("", f"    the file {OLDER_EXCEL}")
 
 
-def too_long(lengths: Mapping[str, int], max_length: int) -> str:
+def describe_lengths(lengths: Mapping[str, int], max_length: int) -> str:
     """How long the rows are that are too long, and which length would do."""
     wanted = lengths["keeps_95_percent"]
     does = (
@@ -198,7 +202,7 @@ def refuses_params(found: Mapping[str, Any]) -> bool:
     return bool(found["tokenizer"] and found["no_tokens"])
 
 
-def next_step(found: Mapping[str, Any], source: str | None, options: Sequence[str]) -> str:
+def say_next_step(found: Mapping[str, Any], source: str | None, options: Sequence[str]) -> str:
     """What to do now."""
     rows = found["rows"]
     bad_bytes = sum(rule["rows"] for rule in found["rules"] if rule["rule"] == "invalid_unicode")
@@ -211,10 +215,10 @@ def next_step(found: Mapping[str, Any], source: str | None, options: Sequence[st
             "No row is left: mend what the rules above name, or the standardize and template sections of params.yaml."
         )
     few = " No row is left to train on, since the few there are fell to the held-out ones." if not rows["train"] else ""
-    return f"{command(found['sources'][0], source, options)}{few}"
+    return f"{say_command(found['sources'][0], source, options)}{few}"
 
 
-def command(one: Mapping[str, Any], source: str | None, options: Sequence[str]) -> str:
+def say_command(one: Mapping[str, Any], source: str | None, options: Sequence[str]) -> str:
     """What to call to train on this."""
     if source is None:
         use = f"{shlex.join(['retune', 'use', *options])}`, then `" if options else ""

@@ -23,7 +23,7 @@ LONGEST = 2**30
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialRun:
     """Where the stages have written, as far as they came."""
 
     raw: Path
@@ -39,14 +39,14 @@ class Tried:
 
 
 @contextmanager
-def in_place(root: Path, path: Path | None) -> Iterator[Path]:
+def put_in_place(root: Path, path: Path | None) -> Iterator[Path]:
     """The folder that stands for data/custom: the one with the source in it; where there are links, one with a copy, as `retune use` makes it."""
     from retune.use.copying import copy_data, name_of
 
     if path is None:
         yield root / "data/custom"
     elif path.is_symlink() or (path.is_dir() and any(file.is_symlink() for file in path.rglob("*"))):
-        with scratch_folder(root) as folder:
+        with make_scratch_folder(root) as folder:
             copy_data(path, folder / name_of(path))
             yield folder
     else:
@@ -54,7 +54,7 @@ def in_place(root: Path, path: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_folder(root: Path) -> Iterator[Path]:
+def make_scratch_folder(root: Path) -> Iterator[Path]:
     """A folder in the project's scratch folder, as long as the block."""
     place = scratch(root) / "inspect"
     place.mkdir(exist_ok=True)
@@ -63,9 +63,9 @@ def scratch_folder(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def tried(
+def try_stages(
     root: Path, custom: Path, sources: list[dict[str, Any]], limit: int | None, values: dict[str, Any]
-) -> Iterator[Tried]:
+) -> Iterator[TrialRun]:
     """Run the data stages on sources; the files are there as long as the block.
 
     Args:
@@ -86,16 +86,18 @@ def tried(
     params = section_params(StandardizeParams, "standardize", values)
     runtime = section_params(Runtime, "runtime", values)
     form = section_params(TemplateParams, "template", values)
-    with scratch_folder(root) as work:
+    with make_scratch_folder(root) as work:
         raw, messages = work / "raw", work / "messages"
-        call(fetch_data, {"demo": root / "data/demo/dialogues.jsonl", "custom": custom, "raw": raw, "params": fetched})
+        call_stage(
+            fetch_data, {"demo": root / "data/demo/dialogues.jsonl", "custom": custom, "raw": raw, "params": fetched}
+        )
         given = {"custom": root / "data/custom", "exclusions": root / "data/exclusions.csv", "runtime": runtime}
         try:
-            call(standardize, {**given, "raw": raw, "messages": messages, "params": params})
+            call_stage(standardize, {**given, "raw": raw, "messages": messages, "params": params})
         except StageError:
             if not are_complete(messages):
                 raise
-        yield with_tokens(root, work, raw, messages, {**given, "params": form}, values)
+        yield make_tokens(root, work, raw, messages, {**given, "params": form}, values)
 
 
 def are_complete(messages: Path) -> bool:
@@ -105,7 +107,7 @@ def are_complete(messages: Path) -> bool:
     return all((messages / name).is_file() for name in (MESSAGES, REJECTED, EXCLUDED))
 
 
-def call(stage: Callable[..., None], arguments: Mapping[str, object]) -> None:
+def call_stage(stage: Callable[..., None], arguments: Mapping[str, object]) -> None:
     """Call a stage function with those of the arguments that it asks for, in a process of its own.
 
     A stage forks its workers, which is safe only before other libraries have started threads.
@@ -116,16 +118,16 @@ def call(stage: Callable[..., None], arguments: Mapping[str, object]) -> None:
         pool.submit(stage, **wanted).result()
 
 
-def with_tokens(
+def make_tokens(
     root: Path, work: Path, raw: Path, messages: Path, given: Mapping[str, object], values: dict[str, Any]
-) -> Tried:
+) -> TrialRun:
     """The rows as tokens, too, if there is a tokenizer for them."""
     from stages.contracts.tokens import SUMMARY
     from stages.template import template
 
-    tokenizer = tokenizer_folder(root, values)
+    tokenizer = find_tokenizer(root, values)
     if tokenizer is None:
-        return Tried(
+        return TrialRun(
             raw,
             messages,
             None,
@@ -136,14 +138,16 @@ def with_tokens(
     name = tokenizer.relative_to(root).as_posix()
     tokens = work / "tokens"
     try:
-        call(template, {**given, "messages": messages, "tokenizer": tokenizer, "tokens": tokens})
+        call_stage(template, {**given, "messages": messages, "tokenizer": tokenizer, "tokens": tokens})
     except StageError as error:
         if not (tokens / SUMMARY).is_file():
-            return Tried(raw, messages, None, None, str(error), name)
-    return Tried(raw, messages, tokens, in_full(work, messages, tokens, {**given, "tokenizer": tokenizer}), "", name)
+            return TrialRun(raw, messages, None, None, str(error), name)
+    return TrialRun(
+        raw, messages, tokens, make_long_tokens(work, messages, tokens, {**given, "tokenizer": tokenizer}), "", name
+    )
 
 
-def in_full(work: Path, messages: Path, tokens: Path, given: Mapping[str, Any]) -> Path | None:
+def make_long_tokens(work: Path, messages: Path, tokens: Path, given: Mapping[str, Any]) -> Path | None:
     """The rows that `template` set aside as too long, in their whole length; None if there are none."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -166,11 +170,11 @@ def in_full(work: Path, messages: Path, tokens: Path, given: Mapping[str, Any]) 
     params = given["params"].model_copy(update={"max_length": LONGEST})
     # none may be left to train on, where all of them are held out
     with suppress(StageError):
-        call(template, {**given, "params": params, "messages": long, "tokens": whole})
+        call_stage(template, {**given, "params": params, "messages": long, "tokens": whole})
     return whole if (whole / token_files.SUMMARY).is_file() else None
 
 
-def tokenizer_folder(root: Path, values: Mapping[str, Any]) -> Path | None:
+def find_tokenizer(root: Path, values: Mapping[str, Any]) -> Path | None:
     """The folder with the tokenizer that the params name; None if it is not there yet."""
     wanted = values.get("fetch_model", {})
     if wanted.get("source") in ("demo", "custom"):

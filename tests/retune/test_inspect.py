@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from retune.inspect.column_uses import column_uses
+from retune.inspect.column_uses import find_column_uses
+from retune.inspect.command import locate
 from retune.inspect.findings import percentile
 from retune.use.overrides import apply_overrides
+from stages.arrow.tables import read_parquet
 from stages.conversations.canonical import canonical_form
 from stages.conversations.dialect_detection import recognize
 from stages.conversations.row_rules import DUPLICATE, RULES
@@ -332,7 +334,7 @@ def test_inspect_lets_no_control_character_through(retune: Run, demo: Path) -> N
 
 def uses(rows: list[dict[str, object]]) -> dict[str, str]:
     layout = recognize(rows, "it")
-    return column_uses(rows, lambda row: canonical_form(row, layout)[:2])
+    return find_column_uses(rows, lambda row: canonical_form(row, layout)[:2])
 
 
 def test_column_uses_of_alpaca_with_history_and_system() -> None:
@@ -447,3 +449,12 @@ def test_inspect_of_contaminated_rows_names_the_evaluation_set(retune: Run, demo
     done = retune("inspect", "talk.jsonl", "--set", "standardize.contamination=[exam.jsonl]", cwd=demo)
     assert done.returncode == 0, done.stderr
     assert "1 by exam.jsonl" in done.stdout
+
+
+def test_place_of_a_fault_is_the_last_file_of_ours_in_whatever_package(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as here:
+        read_parquet(tmp_path / "none.parquet")
+    assert re.fullmatch(r"in stages/arrow/tables\.py, line \d+", locate(here.value))
+    text = f'File "{ROOT}/stages/workers/ordered_map.py", line 7, in x\n  File "/usr/lib/python3/json/decoder.py", line 9, in y\n'
+    here.value.__cause__ = RuntimeError(text)
+    assert locate(here.value) == "in stages/workers/ordered_map.py, line 7"
