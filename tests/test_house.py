@@ -39,9 +39,7 @@ def test_package_says_what_is_in_it(package: Path) -> None:
     docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
     assert docstring
     if package.is_relative_to(ROOT / "stages"):
-        assert len(docstring.split("\n\n")) > 1, (
-            "a package's docstring says in two lines what is in it and who uses it"
-        )
+        assert len(docstring.split("\n\n")) > 1, "a package's docstring says in two lines what is in it and who uses it"
 
 
 def test_each_stage_file_says_what_it_reads_and_writes_and_its_command() -> None:

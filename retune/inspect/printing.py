@@ -18,7 +18,7 @@ KINDS = {
     ".arrow": "Arrow",
     ".feather": "Feather",
 }
-PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 FILES, COLUMNS = 5, 30
 """Files and columns that are named."""
 HEAD, TAIL = 500, 150
@@ -68,9 +68,9 @@ def source_lines(one: Mapping[str, Any], limit: int | None, *, colour: bool) -> 
 def describe_kind(name: str) -> str:
     """What a file is, by its ending."""
     ending = ending_of(name)
-    packing = next((packed for packed in COMPRESSED if ending.endswith(packed)), "")
-    kind = KINDS.get(ending.removesuffix(packing), ending)
-    return f"{kind}, packed with {PACKINGS[packing]}" if packing else kind
+    compression = next((compressed for compressed in COMPRESSED if ending.endswith(compressed)), "")
+    kind = KINDS.get(ending.removesuffix(compression), ending)
+    return f"{kind}, packed with {COMPRESSIONS[compression]}" if compression else kind
 
 
 def format_field(name: str, text: str) -> str:

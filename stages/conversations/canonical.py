@@ -250,7 +250,7 @@ def find_broken_rule(
 
 
 def count_characters(messages: list[Message], tools: bytes | None) -> int:
-    """Characters of all contents, calls and tools together."""
+    """Characters of all messages' texts, calls and tools together."""
     calls = sum(len(orjson.dumps(calls_of(message)).decode()) for message in messages if calls_of(message))
     return sum(len(message[1]) for message in messages) + calls + len((tools or b"").decode())
 

@@ -27,11 +27,11 @@ class Exclusions:
     lines: Mapping[str, int]
     """In which line of the file each of both stands."""
 
-    def match(self, row_id: str, contents: Iterable[str]) -> list[str]:
-        """Which of the ids and hashes a conversation is left out for; empty: it is not."""
+    def match(self, row_id: str, texts: Iterable[str]) -> list[str]:
+        """Which of the ids and hashes a conversation with these messages' texts is left out for; empty: it is not."""
         found = [row_id] if row_id in self.by_row_id else []
         if self.by_content:
-            digests = dict.fromkeys(hashlib.sha256(content.encode()).hexdigest() for content in contents)
+            digests = dict.fromkeys(hashlib.sha256(text.encode()).hexdigest() for text in texts)
             found += [digest for digest in digests if digest in self.by_content]
         return found
 

@@ -107,9 +107,9 @@ def judge_batch(batch: pa.RecordBatch, judge: Judge) -> JudgedBatch:
     messages = build_messages(origin, kept, judge.heldout_fraction)
     signs = None
     if judge.near:
-        from stages.dedup.prefilter import compute_signs as signs_of
+        from stages.dedup.prefilter import compute_signs
 
-        signs = signs_of([whole_text(found) for _, found in kept], heldout_rows(messages), judge.near.sampling)
+        signs = compute_signs([whole_text(found) for _, found in kept], heldout_rows(messages), judge.near.sampling)
     return JudgedBatch(
         messages,
         build_set_aside(origin, rejected, contract.REJECTED_SCHEMA),
@@ -146,14 +146,14 @@ def reject_by_text(
 
 
 def whole_text(found: Conversation) -> str:
-    """All contents."""
+    """The texts of all messages, joined by line feeds."""
     return "\n".join([message[1] for message in found.messages])
 
 
 def whole_texts(messages: pa.ListArray) -> list[str]:
     """The same of conversations as Arrow, (n,) lists of contract.MESSAGE."""
-    contents = messages.values.field("content").to_pylist()
-    return ["\n".join(contents[first:last]) for first, last in pairwise(messages.offsets.to_pylist())]
+    texts = messages.values.field("content").to_pylist()
+    return ["\n".join(texts[first:last]) for first, last in pairwise(messages.offsets.to_pylist())]
 
 
 def spoken_text(found: Conversation) -> str:

@@ -77,26 +77,27 @@ class AllSigns:
 def settle_near_rows(
     rows: Iterator[JudgedBatch], total: int, waiting: Path, near: NearPolicy, account: RowAccount
 ) -> Iterator[pa.RecordBatch]:
-    """The conversations to keep, flagged where they nearly repeat an earlier one; those that are dropped are added to `account`.
+    """Decide about all rows; gives the conversations to keep, flagged where they nearly repeat an earlier one. Those that are dropped are added
+    to `account`.
 
     Args:
         rows: all rows, with signs.
         total: how many there are at most.
-        waiting: a file to write them to meanwhile.
+        waiting: a file to write them to meanwhile; it is deleted at the end.
         near: what is done with them.
         account: what became of the rows.
     """
     ids: list[bytes] = []
-    collected = AllSigns(total, near.sampling)
+    signs = AllSigns(total, near.sampling)
     with pa.OSFile(str(waiting), "wb") as sink, pa.ipc.new_file(sink, contract.SCHEMA) as writer:
         for judged in rows:
             batch, fresh = account.add_judged(judged)
             if judged.signs is not None:
-                collected.add(judged.signs.select(fresh), heldout_rows(batch))
+                signs.add(judged.signs.select(fresh), heldout_rows(batch))
             ids += map(bytes.fromhex, batch["row_id"].to_pylist())
             writer.write_batch(batch)
-    decision = decide(collected, waiting, near)
-    del collected
+    decision = decide(signs, waiting, near)
+    del signs
     start = 0
     with (
         progress("writing", len(ids)) as advance,
@@ -111,27 +112,27 @@ def settle_near_rows(
     waiting.unlink()
 
 
-def decide(collected: AllSigns, waiting: Path, near: NearPolicy) -> Decision:
+def decide(signs: AllSigns, waiting: Path, near: NearPolicy) -> Decision:
     """Find what nearly repeats what. A training row that goes for a held-out one's sake makes no other a near duplicate.
 
     Args:
-        collected: the signs of all rows; the sketches of candidates are added.
+        signs: the signs of all rows; the sketches of candidates are added.
         waiting: the file with the rows.
         near: what is done with them.
     """
     from stages.dedup.minhash import find_near_duplicates, find_near_heldout, sketch_texts
 
-    candidates = collected.find_candidates()
-    for texts in read_texts(waiting, candidates, collected.ends):
-        collected.add_sketches(sketch_texts(texts))
+    candidates = signs.find_candidates()
+    for texts in read_texts(waiting, candidates, signs.ends):
+        signs.add_sketches(sketch_texts(texts))
     # candidates stand behind the others: each training row is compared with held-out ones alone, and these keep their order
-    rows = np.concatenate([np.flatnonzero(collected.sketched), candidates])
-    made = collected.sketches[: len(rows)]
+    rows = np.concatenate([np.flatnonzero(signs.sketched), candidates])
+    made = signs.sketches[: len(rows)]
     nothing = np.full(len(rows), -1, np.int64)
-    of_heldout = find_near_heldout(made, collected.heldout[rows], near.threshold) if near.heldout == "drop" else nothing
+    of_heldout = find_near_heldout(made, signs.heldout[rows], near.threshold) if near.heldout == "drop" else nothing
     among = of_heldout < 0
     of_earlier = find_near_duplicates(made, among, near.threshold) if near.duplicates != "off" else nothing
-    return Decision(map_to_all(of_heldout, rows, collected.rows), map_to_all(of_earlier, rows, collected.rows))
+    return Decision(map_to_all(of_heldout, rows, signs.rows), map_to_all(of_earlier, rows, signs.rows))
 
 
 def map_to_all(found: NDArray[np.int64], rows: NDArray[np.int64], total: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""The rows of .jsonl, .json, .csv, .parquet and packed files as bytes, each with its place in the file.
+"""The rows of .jsonl, .json, .csv, .parquet and compressed files as bytes, each with its place in the file.
 
 Used by fetch_data and standardize.
 """

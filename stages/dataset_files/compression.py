@@ -1,4 +1,4 @@
-"""A text file as a stream of its bytes, unpacked as its ending says (.gz, .zst), guarded against bombs and cut-off files."""
+"""A text file as a stream of its bytes, decompressed as its ending says (.gz, .zst), guarded against bombs and cut-off files."""
 
 import gzip
 import io
@@ -15,32 +15,32 @@ from stages.dataset_files.file_kinds import COMPRESSED, other_kind
 
 MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 LARGEST_FREE = 16 * 2**20
-"""Bytes that any packed file may unpack to."""
+"""Bytes that any compressed file may decompress to."""
 LARGEST_RATIO = 200
-"""Past those: bytes of text for each packed byte. Chat text has 3 to 20; a file with more is made to fill memory and disk."""
+"""Past those: bytes of text for each compressed byte. Chat text has 3 to 20; a file with more is made to fill memory and disk."""
 BUFFER = 2**20
 
 
 class DamagedError(Exception):
-    """A packed file that is cut off or broken; whoever reads rows knows at which."""
+    """A compressed file that is cut off or broken; whoever reads rows knows at which."""
 
 
 class Stream(Protocol):
     """What both libraries give."""
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the buffer with unpacked bytes; how many, 0 at the end."""
+        """Fill the buffer with decompressed bytes; how many, 0 at the end."""
 
     def close(self) -> None:
         """Let go of it."""
 
 
 class DecompressedFile(io.RawIOBase):
-    """The unpacked bytes of a file, counted."""
+    """The decompressed bytes of a file, counted."""
 
-    def __init__(self, stream: Stream, packed: BinaryIO, name: str) -> None:
-        """`stream` unpacks what it reads from `packed`."""
-        self.stream, self.packed, self.name, self.count = stream, packed, name, 0
+    def __init__(self, stream: Stream, compressed: BinaryIO, name: str) -> None:
+        """`stream` decompresses what it reads from `compressed`."""
+        self.stream, self.compressed, self.name, self.count = stream, compressed, name, 0
 
     def readable(self) -> bool:
         """It is."""
@@ -53,7 +53,7 @@ class DecompressedFile(io.RawIOBase):
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
             raise DamagedError from error
         self.count += read
-        if self.count > LARGEST_FREE and self.count > LARGEST_RATIO * self.packed.tell():
+        if self.count > LARGEST_FREE and self.count > LARGEST_RATIO * self.compressed.tell():
             raise StageError(
                 f"{self.name}: unpacks to more than {LARGEST_RATIO} times its size (a decompression bomb?); nothing was kept. "
                 "If you trust it, unpack it yourself."
@@ -64,23 +64,23 @@ class DecompressedFile(io.RawIOBase):
         """Close both files."""
         if not self.closed:
             self.stream.close()
-            self.packed.close()
+            self.compressed.close()
         super().close()
 
 
 @contextmanager
 def open_decompressed(path: Path, name: str, ending: str) -> Iterator["io.BufferedReader[Any]"]:
-    """The bytes of a text file, buffered. Raises StageError if it is not packed as its ending says."""
-    packing = next((packed for packed in COMPRESSED if ending.endswith(packed)), None)
+    """The bytes of a text file, buffered. Raises StageError if it is not compressed as its ending says."""
+    compression = next((compressed for compressed in COMPRESSED if ending.endswith(compressed)), None)
     with path.open("rb", buffering=BUFFER) as file:
-        if packing is None:
+        if compression is None:
             yield cast("io.BufferedReader[Any]", file)
             return
         beginning = file.read(32)
         file.seek(0)
-        if beginning and not beginning.startswith(MAGIC[packing]):
-            raise wrong_ending(name, other_kind(beginning) or f"not packed as {packing}")
-        if packing == ".gz":
+        if beginning and not beginning.startswith(MAGIC[compression]):
+            raise wrong_ending(name, other_kind(beginning) or f"not packed as {compression}")
+        if compression == ".gz":
             stream = cast("Stream", gzip.GzipFile(fileobj=file))
         else:
             stream = cast("Stream", pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))

@@ -6,9 +6,9 @@ COMPRESSED = (".gz", ".zst")
 
 SEPARATED = (".csv", ".tsv")
 BY_LINE = (".jsonl", *SEPARATED)
-"""Packed or not: the place of a row is a line. Of the others it is the row's number."""
+"""Compressed or not: the place of a row is a line. Of the others it is the row's number."""
 
-ENDINGS = (*TEXT, *COLUMNAR, *(text + packed for text in TEXT for packed in COMPRESSED))
+ENDINGS = (*TEXT, *COLUMNAR, *(text + compressed for text in TEXT for compressed in COMPRESSED))
 OLDER_EXCEL = "looks like Windows-1252 (Excel's older CSV): save it as CSV UTF-8"
 """Of a .csv or .tsv with bytes that are not UTF-8."""
 KNOWN = f"{', '.join(TEXT)} (each also {' or '.join(COMPRESSED)}), {', '.join(COLUMNAR)}"
@@ -38,7 +38,7 @@ OTHER_KINDS = {
 
 
 def ending_of(name: str) -> str:
-    """The known ending of a file's name, the packing with it (`.jsonl.gz`); empty where there is none."""
+    """The known ending of a file's name, the compression with it (`.jsonl.gz`); empty where there is none."""
     return max((ending for ending in ENDINGS if name.lower().endswith(ending)), key=len, default="")
 
 

@@ -1,4 +1,4 @@
-"""The rows of a dataset file as JSON bytes, one after the other, each with its place: by the file's ending, packed or not.
+"""The rows of a dataset file as JSON bytes, one after the other, each with its place: by the file's ending, compressed or not.
 
 Memory is bounded by a row or a batch. Errors name the file and the place, never what stands there.
 """

@@ -105,7 +105,7 @@ def index_evaluation_sets(files: Iterable[tuple[Path, str]]) -> EvaluationIndex:
 
 
 def find_contaminated(texts: Sequence[str], index: EvaluationIndex) -> NDArray[np.int16]:
-    """For each text, the contents of one conversation joined by line feeds, the number of the first file of which it holds a text, or NONE."""
+    """For each text, that of one conversation's messages joined by line feeds, the number of the first file of which it holds a text, or NONE."""
     found = np.full(len(texts), NONE, np.int16)
     if len(texts):
         hashes, offsets = word_hashes(texts)

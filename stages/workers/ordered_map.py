@@ -28,7 +28,7 @@ AHEAD = 2
 """Items under way for each worker: one being worked on and one that waits."""
 
 inherited: tuple[Callable[[Any], Any], list[mmap.mmap]] | None = None
-"""In a worker: the function that it carries out, and the slots that items come in and results go out by."""
+"""In a worker: the function that it carries out, and the segments of shared memory that items come in and results go out by."""
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int | None) -> Iterator[Result]:
@@ -55,13 +55,13 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
         source = iter(items)
         while True:
             for item in islice(source, len(free)):
-                slot = free.popleft()
-                under_way.append((slot, pool.submit(carry_out, put(item, shared[slot]), slot)))
+                segment = free.popleft()
+                under_way.append((segment, pool.submit(carry_out, put(item, shared[segment]), segment)))
             if not under_way:
                 return
-            slot, coming = under_way.popleft()
-            result = take(coming.result(), shared[slot])
-            free.append(slot)
+            segment, coming = under_way.popleft()
+            result = take(coming.result(), shared[segment])
+            free.append(segment)
             yield result
     except BrokenProcessPool:
         raise StageError(
@@ -78,20 +78,20 @@ def count_workers(workers: int | None) -> int:
 
 
 def start_worker(function: Callable[[Any], Any], shared: list[mmap.mmap], parent: int) -> None:
-    """In a new worker: keep the function and the slots; die with the parent; leave Ctrl-C to it."""
+    """In a new worker: keep the function and the segments; die with the parent; leave Ctrl-C to it."""
     global inherited  # noqa: PLW0603 - a worker process has one job
     inherited = function, shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(signal.SIGKILL, parent)
 
 
-def carry_out(parcel: Parcel, slot: int) -> Parcel:
-    """In a worker: the function's result, in the item's slot. An exception that cannot travel is told by its type and place alone."""
+def carry_out(parcel: Parcel, segment: int) -> Parcel:
+    """In a worker: the function's result, in the item's segment. An exception that cannot travel is told by its type and place alone."""
     if inherited is None:
         raise RuntimeError("a worker without a function")
     function, shared = inherited
     try:
-        return put(function(take(parcel, shared[slot])), shared[slot])
+        return put(function(take(parcel, shared[segment])), shared[segment])
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes

@@ -10,13 +10,13 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 SIZE = 32 * 2**20
-"""Bytes of a slot. Pages that nothing was written to take no memory; what does not fit goes by the pipe."""
+"""Bytes of a segment. Pages that nothing was written to take no memory; what does not fit goes by the pipe."""
 LINE = 64
 """Bytes to whose multiple a buffer begins, as Arrow wants it."""
 
 
 class Parcel(NamedTuple):
-    """An object on its way: its pickle, and where its buffers lie in a slot."""
+    """An object on its way: its pickle, and where its buffers lie in a segment."""
 
     pickled: bytes
     places: list[tuple[int, int]] | None
@@ -28,8 +28,8 @@ def allocate_segments(count: int) -> list[mmap.mmap]:
     return [mmap.mmap(-1, SIZE) for _ in range(count)]
 
 
-def put(value: object, slot: mmap.mmap) -> Parcel:
-    """Lay the buffers of an object into a slot, over what is there."""
+def put(value: object, segment: mmap.mmap) -> Parcel:
+    """Lay the buffers of an object into a segment, over what is there."""
     found: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(value, protocol=5, buffer_callback=found.append)
     buffers = [buffer.raw() for buffer in found]
@@ -37,7 +37,7 @@ def put(value: object, slot: mmap.mmap) -> Parcel:
     if places and places[-1][1] > SIZE:
         return Parcel(pickle.dumps(value, protocol=5), None)
     for (begin, end), buffer in zip(places, buffers, strict=True):
-        slot[begin:end] = buffer
+        segment[begin:end] = buffer
     return Parcel(pickled, places)
 
 
@@ -48,6 +48,6 @@ def lay_out(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield begin, begin + size
 
 
-def take(parcel: Parcel, slot: mmap.mmap) -> Any:  # noqa: ANN401 - whatever was put
-    """The object, with copies of its buffers: the slot may be used again."""
-    return pickle.loads(parcel.pickled, buffers=[slot[begin:end] for begin, end in parcel.places or ()])  # noqa: S301 - our own bytes
+def take(parcel: Parcel, segment: mmap.mmap) -> Any:  # noqa: ANN401 - whatever was put
+    """The object, with copies of its buffers: the segment may be used again."""
+    return pickle.loads(parcel.pickled, buffers=[segment[begin:end] for begin, end in parcel.places or ()])  # noqa: S301 - our own bytes
