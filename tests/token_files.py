@@ -8,11 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from stages.arrow.tables import write_arrow, write_parquet
+from stages.arrow.tables import write_parquet
 from stages.contracts import messages as message_files
 from stages.contracts import raw as raw_files
 from stages.contracts import tokens as token_files
 from stages.core.files import write_json
+from tests.arrow_files import write_arrow
 from tests.project import ROOT
 
 TOKENIZER = ROOT / "data" / "demo" / "base"

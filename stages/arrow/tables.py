@@ -59,21 +59,12 @@ def read_parquet_batches(
             yield from file.iter_batches(rows, [group], columns)
 
 
-def write_arrow(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> None:
-    """Write Arrow IPC in the **stream** format: what `datasets.Dataset.from_file` memory-maps as it is (it refuses the file format)."""
-    if isinstance(rows, pa.Table):
-        schema, rows = rows.schema, rows.to_batches()
-    if schema is None:
-        msg = "write_arrow needs the schema of the batches"
-        raise TypeError(msg)
-    with open_arrow(path, schema) as write:
-        for batch in rows:
-            write(batch)
-
-
 @contextmanager
 def open_arrow(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
-    """Write Arrow IPC as `write_arrow` does, batch by batch: for several files at a time. The file is there when the block ends well."""
+    """Write Arrow IPC in the **stream** format, which `datasets.Dataset.from_file` memory-maps as it is (it refuses the file format).
+
+    Gives the function that writes a batch. The file is there when the block ends well.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     groups = RowGroups(schema)
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:

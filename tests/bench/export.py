@@ -94,8 +94,8 @@ def make_rows(folder: Path) -> None:
     import pyarrow as pa
     from tokenizers import Tokenizer
 
-    from stages.arrow.tables import write_arrow
     from stages.contracts.tokens import SCHEMA
+    from tests.arrow_files import write_arrow
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer/tokenizer.json"))
     draw = random.Random(0)

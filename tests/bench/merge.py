@@ -49,8 +49,8 @@ def make(root: Path, layers: int, rows: int, tokens: int) -> None:
 
     import pyarrow as pa
 
-    from stages.arrow.tables import write_arrow
     from stages.contracts.tokens import SCHEMA
+    from tests.arrow_files import write_arrow
     from tests.stages.training.support.tiny import make_tokenizer, make_tokens
     from tests.stages.weights.support.random_model import LLAMA_3B, make_base, make_random_adapter
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.arrow.tables import write_arrow
 from stages.contracts import base as base_files
 from stages.contracts import tokens as token_files
 from stages.core.files import write_json
 from stages.core.params import Runtime
 from stages.training.params import TrainParams
+from tests.arrow_files import write_arrow
 from tests.bench.apart import say_row
 from tests.bench.train_data import Row, conversations
 from tests.bench.train_models import TARGETS, old_torch_attention

@@ -12,8 +12,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from retune.use.presets import write_preset
-from stages.arrow.tables import write_arrow
 from stages.contracts.tokens import SCHEMA
+from tests.arrow_files import write_arrow
 from tests.retune.conftest import REPO
 from tests.stages.training.memory.support.shapes import write_base
 

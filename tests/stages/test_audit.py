@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from stages.arrow.tables import write_arrow, write_parquet
+from stages.arrow.tables import write_parquet
 from stages.audit import AuditParams, audit
 from stages.contracts import adapter, gguf, merged, messages, tokens
 from stages.core.errors import Refusal, StageError
 from stages.core.files import read_json, sha256_files, sha256_tree, write_json
 from stages.gate import GateParams, gate
+from tests.arrow_files import write_arrow
 
 if TYPE_CHECKING:
     from collections.abc import Callable

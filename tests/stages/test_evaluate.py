@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from stages.arrow.tables import read_parquet, write_arrow
+from stages.arrow.tables import read_parquet
 from stages.contracts import evaluation as contract
 from stages.contracts.adapter import TRAINING
 from stages.contracts.tokens import SCHEMA, answers, read_tokens
@@ -15,6 +15,7 @@ from stages.core.params import Runtime
 from stages.evaluate import EvaluateParams, evaluate, read_stop_rule, scores
 from stages.evaluation.greedy import StopRule, cut_at_difference
 from stages.evaluation.measures import ModelMeasures, split_answers
+from tests.arrow_files import write_arrow
 from tests.stages.training.support.tiny import RUNTIME
 
 PARAMS = EvaluateParams(rows=None, answer_rows=100, max_new_tokens=12, exact_match=True)

@@ -5,7 +5,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from stages.arrow.tables import write_arrow
 from stages.contracts import adapter as adapter_files
 from stages.contracts import base as base_files
 from stages.contracts import merged as contract
@@ -16,6 +15,7 @@ from stages.core.params import Runtime
 from stages.merge import MergeParams, check_pair, judge, merge
 from stages.merging.agreement import CheckRow, read_check_rows
 from stages.merging.config_files import end_ids
+from tests.arrow_files import write_arrow
 from tests.stages.training.support.tiny import RUNTIME
 
 PARAMS = MergeParams(into="base16", check_rows=6, max_logit_difference=0.2)

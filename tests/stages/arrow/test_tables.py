@@ -7,14 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.arrow.row_groups import BYTES_PER_GROUP, ROWS_PER_GROUP, row_sizes
-from stages.arrow.tables import (
-    read_arrow,
-    read_parquet,
-    read_parquet_batches,
-    regroup,
-    write_arrow,
-    write_parquet,
-)
+from stages.arrow.tables import read_arrow, read_parquet, read_parquet_batches, regroup, write_parquet
+from tests.arrow_files import write_arrow
 
 SCHEMA = pa.schema([("row", pa.int64()), ("ids", pa.list_(pa.int32()))])
 

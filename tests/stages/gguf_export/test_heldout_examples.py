@@ -3,9 +3,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from stages.arrow.tables import write_arrow
 from stages.core.errors import StageError
 from stages.gguf_export.heldout_examples import Ending, Example, find_ending, questions, read_examples
+from tests.arrow_files import write_arrow
 
 ROW = Example("r", [1, 10, 11, 20, 21, 9, 12, 22, 9], [-100, -100, -100, 20, 21, 9, -100, 22, 9])
 TURN = Ending((9,), is_control=True)

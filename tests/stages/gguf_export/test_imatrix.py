@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.arrow.tables import write_arrow
 from stages.contracts.tokens import SCHEMA
 from stages.core.errors import StageError
 from stages.gguf_export import imatrix as module
@@ -22,6 +21,7 @@ from stages.llama_cpp.programs import find_or_build
 from stages.llama_cpp.quantize import quantize
 from stages.llama_cpp.runtime import Model
 from stages.tokenization.exportable import pretokenizer as rules
+from tests.arrow_files import write_arrow
 from tests.stages.gguf_export.support.models_in_small import LLAMA_3_TEMPLATE, make_merged
 from tests.stages.gguf_export.support.tokenizers_in_small import save, split_by, train
 

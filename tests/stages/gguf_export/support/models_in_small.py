@@ -145,7 +145,7 @@ def make_tokens(folder: Path, tokenizer: Any, rows: int = 6, *, end: str = "<|eo
     """data/tokens as the stage `template` writes it, in Llama 3's form, or with another text in place of what ends a turn."""
     import pyarrow as pa
 
-    from stages.arrow.tables import write_arrow
+    from tests.arrow_files import write_arrow
 
     tokenizer.save_pretrained(folder / "tokenizer")
     made = []

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.arrow.tables import write_arrow
 from stages.contracts.tokens import SCHEMA
+from tests.arrow_files import write_arrow
 
 CONTROL = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|finetune_right_pad_id|>"]
 ADDED = ["<|im_end|>", "<|im_start|>"]
