@@ -37,10 +37,10 @@ class RowGroups:
             self.bytes = int(reached[taken - 1])
             start += taken
             if self.rows == ROWS_PER_GROUP or self.bytes >= BYTES_PER_GROUP:
-                yield from self.rest()
+                yield from self.flush()
 
-    def rest(self) -> Iterator[pa.Table]:
-        """What is left, the last group, if there is any."""
+    def flush(self) -> Iterator[pa.Table]:
+        """What is held, the last group, if there is any; nothing is held afterwards."""
         if self.rows:
             yield pa.Table.from_batches(self.held, schema=self.schema)
         self.held, self.rows, self.bytes = [], 0, 0

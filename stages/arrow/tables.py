@@ -74,7 +74,7 @@ def open_arrow(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBat
                 writer.write_table(table.combine_chunks())
 
         yield write
-        for table in groups.rest():
+        for table in groups.flush():
             writer.write_table(table.combine_chunks())
     temporary.replace(path)
 
@@ -90,4 +90,4 @@ def regroup(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterable[pa
     groups = RowGroups(schema)
     for batch in batches:
         yield from groups.add(batch)
-    yield from groups.rest()
+    yield from groups.flush()
