@@ -56,7 +56,10 @@ class Project:
 
     def repro(self, *flags: str) -> set[str]:
         """The stages that `dvc repro` ran. Their order is DVC's: where the graph leaves a choice, it differs from run to run."""
-        said = self.call("dvc", "repro", *flags).stdout
+        return self.stages_run(self.call("dvc", "repro", *flags).stdout)
+
+    def stages_run(self, said: str) -> set[str]:
+        """The stages that DVC says it runs."""
         return set(re.findall(r"^Running stage '(\w+)'", said, flags=re.MULTILINE))
 
     def params(self, change: Callable[[dict[str, Any]], None]) -> None:

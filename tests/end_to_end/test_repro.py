@@ -8,30 +8,10 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import Project
+from tests.other_params import another, leaves
 from tests.project import STAGES, downstream
 
 pytestmark = pytest.mark.slow
-
-
-def leaves(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Every key path of params.yaml that holds a value."""
-    found = []
-    for key, value in values.items():
-        found += leaves(value, (*prefix, key)) if isinstance(value, dict) and value else [(*prefix, key)]
-    return found
-
-
-def another(value: Any) -> Any:
-    """A value that differs; keys do not ask whether it is allowed."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return value + 1
-    if isinstance(value, str):
-        return value + "x"
-    if isinstance(value, list):
-        return [*value, "x"]
-    return {"x": 1} if isinstance(value, dict) else 1
 
 
 def test_repro_again_runs_nothing_and_is_fast(project: Project) -> None:
@@ -67,12 +47,6 @@ def test_repro_every_leaf_param_is_in_the_key_of_its_stage_and_no_other(
             (project.root / "params.yaml").write_bytes(before)
             expected = set() if path[0] == "runtime" else {"check", path[0]}
             assert set(status) == expected, ".".join(path)
-
-
-def test_repro_learning_rate_changed_runs_train_and_what_follows(project: Project) -> None:
-    with project.edited("params.yaml"):
-        project.params(lambda values: values["train"].update(learning_rate=4e-3))
-        assert project.repro() == {"check", *downstream("train")}
 
 
 def test_repro_rank_changed_does_not_tokenize_again(project: Project) -> None:
@@ -191,10 +165,13 @@ def test_repro_needs_no_prefect_and_no_torch_for_data(project: Project) -> None:
     assert project.call("python", "-c", code).stdout.strip() == "[]"
 
 
-def test_exp_run_with_another_param_gives_metrics_to_compare(project: Project) -> None:
+def test_exp_run_with_another_learning_rate_runs_train_and_what_follows_and_gives_metrics_to_compare(
+    project: Project,
+) -> None:
     with project.edited("params.yaml"):
         ended = project.call("dvc", "exp", "run", "--set-param", "train.learning_rate=1e-3", "--name", "slower")
         assert "slower" in ended.stdout
+        assert project.stages_run(ended.stdout) == {"check", *downstream("train")}
         shown = json.loads(project.call("dvc", "metrics", "diff", "--json").stdout)
         assert {"data/evaluation/metrics.json", "data/evaluation/export.json"} <= shown.keys()
     project.call("git", "checkout", "--quiet", "--", ".")

@@ -3,13 +3,12 @@
 import ast
 import random
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
+from tests.other_params import another, leaves
 from tests.project import ROOT, STAGES, closure, flags_of, outs_of
 from tests.test_keys import EXEMPT, SPARE
 
@@ -58,25 +57,6 @@ def edit_param(draw: random.Random, root: Path) -> Edit:
     path.write_bytes(before)
     stages = frozenset() if keys[0] == "runtime" else frozenset({"check", keys[0]})
     return Edit("params.yaml", content, stages, ".".join(keys), ".".join(keys))
-
-
-def leaves(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found = []
-    for key, value in values.items():
-        found += leaves(value, (*above, key)) if isinstance(value, dict) and value else [(*above, key)]
-    return found
-
-
-def another(value: Any) -> Any:
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return value + 1
-    if isinstance(value, str):
-        return value + "x"
-    if isinstance(value, list):
-        return [*value, "x"]
-    return {"x": 1} if isinstance(value, dict) else 1
 
 
 def edit_code(draw: random.Random, root: Path) -> Edit:
