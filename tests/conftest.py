@@ -16,6 +16,7 @@ EXPENSIVE = ("project", "trained", "layouts", "options", "spoken", "llama3_folde
 """Session fixtures that take many seconds: what is to be made once, not once a worker."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each test the group that one worker takes, and order the groups: those of expensive fixtures, other slow files, the rest."""
     fixtures: dict[str, set[str]] = defaultdict(set)

@@ -32,6 +32,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "max_rejected_share": 0.5,
     },
 }
+METRICS = [path for stage in STAGES.values() for metric in stage.get("metrics", []) for path in metric]
 
 
 class Project:
@@ -71,7 +72,9 @@ class Project:
     @contextmanager
     def edited(self, *files: str) -> Iterator[None]:
         """Put files, and the state of the last run, back at the end."""
-        kept = {name: (self.root / name).read_bytes() for name in [*files, "dvc.lock"]}
+        # metrics are in no cache, so no checkout brings them back
+        metrics = [path for path in METRICS if (self.root / path).is_file()]
+        kept = {name: (self.root / name).read_bytes() for name in [*files, *metrics, "dvc.lock"]}
         try:
             yield
         finally:
