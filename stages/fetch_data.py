@@ -1,8 +1,9 @@
 """The rows of all sources as they came, as one Parquet file of JSON records, each with its origin, and a note of where they are from.
 
-Reads   data/demo/dialogues.jsonl, data/custom/, or datasets of the hub at pinned revisions
-Writes  data/raw (rows.parquet, source.json)
-Command python -m stages.fetch_data --demo data/demo/dialogues.jsonl --custom data/custom --raw data/raw
+Reads  data/demo/dialogues.jsonl, data/custom/, or datasets of the hub at pinned revisions
+Writes data/raw (rows.parquet, source.json)
+
+    python -m stages.fetch_data --demo data/demo/dialogues.jsonl --custom data/custom --raw data/raw
 """
 
 import logging

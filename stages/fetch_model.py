@@ -1,8 +1,9 @@
 """A base model and its tokenizer as they came: safetensors only, checked to be whole, no code, no pickles.
 
-Reads   data/demo/base, data/custom_base/, or a model of the hub at a pinned revision
-Writes  data/base (config.json, *.safetensors, source.json), data/tokenizer (tokenizer.json, chat template ...)
-Command python -m stages.fetch_model --demo data/demo/base --custom data/custom_base --base data/base --tokenizer data/tokenizer
+Reads  data/demo/base, data/custom_base/, or a model of the hub at a pinned revision
+Writes data/base (config.json, *.safetensors, source.json), data/tokenizer (tokenizer.json, chat template ...)
+
+    python -m stages.fetch_model --demo data/demo/base --custom data/custom_base --base data/base --tokenizer data/tokenizer
 """
 
 import json

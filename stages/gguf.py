@@ -1,9 +1,10 @@
 """Exports the merged model as GGUF files and the adapter as one more, and measures each against the merged model.
 
-Reads   data/merged (a transformers folder), data/adapter (what it was made with), data/tokens (held-out rows; tokenizer/), data/base (for a
+Reads  data/merged (a transformers folder), data/adapter (what it was made with), data/tokens (held-out rows; tokenizer/), data/base (for a
         base to lay the adapter over), the records of the stages before (what the files say of their origin)
-Writes  data/gguf: NAME-QUANT.gguf, NAME-lora-TYPE.gguf, imatrix.gguf, checks.json, Modelfile, README.md (see stages/contracts/gguf.py)
-Command python -m stages.gguf --merged data/merged --adapter data/adapter --tokens data/tokens --base data/base
+Writes data/gguf: NAME-QUANT.gguf, NAME-lora-TYPE.gguf, imatrix.gguf, checks.json, Modelfile, README.md (see stages/contracts/gguf.py)
+
+    python -m stages.gguf --merged data/merged --adapter data/adapter --tokens data/tokens --base data/base
         --fetch_model data/records/fetch_model.json ... --merge data/records/merge.json --files data/gguf
 
 A file that differs from the merged model in form (a tensor, the tokenization, the chat template, BOS, the end of a turn) fails

@@ -1,8 +1,9 @@
 """Any chat dialect to role/content messages, each conversation with a stable id, in train or heldout, or set aside with its rule.
 
-Reads   data/raw (rows.parquet, source.json), data/exclusions.csv, data/custom (evaluation sets, if params name some)
-Writes  data/messages (messages.parquet, rejected.parquet, excluded.parquet, summary.json)
-Command python -m stages.standardize --raw data/raw --exclusions data/exclusions.csv --custom data/custom --messages data/messages
+Reads  data/raw (rows.parquet, source.json), data/exclusions.csv, data/custom (evaluation sets, if params name some)
+Writes data/messages (messages.parquet, rejected.parquet, excluded.parquet, summary.json)
+
+    python -m stages.standardize --raw data/raw --exclusions data/exclusions.csv --custom data/custom --messages data/messages
 
 A row id is the sha256 of the conversation's canonical JSON (stages/conversations/canonical.py), cut to 32 hex characters, so it survives
 re-ordering and a growing dataset. The same hash chooses the split: a conversation never moves between train and heldout when

@@ -29,7 +29,7 @@ def inspect(
         str | None,
         typer.Option(
             metavar="prompt=COLUMN,answer=COLUMN[,system=COLUMN] | messages=COLUMN",
-            help="Which columns hold what, locate looking cannot tell.",
+            help="Which columns hold what, where looking cannot tell.",
         ),
     ] = None,
     overrides: Annotated[
@@ -47,6 +47,7 @@ def inspect(
     `template` refuses its params.
     """
     root = project_root()
+    from retune.inspect.trial_run import find_untried
     from stages.core.errors import StageError
 
     stand_in = None
@@ -72,6 +73,7 @@ def inspect(
         )
     kept = found["rows"]["train"] + found["rows"]["heldout"]
     found["rows_limit"] = limit
+    found["untried"] = find_untried(root)
     keys = {"config": config, "split": split} if source else {}
     changes = [*(f"fetch_data.sources.0.{key}={value}" for key, value in keys.items() if value), *(overrides or [])]
     options = [

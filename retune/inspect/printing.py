@@ -35,6 +35,9 @@ def lines(found: Mapping[str, Any], source: str | None, options: Sequence[str], 
     if refuses_params(found):
         yield visible(f"`template` refuses its params, so the pipeline would stop there: {found['no_tokens']}")
         yield ""
+    if found["untried"]:
+        yield f"Without {' and '.join(found['untried'])}, which dvc.yaml has before `template`: rows may become others there."
+        yield ""
     for number, one in enumerate(found["sources"]):
         yield from source_lines(one, found["rows_limit"], colour=colour)
         if number + 1 < len(found["sources"]):

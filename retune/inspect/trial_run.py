@@ -1,6 +1,7 @@
 """The data stages, tried on a source in a temporary folder: what `retune inspect` tells. Nothing of data/ is written.
 
-The stages' own functions do the work, so what is told here is what `dvc repro` will do.
+The stages' own functions do the work, so what is told here is what `dvc repro` will do; a stage that somebody has put between them is
+not tried, and named (`find_untried`).
 """
 
 import inspect
@@ -16,10 +17,14 @@ from typing import Any
 
 from stages.core.errors import StageError
 from stages.core.files import read_json, scratch
-from stages.core.params import Runtime, section_params
+from stages.core.params import Runtime, read_params, section_params
 
 LONGEST = 2**30
 """A max_length that no row has."""
+
+
+TRIED = {"check", "fetch_model", "fetch_data", "standardize", "template"}
+"""The stages up to the tokens whose work is done here, or whose outputs are there."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,19 @@ def try_stages(
             if not are_complete(messages):
                 raise
         yield make_tokens(root, work, raw, messages, {**given, "params": form}, values)
+
+
+def find_untried(root: Path) -> list[str]:
+    """The stages of dvc.yaml before `template` that are not tried here."""
+    stages = read_params(root / "dvc.yaml")["stages"]
+    written = {
+        name: {out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])}
+        for name, stage in stages.items()
+    }
+    needed = {"template"}
+    while more := {name for name in stages if any(written[name] & set(stages[one]["deps"]) for one in needed)} - needed:
+        needed |= more
+    return [name for name in stages if name in needed - TRIED]
 
 
 def are_complete(messages: Path) -> bool:

@@ -57,7 +57,7 @@ def use(
     from retune.use.meanings import explain
     from retune.use.overrides import apply_overrides
     from retune.use.params_text import read_values
-    from retune.use.presets import write_preset
+    from retune.use.presets import find_whole, write_preset
     from retune.use.reminders import reminders
     from stages.check import problems
     from stages.core.errors import StageError
@@ -85,13 +85,16 @@ def use(
         if found and as_json:
             print_json({"problems": found})
             raise typer.Exit(1)
+        if found and preset is not None:
+            whole = find_whole(root, preset)
+            found = [f"{line} in {whole}" if line.endswith("section is missing") else line for line in found]
         if found:
             give_up("nothing was written:\n  " + "\n  ".join(found))
         # a value that was written anew has lost what stood beside its keys
         write_params(parameters, explain(text, [change.partition("=")[0] for change in changes]) if changes else text)
         keep()
     changed = compare_params(old, values)
-    tell(root, Changes(changed, others, reminders(changed, values)), as_json)
+    tell(root, Changes(changed, others, reminders(changed, values, whole=preset is not None and not changes)), as_json)
 
 
 def print_presets(root: Path, as_json: bool) -> None:

@@ -38,6 +38,14 @@ def find_preset(root: Path, name: str) -> Path:
     raise StageError(f"no preset {name}; {said}")
 
 
+def find_whole(root: Path, name: str) -> Path:
+    """The file that has all sections of a preset: what it builds on, or itself."""
+    path = find_preset(root, name)
+    base = read_tree(path.read_text(encoding="utf-8")).get(BUILDS_ON)
+    found = path if base is None else find_preset(root, str(base))
+    return found.relative_to(root) if found.is_relative_to(root) else found
+
+
 def read_purpose(path: Path) -> str:
     """What a preset is for: its first comment, one line."""
     return next(iter(read_head(path.read_text(encoding="utf-8"))), "#").removeprefix("#").strip()

@@ -7,16 +7,17 @@ NAMING = ("gguf.license", "gguf.name", "report.title")
 """Params that say whose model it is."""
 
 
-def reminders(changed: Mapping[str, object], values: Mapping[str, Any]) -> list[str]:
+def reminders(changed: Mapping[str, object], values: Mapping[str, Any], *, whole: bool = False) -> list[str]:
     """Lines about params that were true of the former base or data, or that do nothing beside others.
 
     Args:
         changed: by `section.key`, the params that changed.
         values: all sections, as they are now.
+        whole: whether they are a preset as it is, which names its own model.
     """
     found = []
     gguf, report = values["gguf"], values["report"]
-    if any(name == "fetch_model.source" or name.startswith("fetch_data.sources") for name in changed):
+    if not whole and any(name == "fetch_model.source" or name.startswith("fetch_data.sources") for name in changed):
         now = {"gguf.license": gguf["license"], "gguf.name": gguf["name"], "report.title": report["title"]}
         if "gguf.license" in changed and gguf["license"] is None:
             found.append(

@@ -1,6 +1,6 @@
 """The rows of one batch of data/raw, each judged by itself: kept, rejected with its rule, or excluded. Pure; runs in worker processes.
 
-What depends on other rows (duplicates, near duplicates, what is held out near it) is decided by `stages.standardize` afterwards.
+What depends on other rows (duplicates, near duplicates, what is held out near it) is settled afterwards (`stages.conversations.near_rows`).
 """
 
 from collections import Counter

@@ -189,7 +189,7 @@ def last_good_files(name: str) -> bool:
 def read_flags(stage: Callable[..., Finish | None], paths: Mapping[str, str]) -> dict[str, str]:
     """The command line of a stage: one required flag for each path of its signature; with `Inputs` in it, any others, too."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {stage.__module__}", description=inspect.getdoc(stage), allow_abbrev=False
+        prog=f"python -m stages.{stage.__name__}", description=inspect.getdoc(stage), allow_abbrev=False
     )
     for key, kind in paths.items():
         if kind != "inputs":

@@ -53,6 +53,15 @@ def test_use_of_a_file_of_your_own_may_build_on_a_preset(project, retune, tmp_pa
     assert "  # Optimizer steps to train; null: `epochs` says how long\n  steps: 61 # so long\n" in text
 
 
+def test_section_that_the_whole_preset_lacks_is_said_with_its_file(project, retune):
+    whole = project / "presets/llama-3.2-3b-finetome.yaml"
+    whole.write_text(whole.read_text().replace("\nreport:\n  title: Llama 3.2 3B on FineTome\n  examples: 8\n", ""))
+    (project / "presets/demo.yaml").write_text("# what\nbuilds_on: llama-3.2-3b-finetome\n")
+    done = retune("use", "demo", cwd=project)
+    assert done.returncode == 1
+    assert "report: this section is missing in presets/llama-3.2-3b-finetome.yaml" in done.stderr
+
+
 def test_set_keeps_what_stands_beside_the_keys(project, retune):
     before = (project / "params.yaml").read_text()
     done = retune("use", "--set", "train.steps=7", "--set", "train.lora.target_modules=[q_proj]", cwd=project)

@@ -32,3 +32,7 @@ def test_nf4_reminds_of_the_adapter_file_that_it_leaves_out():
     assert reminders({"merge.into": []}, params(into="dequantized_nf4", lora="none")) == []
     assert reminders({"merge.into": []}, params()) == []
     assert reminders({"train.epochs": []}, params(into="dequantized_nf4")) == []
+
+
+def test_preset_as_it_is_names_its_own_model_and_reminds_of_nothing():
+    assert reminders({"fetch_model.source": [], "fetch_data.sources.0.source": []}, params(), whole=True) == []
