@@ -35,10 +35,10 @@ flow: setup  ## the same through Prefect, once, states shown
 	python -m flows.pipeline
 
 test: setup  ## every test
-	pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	pytest -n 2 --no-loadscope-reorder
 
 test-fast: setup  ## the tests without torch and servers
-	pytest -m "not slow"
+	pytest -n 2 -m "not slow"
 
 test-long: setup  ## the tests that take too long for every push
 	pytest -m long

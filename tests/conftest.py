@@ -5,51 +5,62 @@ same worker, and the long work goes first, so that both end at about the same ti
 """
 
 import signal
-from collections import defaultdict
+from typing import Any
 
 import pytest
 
 # a shell that starts pytest in the background has it ignore SIGINT, and so would all that tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-EXPENSIVE = ("project", "trained", "layouts", "options", "spoken", "llama3_folder", "made_copies", "made_toy")
-"""Session fixtures that take many seconds: what is to be made once, not once a worker."""
+TOGETHER = {
+    "end_to_end/project": ("end_to_end/test_repro", "end_to_end/test_gguf_origin", "end_to_end/test_why"),
+    "stages/trained": ("stages/test_evaluate", "stages/test_merge", "stages/test_train", "stages/test_train_curve"),
+    "flows/made_toy": ("flows/",),
+    "oracle/llama3_folder": ("oracle/",),
+    "retune/spoken": ("retune/test_chat", "retune/test_serve", "retune/chat/"),
+    "retune/made_toy": (
+        "retune/test_accept",
+        "retune/test_why",
+        "retune/doctor/test_repository",
+        "retune/use/test_changes",
+    ),
+}
+"""{folder/session fixture: the files, or folders, that share it}: made once, not once a worker. The first are begun first."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too
+def group_of(nodeid: str) -> str:
+    """What one worker takes as a whole: the files that share a fixture, or a file."""
+    file = nodeid.partition("::")[0].removeprefix("tests/").removesuffix(".py")
+    return next(
+        (
+            name
+            for name, files in TOGETHER.items()
+            if any(file == one or (one[-1] == "/" and file.startswith(one)) for one in files)
+        ),
+        file,
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """xdist's scheduler of files, for groups of them."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class GroupScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the group that one worker takes, and order the groups: those of expensive fixtures, other slow files, the rest."""
-    fixtures: dict[str, set[str]] = defaultdict(set)
-    slow: set[str] = set()
+    """Order the groups: those that share a fixture, other slow files, the rest. A file that shares one and is in no group is an error."""
+    slow = {group_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    order = {name: number for number, name in enumerate(TOGETHER)}
     for item in items:
-        file = item.nodeid.partition("::")[0]
-        room = file.split("/")[1]  # fixtures of one name in two folders are two
-        fixtures[file] |= {f"{room}/{name}" for name in EXPENSIVE if name in getattr(item, "fixturenames", ())}
-        if item.get_closest_marker("slow"):
-            slow.add(file)
-    groups = joined(fixtures)
-    order: dict[str, tuple[int, str]] = {}
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        group = groups[file]
-        item.add_marker(pytest.mark.xdist_group(group))
-        order[item.nodeid] = (0 if group != file else 1 if file in slow else 2, group)
-    items.sort(key=lambda item: order[item.nodeid])
-
-
-def joined(fixtures: dict[str, set[str]]) -> dict[str, str]:
-    """{file: group}: files that share a fixture, directly or by way of others, have one; a file that shares none is a group of its own."""
-    groups: list[tuple[set[str], set[str]]] = []
-    for file, names in fixtures.items():
-        if not names:
-            continue
-        files, all_names = {file}, set(names)
-        apart = []
-        for others, shared in groups:
-            if shared & all_names:
-                files |= others
-                all_names |= shared
-            else:
-                apart.append((others, shared))
-        groups = [*apart, (files, all_names)]
-    return {file: file for file in fixtures} | {file: min(names) for files, names in groups for file in files}
+        group = group_of(item.nodeid)
+        shared = {f"{item.nodeid.split('/')[1]}/{name}" for name in getattr(item, "fixturenames", ())} & TOGETHER.keys()
+        if shared - {group}:
+            raise pytest.UsageError(f"{item.nodeid} uses {shared}: name its file in TOGETHER of tests/conftest.py")
+        order.setdefault(group, len(TOGETHER) + (group not in slow))
+    items.sort(key=lambda item: order[group_of(item.nodeid)])
