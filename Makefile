@@ -38,7 +38,7 @@ test: setup  ## every test
 	pytest -n 2 --no-loadscope-reorder
 
 test-fast: setup  ## the tests without torch and servers
-	pytest -n 2 -m "not slow"
+	pytest -n 2 -m "not slow and not long"
 
 test-long: setup  ## the tests that take too long for every push
 	pytest -m long

@@ -9,6 +9,8 @@ import pytest
 
 from flows.process import LiveLines, StageOutcome, dvc_command, dvc_environment, failure_message, repro
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).parents[2]
 SLEEPER = """
 import os, subprocess, sys, time

@@ -16,6 +16,8 @@ from stages.contracts import messages, raw
 from tests.hostile.made import good_rows
 from tests.hostile.pipeline import MARKER, Outcome, Project, make_project
 
+pytestmark = pytest.mark.slow
+
 TEXT = st.text(max_size=8) | st.sampled_from([f"{MARKER} a", f"{MARKER} b", "", " ", "\ud800", "\0"])
 ROLE = st.sampled_from(["user", "assistant", "system", "human", "gpt", "tool", "narrator", "USER", "", None, 1])
 SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | TEXT

@@ -13,7 +13,7 @@ from tests.hostile.made import dialogue, good_lines, gzip_bomb, line, parquet, z
 from tests.hostile.pipeline import MARKER, Project, write_params
 from tests.project import ROOT, STAGES
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 MOST_MIB = 1_500
 SECONDS = 30

@@ -24,7 +24,7 @@ from tests.hostile.made import (
 )
 from tests.hostile.pipeline import MARKER, Project
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 ROWS = 6
 DEEPER = 100_000

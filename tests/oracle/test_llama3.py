@@ -17,6 +17,8 @@ from tests.oracle.conftest import Templated, llama_params
 from tests.oracle.dialogues import made_dialogues
 from tests.stages.chat.test_encoding import rows_of
 
+pytestmark = pytest.mark.slow
+
 DAY = "26 Jul 2024"
 END = "<|eot_id|>"
 COUNT = 600

@@ -10,6 +10,8 @@ from retune.accept.same_code import whole_use
 from stages.core.project_code import keep_code
 from tests.project import ROOT
 
+pytestmark = pytest.mark.slow
+
 LOOSE = 'params.__dict__.update(YAML().load(Path("params.yaml"))["words"])'
 PLAIN = 'params.least = YAML().load(Path("params.yaml"))["words"]["least"]'
 WORDS = {"stages/words.py": "modified"}

@@ -22,6 +22,8 @@ from stages.conversations.row_rules import DUPLICATE, RULES
 from stages.core.files import write_json
 from tests.project import ROOT
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SHARED = ROOT.parent / "shared" / "data"
 

@@ -17,6 +17,8 @@ from tests.arrow_files import write_arrow
 from tests.retune.conftest import REPO
 from tests.stages.training.memory.support.shapes import write_base
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 GIB = 2**30
 ROWS = 1000

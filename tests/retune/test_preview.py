@@ -15,6 +15,8 @@ from tests.retune.conftest import REPO
 from tests.stages.show.test_progress import on_a_terminal
 from tests.token_files import row_id, write_token_files
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 HOSTILE = "red \x1b[31m \x9b2J \u202e \u27e6forged\u27e7 \x07"
 

@@ -9,6 +9,8 @@ import pytest
 from stages.core.files import read_json, sha256_files, write_json
 from tests.retune.loopback_hub import TOKEN, Hub, Repo, serving
 
+pytestmark = pytest.mark.slow
+
 REPO = "me/my-model"
 CARD = "---\nlicense: apache-2.0\n---\n# My model\n"
 FILES = {

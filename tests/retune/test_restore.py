@@ -13,6 +13,8 @@ import pytest
 from tests.retune.conftest import REPO, call
 from tests.stages.core.test_runner import RUNTIME
 
+pytestmark = pytest.mark.slow
+
 STAGES = """\
 stages:
   copy:

@@ -6,6 +6,8 @@ import pytest
 from retune.use.overrides import apply_overrides
 from retune.use.presets import read_preset, write_preset
 
+pytestmark = pytest.mark.slow
+
 ROW = '{"prompt": "q", "completion": "a"}\n'
 
 

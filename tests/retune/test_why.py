@@ -6,6 +6,8 @@ import pytest
 
 from stages.core.project_code import keep_code
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ask(retune, toy):

@@ -12,6 +12,8 @@ from tests.end_to_end.conftest import copy_project
 from tests.project import STAGES, downstream, outs_of
 from tests.retune.why.support.edits import random_edit
 
+pytestmark = pytest.mark.slow
+
 Dag = dict[str, tuple[str, ...]]
 SAMPLE, ALL, PART = range(15), 200, 20
 

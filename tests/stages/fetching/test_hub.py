@@ -20,6 +20,8 @@ import pytest
 
 from tests.project import ROOT
 
+pytestmark = pytest.mark.slow
+
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 DATASET = "somebody/dialogues"
 MODEL = "somebody/model"

@@ -23,6 +23,8 @@ from tests.project import ROOT
 from tests.stages.gguf_export.support.tokenizers_in_small import gpt_2, split_by, train
 from tests.stages.tokenization.support.tokenizer_kinds import KINDS, ONLY_WORD, SPECIAL, make
 
+pytestmark = pytest.mark.slow
+
 DEMO = ROOT / "data/demo/base/tokenizer.json"
 PIECES = [
     *SPECIAL, "<think>", "</think>", "<tool_call>", "Word", " ", "  ", "\n", "\r\n", "\t", "a", "é", "e\u0301", "ﬁ", "中文",
