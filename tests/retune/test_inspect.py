@@ -218,7 +218,7 @@ def test_inspect_columns_maps_what_looking_cannot_tell(retune: Run, demo: Path) 
     ("name", "content"),
     [
         ("cut.parquet", b"PAR1 and nothing else"),
-        ("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000)[:-20]),
+        ("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000, mtime=0)[:-20]),
         ("broken.json", b'[{"messages": '),
         ("empty.jsonl", b""),
         ("binary.jsonl", b"\x89PNG\r\n\x1a\n" + bytes(100)),
