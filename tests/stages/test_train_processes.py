@@ -119,7 +119,7 @@ def test_each_conversation_is_trained_once_an_epoch_over_the_processes(
     seen: list[int] = []
     for step in range(1, len(plan.steps) + 1):
         batches = [batch for work in works for batch in work.batches(step)]
-        assert sum(batch.labelled for batch in batches) == works[-1].labelled(step)
+        assert sum(batch.labelled for batch in batches) == works[-1].count_labelled(step)
         assert sorted(row for batch in batches for row in batch.rows) == sorted(works[0].step_log.rows_of(step))
         seen += [row for batch in batches for row in batch.rows]
     assert sorted(seen) == list(range(24))

@@ -63,7 +63,7 @@ def train(size: int, *, sharded: bool = False) -> tuple[list[list[float]], list[
         for step in range(1, len(plan.steps) + 1):
             total = torch.zeros(())
             for batch in work.batches(step):
-                loss = model(**batch.inputs, num_items_in_batch=work.labelled(step)).loss
+                loss = model(**batch.inputs, num_items_in_batch=work.count_labelled(step)).loss
                 loss.backward()
                 total += loss.detach()
                 seen += batch.rows
