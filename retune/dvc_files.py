@@ -30,6 +30,15 @@ def read_lock(root: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def read_owners(declared: Mapping[str, Any]) -> dict[str, str]:
+    """{path: the stage that writes it}."""
+    found: dict[str, str] = {}
+    for stage, entry in declared.items():
+        for out in [*entry.get("outs", []), *entry.get("metrics", []), *entry.get("plots", [])]:
+            found |= dict.fromkeys(out if isinstance(out, dict) else [out], stage)
+    return found
+
+
 def digest_file(path: Path) -> str:
     """DVC's hash of a file, however large: a name for bytes, no proof against malice."""
     with path.open("rb") as file:

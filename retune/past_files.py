@@ -6,7 +6,7 @@ only if it has the hash.
 
 import json
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -39,12 +39,6 @@ def find_past_listing(root: Path, path: str, digest: str) -> dict[str, str] | No
 def keep_text(root: Path, path: str, text: bytes) -> None:
     """Keep what was accepted: the next edit is compared with it, and it need not be committed by then."""
     keep(root / ".retune" / KEPT / f"{md5(text)}{Path(path).suffix}", text)
-
-
-def keep_listing(root: Path, files: Mapping[str, str]) -> None:
-    """Keep {path: md5} of the files of a folder that was accepted."""
-    listing = json.dumps(dict(files), indent=0).encode()
-    keep(root / ".retune" / KEPT / LISTINGS / f"{md5(listing)}.json", listing)
 
 
 def read_kept_listings(root: Path) -> Iterator[dict[str, str]]:

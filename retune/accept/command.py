@@ -12,8 +12,9 @@ import typer
 
 from retune.accept.judge import Verdict, judge
 from retune.dvc_files import read_lock
-from retune.past_files import keep_listing, keep_text
+from retune.past_files import keep_text
 from retune.project import dvc_status, give_up, print_json, project_root, run_dvc
+from stages.core.project_code import KEPT, keep_listing
 
 
 def accept(
@@ -88,7 +89,7 @@ def record(root: Path, stage: str, verdict: Verdict) -> list[str]:
         for path, text in verdict.texts.items():
             keep_text(root, path, text)
         for files in verdict.listings.values():
-            keep_listing(root, files)
+            keep_listing(root / ".retune" / KEPT, files)
         return []
     lock.write_bytes(before)
     return [f"{', '.join(moved) or left} changed while it was compared; nothing was recorded"]

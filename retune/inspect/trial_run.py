@@ -15,9 +15,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from retune.dvc_files import read_owners, read_yaml
 from stages.core.errors import StageError
 from stages.core.files import read_json, scratch
-from stages.core.params import Runtime, read_params, section_params
+from stages.core.params import Runtime, section_params
 
 LONGEST = 2**30
 """A max_length that no row has."""
@@ -107,13 +108,10 @@ def try_stages(
 
 def find_untried(root: Path) -> list[str]:
     """The stages of dvc.yaml before `template` that are not tried here."""
-    stages = read_params(root / "dvc.yaml")["stages"]
-    written = {
-        name: {out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])}
-        for name, stage in stages.items()
-    }
+    stages = read_yaml(root / "dvc.yaml")["stages"]
+    writers = read_owners(stages)
     needed = {"template"}
-    while more := {name for name in stages if any(written[name] & set(stages[one]["deps"]) for one in needed)} - needed:
+    while more := {writers[dep] for one in needed for dep in stages[one]["deps"] if dep in writers} - needed:
         needed |= more
     return [name for name in stages if name in needed - TRIED]
 

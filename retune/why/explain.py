@@ -6,7 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import read_lock, read_yaml
+from retune.dvc_files import read_lock, read_owners, read_yaml
 from retune.why.cause import Cause
 from retune.why.files import explain_code, explain_input, explain_output
 from retune.why.params import explain_command, explain_params
@@ -112,15 +112,6 @@ def explain_dep(
     if is_code(path):
         return written.read_code(path, digest)
     return explain_input(root, stage, path, locked, sorted(writers))
-
-
-def read_owners(declared: Mapping[str, Any]) -> dict[str, str]:
-    """{path: the stage that writes it}."""
-    found: dict[str, str] = {}
-    for stage, entry in declared.items():
-        for out in [*entry.get("outs", []), *entry.get("metrics", []), *entry.get("plots", [])]:
-            found |= dict.fromkeys(out if isinstance(out, dict) else [out], stage)
-    return found
 
 
 def is_within(path: str, folder: str) -> bool:

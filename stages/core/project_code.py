@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from stages.core.files import files_below, scratch, sha256_file
@@ -39,8 +40,13 @@ def keep_code() -> None:
             continue
         digests[path.as_posix()] = digest = md5(content)
         keep(scratch() / KEPT / f"{digest}{path.suffix}", content)
-    listing = json.dumps(digests, indent=0).encode()
-    keep(scratch() / KEPT / LISTINGS / f"{md5(listing)}.json", listing)
+    keep_listing(scratch() / KEPT, digests)
+
+
+def keep_listing(kept: Path, digests: Mapping[str, str]) -> None:
+    """Keep {path: md5} of files below the folder with the kept code."""
+    listing = json.dumps(dict(digests), indent=0).encode()
+    keep(kept / LISTINGS / f"{md5(listing)}.json", listing)
 
 
 def keep(path: Path, content: bytes) -> None:
