@@ -66,6 +66,15 @@ def digest_listing(path: str, files: Mapping[str, str]) -> str:
     return md5(json.dumps(entries).encode()) + FOLDER
 
 
+def compare_listings(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """{file: `changed`, `new` or `gone`} of what differs in two folders."""
+    return {
+        name: "gone" if name not in new else "new" if name not in old else "changed"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    }
+
+
 def read_cached_listing(store: Path, path: str, digest: str) -> dict[str, str] | None:
     """{path below the project: md5} of a folder that DVC keeps; None if the cache has not its listing, whole."""
     listing = object_path(store, digest)

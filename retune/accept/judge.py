@@ -7,7 +7,7 @@ from typing import Any
 
 from retune.accept.same_code import code_difference, whole_use
 from retune.accept.simplify import Key
-from retune.dvc_files import digest_listing, read_listing, read_lock, read_yaml
+from retune.dvc_files import compare_listings, digest_listing, read_listing, read_lock, read_yaml
 from retune.past_files import find_past_listing, find_past_text
 from stages.core.project_code import md5
 
@@ -148,10 +148,10 @@ def judge_folder(root: Path, path: str, digest: str, added: Mapping[Key, object]
     if old is None:
         verdict.reasons.append(unknown_text_reason(path, digest))
         return
-    for name in sorted(old.keys() | new.keys()):
-        if name not in old or name not in new:
-            verdict.reasons.append(presence_reason(name, "deleted" if name in old else "new"))
-        elif old[name] != new[name]:
+    for name, state in compare_listings(old, new).items():
+        if state != "changed":
+            verdict.reasons.append(presence_reason(name, "deleted" if state == "gone" else "new"))
+        else:
             judge_file(root, name, old[name], added, verdict)
             if name in verdict.texts:
                 new[name] = md5(verdict.texts[name])

@@ -82,12 +82,12 @@ def use(
         found = problems(values, root)
         if not found and not force:
             found = find_unrecognized(root, bring, values)
-        if found and as_json:
-            print_json({"problems": found})
-            raise typer.Exit(1)
         if found and preset is not None:
             whole = find_whole(root, preset)
             found = [f"{line} in {whole}" if line.endswith("section is missing") else line for line in found]
+        if found and as_json:
+            print_json({"problems": found})
+            raise typer.Exit(1)
         if found:
             give_up("nothing was written:\n  " + "\n  ".join(found))
         # a value that was written anew has lost what stood beside its keys

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import digest_file, find_cache, read_cached_listing, read_listing
+from retune.dvc_files import compare_listings, digest_file, find_cache, read_cached_listing, read_listing
 from retune.past_files import find_past_listing, find_past_text
 from retune.why.cause import Cause
 from retune.why.code_place import locate_change
@@ -130,15 +130,6 @@ def explain_output(root: Path, stage: str, path: str, state: str, digest: str) -
         yield from name_files("output", states, path, f" since {stage} wrote it")
     else:
         yield Cause("output", path, f"{path} was changed since {stage} wrote it")
-
-
-def compare_listings(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """{file: `changed`, `new` or `gone`} of what differs in two folders."""
-    return {
-        name: "gone" if name not in new else "new" if name not in old else "changed"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    }
 
 
 def name_files(kind: Any, states: Mapping[str, str], path: str, since: str) -> Iterator[Cause]:  # noqa: ANN401 - a literal

@@ -61,7 +61,9 @@ def test_section_that_the_whole_preset_lacks_is_said_with_its_file(project, retu
     (project / "presets/demo.yaml").write_text("# what\nbuilds_on: llama-3.2-3b-finetome\n")
     done = retune("use", "demo", cwd=project)
     assert done.returncode == 1
-    assert "report: this section is missing in presets/llama-3.2-3b-finetome.yaml" in done.stderr
+    said = "report: this section is missing in presets/llama-3.2-3b-finetome.yaml"
+    assert said in done.stderr
+    assert said in json.loads(retune("use", "demo", "--json", cwd=project).stdout)["problems"]
 
 
 def test_set_keeps_what_stands_beside_the_keys(project, retune):
