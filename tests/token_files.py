@@ -52,8 +52,9 @@ def write_token_files(data: Path, train: Sequence[tuple[str, str]], heldout: Seq
             "split": split,
             "near_duplicate_of": None,
             "tools": None,
+            "options": None,
             "messages": [
-                {"role": role, "content": content, "tool_calls": None, "train": True}
+                {"role": role, "content": content, "tool_calls": None, "reasoning": None, "train": True}
                 for role, content in (("user", question), ("assistant", answer))
             ],
         }

@@ -98,7 +98,7 @@ def find_uses(trial: TrialRun, dialects: list[Dialect | None]) -> list[dict[str,
 
 def canonical_pair(row: Row, dialect: Dialect | None) -> Form:
     """(messages, tools) of a row. Raises Rejected."""
-    messages, tools, _ = canonical_form(row, dialect)
+    messages, tools, *_ = canonical_form(row, dialect)
     return messages, tools
 
 

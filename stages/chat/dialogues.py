@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from stages.chat.rendering import Dialogue, Message
 
-COLUMNS = ["row_id", "row", "source", "file", "line", "split", "tools", "messages"]
+COLUMNS = ["row_id", "row", "source", "file", "line", "split", "tools", "options", "messages"]
 """What is read of data/messages."""
 
 
@@ -24,15 +24,21 @@ def read_dialogues(batch: pa.RecordBatch) -> list[Dialogue]:
         for index, text in enumerate(calls.to_pylist()):
             if text is not None:
                 messages[index] = {**messages[index], "tool_calls": json.loads(text)}
+    thoughts = turns.field("reasoning")
+    if thoughts.null_count < len(thoughts):
+        for index, text in enumerate(thoughts.to_pylist()):
+            if text is not None:
+                messages[index] = {**messages[index], "reasoning": text}
     trained = turns.field("train")
     flags = None if trained.true_count == len(trained) else trained.to_pylist()
-    tools = [text and json.loads(text) for text in batch["tools"].to_pylist()]
+    tools, options = ([text and json.loads(text) for text in batch[name].to_pylist()] for name in ("tools", "options"))
     ends = np.cumsum(batch["messages"].value_lengths()).tolist()
     return [
         Dialogue(
             number_calls(messages[start:end]) if with_calls else messages[start:end],
             tools[row],
             flags and flags[start:end],
+            options[row],
         )
         for row, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
     ]

@@ -70,7 +70,8 @@ def shorten(dialogue: Dialogue, answer_ends: Sequence[int], encode: Encode, max_
     for place, end in reversed(list(zip(places, answer_ends, strict=True))):
         if end <= max_length:
             stop = place + 1
-            shorter = Dialogue(dialogue.messages[:stop], dialogue.tools, dialogue.trained and dialogue.trained[:stop])
+            kept = dialogue.trained and dialogue.trained[:stop]
+            shorter = Dialogue(dialogue.messages[:stop], dialogue.tools, kept, dialogue.options)
             row = encode([shorter]).row(0)
             if not isinstance(row, str) and len(row.input_ids) <= max_length:
                 return row

@@ -46,7 +46,7 @@ def mark_answers(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Re
 
     `split`: control tokens in a content do not refuse it; they are to stay text.
     """
-    messages, tools, _ = dialogue
+    messages, tools = dialogue.messages, dialogue.tools
     with_tools = bool(tools) or any("tool_calls" in message for message in messages)
     forged = any(turns.forbidden.search(message["content"]) for message in messages)
     refused = forged and not (split and may_stay_text(turns, messages))

@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from stages.core.errors import StageError
 
 Message = Mapping[str, Any]
-"""One turn: {"role": ..., "content": text}, and of an assistant that calls tools "tool_calls": [{"type": "function", "function": {"name", "arguments"}}, ...]."""
+"""One turn: {"role": ..., "content": text}, and of an assistant that calls tools "tool_calls": [{"type": "function", "function": {"name", "arguments"}}, ...]; of one that thinks first "reasoning": text."""
 
 DATE_FORMATS = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d")
 """How `date_string` may be written; the first is Llama 3's own."""
@@ -39,6 +39,8 @@ class Dialogue(NamedTuple):
     """What the assistant may call, as JSON schemas; None: nothing."""
     trained: Sequence[bool] | None = None
     """By message, whether an assistant's one may bear loss; None: all of them."""
+    options: Mapping[str, Any] | None = None
+    """What the row itself asks of the template, over what the params ask; None: nothing."""
 
 
 class TemplateRefusedError(Exception):

@@ -20,10 +20,12 @@ ID_LENGTH = 32
 MESSAGE = pa.struct(
     [
         pa.field("role", pa.string(), nullable=False),
-        # the text; empty only beside tool_calls
+        # the text; empty only beside tool_calls, and of a tool that had nothing to say
         pa.field("content", pa.string(), nullable=False),
         # of an assistant that calls tools: JSON, [{"type": "function", "function": {"name": ..., "arguments": {...}}, "id": ... where it had one}, ...]; else null
         pa.field("tool_calls", pa.string()),
+        # of an assistant that thinks before it answers: its thoughts, without the tags around them and white space at the edges; else null
+        pa.field("reasoning", pa.string()),
         # whether an assistant's message may bear loss: false for one of weight 0. true for every other message (they never bear any)
         pa.field("train", pa.bool_(), nullable=False),
     ]
@@ -38,6 +40,8 @@ SCHEMA = pa.schema(
         pa.field("near_duplicate_of", pa.string()),
         # the tools that the assistant may call: JSON, a list as `apply_chat_template(tools=...)` takes it; else null
         pa.field("tools", pa.string()),
+        # what the row itself asks of the chat template (`chat_template_kwargs`): a JSON object; else null
+        pa.field("options", pa.string()),
         pa.field("messages", pa.list_(pa.field("element", MESSAGE, nullable=False)), nullable=False),
     ]
 )

@@ -1,7 +1,8 @@
 """One record to one conversation in canonical form, with its id and its split; pure functions.
 
 The id is the sha256 of the canonical JSON, cut to 32 hex characters. The canonical JSON is [[role, content], ...]; a message that has
-more has a third element, {"tool_calls": [...]} and/or {"train": false}; tools are one more last element, {"tools": [...]}.
+more has a third element, {"tool_calls": [...]}, {"reasoning": ...} and/or {"train": false}; tools and the row's own options for the
+chat template are one more last element, {"tools": [...], "options": {...}}.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from stages.conversations.row_rules import (
     NOT_AN_OBJECT,
     NOTHING_TO_TRAIN,
     NUL_CHARACTER,
+    OPTIONS_UNREADABLE,
     TOO_LARGE,
     TOO_MANY_MESSAGES,
     TOOL_CALL_UNREADABLE,
@@ -48,8 +50,10 @@ Message = tuple[Any, ...]
 """(role, content) or (role, content, Beside); the role one of contracts.messages.ROLES."""
 
 Beside = dict[str, Any]
-"""{"tool_calls": list of calls, "train": False}, each only where it is so."""
+"""{"tool_calls": list of calls, "reasoning": text, "train": False}, each only where it is so."""
 
+OPTIONS_COLUMN = "chat_template_kwargs"
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 WEIGHTS = ("weight", "loss_weight", "train")
 NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """A NUL character as JSON writes it (behind an odd number of backslashes it is text)."""
@@ -62,6 +66,8 @@ class Conversation(NamedTuple):
     messages: list[Message]
     tools: bytes | None
     """Canonical JSON."""
+    options: bytes | None
+    """What the row asks of the chat template: canonical JSON, an object."""
     rule: str | None
     """The first rule that it breaks."""
 
@@ -84,9 +90,9 @@ def read_conversation(
     """
     try:
         row = parse_record(record)
-        messages, tools, canonical = canonical_form(row, dialect)
+        messages, tools, options, canonical = canonical_form(row, dialect)
     except Rejected as rejected:
-        return Conversation(id_of(record), [], None, rejected.rule)
+        return Conversation(id_of(record), [], None, None, rejected.rule)
     rule = find_broken_rule(messages, tools, canonical, max_messages, max_chars)
     if (
         rule is None
@@ -95,7 +101,7 @@ def read_conversation(
         and differs_by_reader(record, dialect, canonical)
     ):
         rule = DUPLICATE_KEY
-    return Conversation(id_of(canonical), messages, tools, rule)
+    return Conversation(id_of(canonical), messages, tools, options, rule)
 
 
 def parse_record(record: bytes) -> Row:
@@ -118,15 +124,26 @@ def parse_record(record: bytes) -> Row:
     return value
 
 
-def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], bytes | None, bytes]:
-    """(messages, tools, canonical JSON) of a row. Raises Rejected where it has none."""
+def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], bytes | None, bytes | None, bytes]:
+    """(messages, tools, options, canonical JSON) of a row. Raises Rejected where it has none."""
     if dialect is None:
         raise Rejected(LAYOUT)
     if not dialect.named and has_media_column(row):
         raise Rejected(MEDIA)
     messages = read_messages(dialect.turns(row))
     tools = next((found for name in TOOL_COLUMNS if name in row and (found := read_tools(row[name]))), None)
-    return messages, tools, canonical_json(messages, tools)
+    options = read_options(row)
+    return messages, tools, options, canonical_json(messages, tools, options)
+
+
+def read_options(row: Row) -> bytes | None:
+    """What the row asks of the chat template, as canonical JSON; None where it asks nothing. Raises Rejected."""
+    value = row.get(OPTIONS_COLUMN)
+    if value is None or value in ("", {}):
+        return None
+    if not isinstance(value, dict):
+        raise Rejected(OPTIONS_UNREADABLE)
+    return dump_canonical(value, OPTIONS_UNREADABLE)
 
 
 def read_messages(turns: list[Turn]) -> list[Message]:
@@ -193,8 +210,21 @@ def add_message(found: list[Message], role: object, content: object, beside: Row
         text = text_of(content)
     if not calls and (not text or text.isspace()):
         raise Rejected(EMPTY_CONTENT)
-    more: Beside = ({"tool_calls": calls} if calls else {}) | ({} if train else {"train": False})
+    reasoning = read_reasoning(beside) if canonical == "assistant" else None
+    more: Beside = (
+        ({"tool_calls": calls} if calls else {})
+        | ({"reasoning": reasoning} if reasoning else {})
+        | ({} if train else {"train": False})
+    )
     found.append((canonical, text, more) if more else (canonical, text))
+
+
+def read_reasoning(beside: Row) -> str | None:
+    """The thoughts that stand beside an answer; None where there are none. Raises Rejected for what is no text."""
+    found = [value for key in REASONING_KEYS if (value := beside.get(key)) is not None]
+    if not all(isinstance(value, str) for value in found):
+        raise Rejected(CONTENT_NOT_TEXT)
+    return next((text for value in found if (text := str(value).strip())), None)
 
 
 def is_value(content: object) -> bool:
@@ -218,14 +248,20 @@ def calls_of(message: Message) -> list[dict[str, Any]]:
     return found
 
 
+def reasoning_of(message: Message) -> str | None:
+    """The thoughts of a canonical message."""
+    return message[2].get("reasoning") if len(message) > 2 else None  # noqa: PLR2004
+
+
 def is_train(message: Message) -> bool:
     """Whether a canonical message may bear loss."""
     return len(message) == 2 or message[2].get("train", True)  # noqa: PLR2004
 
 
-def canonical_json(messages: list[Message], tools: bytes | None = None) -> bytes:
+def canonical_json(messages: list[Message], tools: bytes | None = None, options: bytes | None = None) -> bytes:
     """The canonical JSON: compact, in UTF-8. Raises Rejected where a text holds a lone surrogate, which no tokenizer can carry."""
-    whole = messages if tools is None else [*messages, {"tools": orjson.Fragment(tools)}]
+    beside = {name: orjson.Fragment(value) for name, value in (("tools", tools), ("options", options)) if value}
+    whole = [*messages, beside] if beside else messages
     return dump_canonical(whole, TOOL_CALL_UNREADABLE)
 
 
@@ -272,7 +308,7 @@ def differs_by_reader(record: bytes, dialect: Dialect | None, canonical: bytes) 
     """Whether a reader that keeps the first of two equal keys reads another conversation than one that keeps the last."""
     try:
         row = json.loads(record, object_pairs_hook=keep_first_values, parse_constant=lambda _: NotANumber())
-        return canonical_form(row, dialect)[2] != canonical
+        return canonical_form(row, dialect)[3] != canonical
     except (ValueError, RecursionError, Rejected):
         return True
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stages.contracts import messages as contract
 from stages.contracts.origin import ORIGIN
-from stages.conversations.canonical import Conversation, calls_of, is_train, read_conversation, split_of
+from stages.conversations.canonical import Conversation, calls_of, is_train, read_conversation, reasoning_of, split_of
 from stages.conversations.dialects import Dialect
 from stages.conversations.exclusions import Exclusions
 from stages.conversations.row_rules import CONTAMINATED, OTHER_LANGUAGE
@@ -185,6 +185,7 @@ def build_messages(
         pa.array([message[0] for message in flat], pa.string()),
         pa.array([message[1] for message in flat], pa.string()),
         pa.array(calls, pa.string()),
+        pa.array([reasoning_of(message) for message in flat], pa.string()),
         pa.array([is_train(message) for message in flat], pa.bool_()),
     ]
     items = pa.StructArray.from_arrays(columns, fields=list(contract.MESSAGE))
@@ -197,6 +198,7 @@ def build_messages(
             pa.array([split_of(found.row_id, heldout_fraction) for _, found in kept], pa.string()),
             pa.nulls(len(kept), pa.string()),
             pa.array([found.tools.decode() if found.tools else None for _, found in kept], pa.string()),
+            pa.array([found.options.decode() if found.options else None for _, found in kept], pa.string()),
             lists,
         ],
         schema=contract.SCHEMA,

@@ -14,6 +14,7 @@ NO_MESSAGES = "no_messages"
 UNKNOWN_ROLE = "unknown_role"
 TOOLS_UNREADABLE = "tools_unreadable"
 TOOL_CALL_UNREADABLE = "tool_call_unreadable"
+OPTIONS_UNREADABLE = "options_unreadable"
 WEIGHT_NOT_0_OR_1 = "weight_not_0_or_1"
 NULL_CONTENT = "null_content"
 CONTENT_NOT_TEXT = "content_not_text"
@@ -43,6 +44,7 @@ RULES: Mapping[str, str] = {
     UNKNOWN_ROLE: "a role that no dialect knows",
     TOOLS_UNREADABLE: "`tools` that are no list of functions with names",
     TOOL_CALL_UNREADABLE: "a tool call that is no name with an object of arguments, or that is not the assistant's",
+    OPTIONS_UNREADABLE: "`chat_template_kwargs` that is no mapping of options to values",
     WEIGHT_NOT_0_OR_1: "an answer whose weight is neither 0 nor 1: only whole answers are trained or left out",
     NULL_CONTENT: "a message without content",
     CONTENT_NOT_TEXT: "content that is neither text nor text parts",

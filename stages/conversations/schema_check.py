@@ -41,10 +41,9 @@ def schema() -> "pandera.DataFrameSchema":
     import pandera.polars as pandera
     import polars as pl
 
-    message = pl.Struct({"role": pl.String, "content": pl.String, "tool_calls": pl.String, "train": pl.Boolean})
-    role, content, calls, train = (
-        pl.element().struct.field(name) for name in ("role", "content", "tool_calls", "train")
-    )
+    columns = dict.fromkeys(("role", "content", "tool_calls", "reasoning"), pl.String)
+    message = pl.Struct({**columns, "train": pl.Boolean})
+    role, content, calls, reasoning, train = (pl.element().struct.field(name) for name in (*columns, "train"))
     is_assistant = role == "assistant"
     messages = pl.col("messages").list
 
@@ -73,6 +72,7 @@ def schema() -> "pandera.DataFrameSchema":
             "split": pandera.Column(pl.String, pandera.Check.isin(SPLITS, error="split_known"), nullable=False),
             "near_duplicate_of": pandera.Column(pl.String, nullable=True),
             "tools": pandera.Column(pl.String, nullable=True),
+            "options": pandera.Column(pl.String, nullable=True),
             "messages": pandera.Column(
                 pl.List(message),
                 [
@@ -84,6 +84,7 @@ def schema() -> "pandera.DataFrameSchema":
                         (content.str.len_bytes() > 0) | (content.is_not_null() & calls.is_not_null()),
                     ),
                     every("calls_are_the_assistants", calls.is_null() | is_assistant),
+                    every("reasoning_is_the_assistants", reasoning.is_null() | (is_assistant & (reasoning != ""))),
                     every("train_said", train | (train.is_not_null() & is_assistant)),
                     each("system_only_first", messages.slice(1).list.eval(role == "system").list.any().not_()),
                     each("something_to_train", messages.eval(is_assistant & train).list.any()),

@@ -130,11 +130,13 @@ def expected_id(row: dict[str, Any]) -> str:
     parts = []
     for turn in row["messages"]:
         more = [f'"tool_calls":{turn["tool_calls"]}'] if turn["tool_calls"] else []
+        more += [f'"reasoning":{json.dumps(turn["reasoning"], ensure_ascii=False)}'] if turn["reasoning"] else []
         more += [] if turn["train"] else ['"train":false']
         head = json.dumps([turn["role"], turn["content"]], ensure_ascii=False, separators=(",", ":"))
         parts.append(f"{head[:-1]},{{{','.join(more)}}}]" if more else head)
-    if row["tools"]:
-        parts.append(f'{{"tools":{row["tools"]}}}')
+    beside = [f'"{name}":{row[name]}' for name in ("tools", "options") if row[name]]
+    if beside:
+        parts.append(f"{{{','.join(beside)}}}")
     return hashlib.sha256(f"[{','.join(parts)}]".encode()).hexdigest()[:32]
 
 

@@ -83,7 +83,9 @@ class World:
             "split": list(self.split.values()),
             "near_duplicate_of": [None] * len(self.split),
             "tools": [None] * len(self.split),
-            "messages": [[{"role": "user", "content": "x", "tool_calls": None, "train": True}]] * len(self.split),
+            "options": [None] * len(self.split),
+            "messages": [[{"role": "user", "content": "x", "tool_calls": None, "reasoning": None, "train": True}]]
+            * len(self.split),
         }
         write_parquet(root / "messages" / messages.MESSAGES, pa.Table.from_pydict(said, schema=messages.SCHEMA))
         for name, ids in ((tokens.TRAIN, self.train), (tokens.HELDOUT, self.heldout)):

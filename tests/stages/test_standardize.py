@@ -171,6 +171,7 @@ HOSTILE = [
     (chat((["user"], "q"), ("assistant", "a")), "unknown_role"),
     *[(row(ASKED, ANSWERED, tools=value), "tools_unreadable") for value in ("no json", 3, [3], {"a": 1}, [{"name": ""}], "[NaN]")],
     (row(ASKED, ANSWERED, tools='[{"name": "f", "name": "g"}]'), "tools_unreadable"),
+    (b'{"chat_template_kwargs": [1], ' + row(ASKED, ANSWERED)[1:], "options_unreadable"),
     (b'{"tools": [{"name": "f", "x": ' + b"[" * 500 + b"]" * 500 + b"}], " + row(ASKED, ANSWERED)[1:], "tools_unreadable"),
     *[(calling(value), "tool_call_unreadable") for value in ([1], "no json", [{}], [{"function": {"name": "f", "arguments": "[1]"}}], [{"name": 3}])],
     (calling([{"function": {"name": "f", "arguments": '{"a": 1, "a": 2}'}}]), "tool_call_unreadable"),
@@ -320,7 +321,13 @@ def test_tool_calls_of_every_dialect_are_one_form(tmp_path: Path) -> None:
     assert result.rules() == dict.fromkeys(range(1, 7), "duplicate"), "the same conversation in seven dialects"
     (kept,) = result.kept
     called = '[{"type":"function","function":{"name":"weather","arguments":{"city":"Rome","a":1.5}}}]'
-    assert kept["messages"][1] == {"role": "assistant", "content": "", "tool_calls": called, "train": True}
+    assert kept["messages"][1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": called,
+        "reasoning": None,
+        "train": True,
+    }
     assert [turn["tool_calls"] for turn in kept["messages"]] == [None, called, None, None]
     listed = '[{"type":"function","function":{"name":"weather","description":"d","parameters":{}}}]'
     assert kept["tools"] == listed

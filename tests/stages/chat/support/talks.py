@@ -33,11 +33,13 @@ def row_of(index: int, split: str, talk: Sequence[Message] | Dialogue) -> dict[s
         "split": split,
         "near_duplicate_of": None,
         "tools": dialogue.tools and json.dumps(dialogue.tools),
+        "options": dialogue.options and json.dumps(dialogue.options),
         "messages": [
             {
                 "role": message["role"],
                 "content": message["content"],
                 "tool_calls": json.dumps(message["tool_calls"]) if "tool_calls" in message else None,
+                "reasoning": message.get("reasoning"),
                 "train": train,
             }
             for message, train in zip(dialogue.messages, flags, strict=True)
