@@ -131,7 +131,11 @@ def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], by
     if not dialect.named and has_media_column(row):
         raise Rejected(MEDIA)
     messages = read_messages(dialect.turns(row))
-    tools = next((found for name in TOOL_COLUMNS if name in row and (found := read_tools(row[name]))), None)
+    tools = (
+        read_tools(dialect.tools(row))
+        if dialect.tools
+        else next((found for name in TOOL_COLUMNS if name in row and (found := read_tools(row[name]))), None)
+    )
     options = read_options(row)
     return messages, tools, options, canonical_json(messages, tools, options)
 

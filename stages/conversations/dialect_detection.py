@@ -1,12 +1,14 @@
 """Which dialect a source's rows have, found out by looking at its first rows, or by the columns that the user named; pure functions."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from stages.conversations.canonical import parse_record
-from stages.conversations.dialects import KNOWN, Dialect, Row, Turn, find_chat_dialect, find_dialects, pair_dialect
+from stages.conversations.dialects import KNOWN, Dialect, Row, find_chat_dialect, find_dialects, pair_dialect
 from stages.conversations.row_rules import Rejected
 from stages.conversations.unsupported import refusal
 from stages.core.errors import StageError
@@ -74,7 +76,7 @@ def recognize(rows: Sequence[Row], source: str, how: str = "") -> Dialect:
         lowered = [lower_names(row) for row in rows]
         if lowered != rows and any(any(find_dialects(row)) for row in lowered):
             dialect = recognize(lowered, source, how)
-            return Dialect(f"{dialect.name} (in any case)", partial(lower_names_and_read, dialect=dialect))
+            return read_in_any_case(dialect, rows)
         rows = lowered if refusal(lowered, None) else rows
     found = [{dialect.name: dialect for dialect in find_dialects(row)} for row in rows]
     counts = Counter(name for dialects in found for name in dialects)
@@ -94,15 +96,27 @@ def recognize(rows: Sequence[Row], source: str, how: str = "") -> Dialect:
     )
 
 
+def read_in_any_case(dialect: Dialect, rows: Sequence[Row]) -> Dialect:
+    """The same dialect for rows whose columns' names may be in capitals; its columns are called as the rows call them."""
+    names = {name for row in rows for name in row if name.strip().lower() in dialect.columns}
+    return replace(
+        dialect,
+        name=f"{dialect.name} (in any case)",
+        turns=partial(lower_names_and_call, read=dialect.turns),
+        tools=partial(lower_names_and_call, read=dialect.tools) if dialect.tools else None,
+        columns=frozenset(names),
+    )
+
+
 def lower_names(row: Row) -> Row:
     """The row with the names of its columns in lower case; as it is where two would have the same name."""
     lowered = {name.strip().lower(): value for name, value in row.items()}
     return lowered if len(lowered) == len(row) else row
 
 
-def lower_names_and_read(row: Row, dialect: Dialect) -> list[Turn]:
-    """The turns of a row whose columns' names may be in capitals. Raises Rejected."""
-    return dialect.turns(lower_names(row))
+def lower_names_and_call(row: Row, read: Callable[[Row], Any]) -> Any:  # noqa: ANN401 - what `read` returns
+    """What is read of a row whose columns' names may be in capitals. Raises Rejected."""
+    return read(lower_names(row))
 
 
 def header_hint(source: str) -> str:
@@ -119,7 +133,7 @@ def find_named_pair(rows: Sequence[Row], columns: PromptColumns, source: str, ho
         raise missing_column_error(source, missing, rows, how)
     system = () if columns.system is None else (columns.system,)
     dialect = pair_dialect(columns.prompt, columns.answer, system)
-    return Dialect(dialect.name, dialect.turns, named=True)
+    return replace(dialect, named=True)
 
 
 def find_named_chat(rows: Sequence[Row], column: str, source: str, how: str) -> Dialect:
@@ -132,7 +146,7 @@ def find_named_chat(rows: Sequence[Row], column: str, source: str, how: str) -> 
             f"{source}: the column {column!r} holds no list of messages in the first {len(rows)} rows. Known: {KNOWN}."
         )
     dialect = dialects.most_common(1)[0][0]
-    return Dialect(dialect.name, dialect.turns, named=True)
+    return replace(dialect, named=True)
 
 
 def missing_column_error(source: str, missing: Sequence[str], rows: Sequence[Row], how: str) -> StageError:

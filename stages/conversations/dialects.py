@@ -28,6 +28,8 @@ class Turn(NamedTuple):
 CHAT_COLUMNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "dialogs", "chat")
 MESSAGE_KEYS = tuple(product(("role", "from"), ("content", "value", "text")))
 """(role's key, content's key) of a message."""
+KEYS = frozenset(key for pair in MESSAGE_KEYS for key in pair)
+HISTORY = "history"
 
 EXCHANGE_KEYS = (
     *product(("human", "user"), ("assistant", "gpt", "bot", "model", "ai")),
@@ -69,6 +71,12 @@ class Dialect:
     name: str
     turns: Callable[[Row], list[Turn]]
     """The row's turns. Raises Rejected where the row is of another dialect or has no messages."""
+    columns: frozenset[str]
+    """The columns of a row that `turns` (and `tools`) read; those that `stages.conversations.canonical` reads for every dialect apart."""
+    keys: frozenset[str] = frozenset()
+    """The keys of a message (or exchange) that `turns` reads; all others it hands on beside the message."""
+    tools: Callable[[Row], object] | None = None
+    """What the row says of its tools, where that is not simply what its columns of tools hold."""
     named: bool = False
     """Whether the user named its columns: then what stands in others is no matter."""
 
@@ -108,26 +116,38 @@ def find_chat_dialect(row: Row, column: str) -> Dialect | None:
 @cache
 def chat_dialect(column: str, role: str, content: str) -> Dialect:
     """A list of messages in `column`."""
-    return Dialect(f"{column}: {role}/{content}", partial(chat_turns, column=column, role=role, content=content))
+    turns = partial(chat_turns, column=column, role=role, content=content)
+    return Dialect(
+        f"{column}: {role}/{content}", turns, frozenset({column, *SYSTEM_COLUMNS}), frozenset({role, content})
+    )
 
 
 @cache
 def exchange_dialect(column: str, question: str, answer: str) -> Dialect:
     """A list of exchanges in `column`."""
-    name = f"{column}: {{{question}, {answer}}}"
-    return Dialect(name, partial(exchange_turns, column=column, question=question, answer=answer))
+    turns = partial(exchange_turns, column=column, question=question, answer=answer)
+    return Dialect(
+        f"{column}: {{{question}, {answer}}}",
+        turns,
+        frozenset({column, *SYSTEM_COLUMNS}),
+        frozenset({question, answer, "system"}),
+    )
 
 
 @cache
 def pair_dialect(prompt: str, answer: str, system: tuple[str, ...]) -> Dialect:
     """A question and its answer in two columns, each a text or a list of messages."""
-    return Dialect(f"{prompt}/{answer}", partial(pair_turns, prompt=prompt, answer=answer, system=system))
+    turns = partial(pair_turns, prompt=prompt, answer=answer, system=system)
+    return Dialect(f"{prompt}/{answer}", turns, frozenset({prompt, answer, *system, HISTORY}), KEYS)
 
 
 @cache
 def instruction_dialect(about: str, answer: str) -> Dialect:
     """Alpaca's columns, or Dolly's."""
-    return Dialect(f"instruction/{about}/{answer}", partial(instruction_turns, about=about, answer=answer))
+    columns = frozenset({"instruction", about, answer, *SYSTEM_COLUMNS, HISTORY})
+    return Dialect(
+        f"instruction/{about}/{answer}", partial(instruction_turns, about=about, answer=answer), columns, KEYS
+    )
 
 
 def chat_turns(row: Row, *, column: str, role: str, content: str) -> list[Turn]:
@@ -220,7 +240,7 @@ def system_turns(row: Row, columns: tuple[str, ...]) -> list[Turn]:
 
 def history_turns(row: Row) -> list[Turn]:
     """The earlier turns of a `history` column: [[question, answer], ...], or a list of messages."""
-    history = parse_list(row.get("history"))
+    history = parse_list(row.get(HISTORY))
     if history is None or history in ("", []):
         return []
     if is_list_of_messages(history):

@@ -257,3 +257,19 @@ def test_source_of_unknown_columns_is_answered_with_its_number_and_the_first_lin
     with pytest.raises(StageError) as caught:
         detect_dialect([b'{"q": "x", "a": "y"}'], None, "data/custom/a.jsonl")
     assert "first line" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "keys"),
+    [
+        ({"messages": CHAT, "id": 1}, {"messages", "system", "system_prompt"}, {"role", "content"}),
+        ({"conversation": [{"human": "q", "assistant": "a"}]}, {"conversation", "system", "system_prompt"}, {"human", "assistant", "system"}),
+        ({"question": "q", "answer": "a", "id": 1}, {"question", "answer", "system", "system_prompt", "history"}, {"role", "from", "content", "value", "text"}),
+        ({"instruction": "q", "output": "a"}, {"instruction", "input", "output", "system", "system_prompt", "history"}, {"role", "from", "content", "value", "text"}),
+        ({"Question": "q", "ANSWER ": "a", "Id": 1}, {"Question", "ANSWER "}, {"role", "from", "content", "value", "text"}),
+    ],
+)  # fmt: skip
+def test_layout_says_which_columns_and_keys_it_reads(row: dict[str, object], columns: set[str], keys: set[str]) -> None:
+    dialect = found(row)
+    assert dialect.columns == columns
+    assert dialect.keys == keys
