@@ -14,6 +14,7 @@ already. Generation goes on from the first token that differs, on the keys and v
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ from stages.core.errors import StageError
 from stages.core.files import execution_record, read_json, sha256_file, write_json
 from stages.core.params import Params, Runtime
 from stages.core.runner import Input, Output, run
+from stages.evaluation.answer_text import read_answer
 from stages.evaluation.greedy import StopRule, check_head
 from stages.evaluation.measures import ModelMeasures, measure
 from stages.models.base_model import base_digests, check_not_merged, device, load_base, prepare_process
@@ -48,7 +50,8 @@ class EvaluateParams(Params):
     max_new_tokens: Annotated[int, Field(ge=1)]
     """Tokens of an answer, at most. A longer reference cannot be matched."""
     exact_match: bool
-    """Whether an answer is right when it equals the reference. As with tasks that have one answer. false: exact_match is null."""
+    """Whether an answer is right when it equals the reference. As with tasks that have one answer; thoughts before it are not compared.
+    false: exact_match is null."""
 
 
 def evaluate(
@@ -172,31 +175,30 @@ def answer_table(
     *,
     exact_match: bool,
 ) -> pa.Table:
-    """ANSWERS_SCHEMA: each answered turn with its reference, decoded without control tokens."""
+    """ANSWERS_SCHEMA: each answered turn with its reference, as people read it."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokens / token_files.TOKENIZER / "tokenizer.json"))
-    end: list[int] = read_json(tokens / token_files.SUMMARY)["end_of_turn"]["ids"]
-
-    def text(ids: list[int]) -> str:
-        spoken = ids[: -len(end)] if ids[-len(end) :] == end else ids
-        return str(tokenizer.decode(spoken, skip_special_tokens=True)).strip()
-
+    summary = read_json(tokens / token_files.SUMMARY)
+    read = partial(read_answer, tokenizer, end=summary["end_of_turn"]["ids"], form=summary["answer"])
     found: list[dict[str, object]] = []
     for row, turn in sorted(tuned.answers):
         ids = rows["input_ids"][row].as_py()
         start, stop = spans[row][turn]
-        reference, one, other = text(ids[start:stop]), text(base.answers[row, turn]), text(tuned.answers[row, turn])
+        reference, one, other = map(read, (ids[start:stop], base.answers[row, turn], tuned.answers[row, turn]))
         found.append(
             {
                 "row_id": rows["row_id"][row].as_py(),
                 "turn": turn,
                 "prompt_tokens": start,
-                "reference": reference,
-                "base_answer": one,
-                "tuned_answer": other,
-                "base_match": one == reference if exact_match else None,
-                "tuned_match": other == reference if exact_match else None,
+                "reference": reference.text,
+                "base_answer": one.text,
+                "tuned_answer": other.text,
+                "reference_thoughts": reference.thoughts,
+                "base_thoughts": one.thoughts,
+                "tuned_thoughts": other.thoughts,
+                "base_match": one.text == reference.text if exact_match else None,
+                "tuned_match": other.text == reference.text if exact_match else None,
             }
         )
     return pa.Table.from_pylist(found, schema=contract.ANSWERS_SCHEMA)

@@ -28,6 +28,7 @@ from pydantic import Field, field_validator
 
 from stages.arrow.tables import count_rows, open_arrow, read_parquet_batches, write_parquet
 from stages.chat import rendering
+from stages.chat.answer_form import find_answer_form
 from stages.chat.chat import Chat, is_control_token
 from stages.chat.dialogues import COLUMNS
 from stages.chat.encoding import encode_dialogues
@@ -99,7 +100,7 @@ def template(
     """Render, tokenize and label every conversation; write the rows by split and what later stages need to know of them.
 
     summary.json: splits.{train,heldout}.{rows, tokens, labelled_tokens, truncated, length, lengths}, rejected.{rule: rows},
-    rows_in, chat_template, date_string, end_of_turn.{text, ids, special}, bos, pad, control_tokens.{as_text, added},
+    rows_in, chat_template, date_string, end_of_turn.{text, ids, special}, answer (an AnswerForm), bos, pad, control_tokens.{as_text, added},
     vocabulary_size. `end_of_turn.special` false: generation must stop on the text, no token stands for it.
     """
     if count_workers(runtime.workers) > 1:
@@ -202,6 +203,7 @@ def summary(choice: TemplateChoice, counts: Mapping[str, SplitCounts], params: T
             "ids": tokenizer.encode(end, add_special_tokens=False).ids,
             "special": is_control_token(tokenizer, choice.chat.controls, end),
         },
+        "answer": find_answer_form(choice.chat.turns.template),
         "bos": choice.bos,
         "pad": {"text": choice.tokens["pad_token"], "id": tokenizer.token_to_id(choice.tokens["pad_token"])},
         "control_tokens": {

@@ -16,6 +16,7 @@ from retune.project import give_up, project_root
 if TYPE_CHECKING:
     import numpy as np
 
+    from retune.chat.answer_stream import Piece
     from retune.chat.dialogue import Answer, Sampling, Speaker
     from stages.chat.rendering import Message
 
@@ -114,7 +115,13 @@ def talk(speaker: "Speaker", name: str, system: str | None, sampling: "Sampling"
             continue
         print(flush=True)
         note(figures(said))
-        messages = [*kept, {"role": "assistant", "content": said.text}] if said.text.strip() else kept[:-1]
+        messages = [*kept, remember(said)] if said.text.strip() else kept[:-1]
+
+
+def remember(said: "Answer") -> "Message":
+    """An answer as a turn of the dialogue: its thoughts apart, so that the template writes or drops them as in training."""
+    thoughts = {"reasoning": said.thoughts} if said.thoughts else {}
+    return {"role": "assistant", "content": said.text, **thoughts}
 
 
 def read_turns(*, terminal: bool) -> Iterator[str]:
@@ -158,14 +165,26 @@ def catch_interrupt(*, terminal: bool) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def make_writer(*, terminal: bool) -> Callable[[str], None]:
-    """How a piece of an answer is written: into a pipe as it is; to a terminal nothing that would move its cursor."""
+def make_writer(*, terminal: bool) -> "Callable[[Piece], None]":
+    """How a piece of an answer is written: into a pipe as it is; to a terminal nothing that would move its cursor. Thoughts go to stderr."""
     from stages.reporting.token_view import visible
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     safe = terminal or sys.stdout.isatty()
-    return lambda text: print(visible(text) if safe else text, end="", flush=True)
+    thinking = False
+
+    def write(piece: "Piece") -> None:
+        nonlocal thinking
+        if piece.thought:
+            print(dim(visible(piece.text)), end="", file=sys.stderr, flush=True)
+        elif thinking:
+            note("")
+        thinking = piece.thought
+        if not piece.thought:
+            print(visible(piece.text) if safe else piece.text, end="", flush=True)
+
+    return write
 
 
 def figures(said: "Answer") -> str:
@@ -178,5 +197,9 @@ def figures(said: "Answer") -> str:
 
 def note(text: str) -> None:
     """A line about the answers, not of them: on stderr, dim in a terminal."""
-    dim = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and text
-    print(f"\x1b[2m{text}\x1b[0m" if dim else text, file=sys.stderr, flush=True)
+    print(dim(text), file=sys.stderr, flush=True)
+
+
+def dim(text: str) -> str:
+    """A text for stderr, in a terminal less bright."""
+    return f"\x1b[2m{text}\x1b[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and text else text

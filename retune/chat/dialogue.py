@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,9 +10,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retune.chat.answer_stream import AnswerStream, Piece, count_beginning
 from stages.chat.rendering import Message, RenderingTooLargeError, Template, TemplateRefusedError
+from stages.contracts.tokens import AnswerForm
 from stages.core.errors import StageError
 from stages.core.params import read_params
+
+TEXTS = ("content", "reasoning")
+"""What of a message somebody wrote."""
 
 PRIVATE_USE = range(0xE000, 0xF900)
 """Code points without a meaning of their own."""
@@ -24,8 +29,10 @@ class Speaker(Protocol):
     template: Template
     special: re.Pattern[str]
     """The control tokens' texts."""
-    controls: frozenset[int]
-    """Their ids."""
+    controls: Mapping[int, str]
+    """Their texts by id."""
+    form: AnswerForm
+    """What the template writes between its generation prompt and an answer."""
     begin: int | None
     """The id that a prompt must begin with although the template does not write it."""
     stops: tuple[str, ...]
@@ -62,6 +69,8 @@ class Answer:
     """What was said."""
 
     text: str
+    thoughts: str
+    """What it thought before; empty: nothing."""
     prompt_tokens: int
     tokens: int
     seconds: float
@@ -92,7 +101,7 @@ def prompt_ids(speaker: Speaker, messages: Sequence[Message]) -> list[int]:
 
     Raises StageError if the template refuses the dialogue, or a content holds what would end or forge a turn in any case.
     """
-    contents = [str(message["content"]) for message in messages]
+    contents = [str(message[key]) for message in messages for key in TEXTS if key in message]
     if any(stop in content for content in contents for stop in speaker.stops):
         raise StageError(
             "that holds the text which ends a turn of this model, and would forge one; write it in another way"
@@ -106,7 +115,7 @@ def prompt_ids(speaker: Speaker, messages: Sequence[Message]) -> list[int]:
 
 def split_ids(speaker: Speaker, messages: Sequence[Message]) -> list[int]:
     """The same for contents with control tokens: they stand aside while the text is rendered and cut at the template's own."""
-    everything = "".join(str(message["content"]) for message in messages)
+    everything = "".join(str(message[key]) for message in messages for key in TEXTS if key in message)
     mark = next(chr(code) for code in PRIVATE_USE if chr(code) not in everything)
     aside: list[str] = []
 
@@ -114,14 +123,17 @@ def split_ids(speaker: Speaker, messages: Sequence[Message]) -> list[int]:
         aside.append(match.group())
         return f"{mark}{len(aside) - 1}{mark}"
 
-    hidden = [{**message, "content": speaker.special.sub(put_aside, str(message["content"]))} for message in messages]
+    hidden = [
+        {**message, **{key: speaker.special.sub(put_aside, str(message[key])) for key in TEXTS if key in message}}
+        for message in messages
+    ]
     text = render(speaker.template, hidden)
     ids: list[int] = []
     at = 0
     for start, end in [*(match.span() for match in speaker.special.finditer(text)), (len(text), len(text))]:
         plain = re.sub(f"{mark}(\\d+){mark}", lambda match: aside[int(match.group(1))], text[at:start])
         part = speaker.encode(plain, plain=True)
-        if not speaker.controls.isdisjoint(part):
+        if not speaker.controls.keys().isdisjoint(part):
             raise StageError(
                 "that holds a control token which this vocabulary cannot keep as text; write it in another way"
             )
@@ -161,13 +173,20 @@ def answer(
     ids: Sequence[int],
     sampling: Sampling,
     draw: np.random.Generator,
-    say: Callable[[str], None],
+    say: Callable[[Piece], None],
     stopped: Callable[[], bool],
 ) -> Answer:
-    """Draw an answer to a prompt, and `say` its text as it comes; `stopped` is asked before each token."""
-    sequence, read = list(ids), speaker.reader()
-    said, held, ended, started = "", "", "limit", time.perf_counter()
+    """Draw an answer to a prompt, and `say` its pieces as they come; `stopped` is asked before each token."""
+    sequence, read, stream = list(ids), speaker.reader(), AnswerStream(speaker.form)
+    said: list[Piece] = []
+    held, ended, started = "", "limit", time.perf_counter()
     first: float | None = None
+
+    def pass_on(pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            said.append(piece)
+            say(piece)
+
     for _ in range(sampling.max_tokens):
         if stopped():
             ended = "stopped"
@@ -178,22 +197,25 @@ def answer(
         if speaker.ends(token):
             ended = "end"
             break
+        if token in speaker.controls:
+            pass_on(stream.feed(held, control=False))
+            pass_on(stream.feed(speaker.controls[token], control=True))
+            held = ""
+            continue
         held += read(token)
         cut = min((place for stop in speaker.stops if (place := held.find(stop)) >= 0), default=None)
-        out = held[: cut if cut is not None else len(held) - stop_beginning(held, speaker.stops)]
+        out = held[: cut if cut is not None else len(held) - count_beginning(held, speaker.stops)]
         held = held[len(out) :]
-        if out:
-            said += out
-            say(out)
+        pass_on(stream.feed(out, control=False))
         if cut is not None:
             held, ended = "", "end"
             break
-    if held:
-        said += held
-        say(held)
+    pass_on(stream.feed(held, control=False))
+    pass_on(stream.finish())
     # the first token comes with the prompt's time
-    count = len(sequence) - len(ids)
-    return Answer(said, len(ids), count, time.perf_counter() - (first or started), ended)
+    count, seconds = len(sequence) - len(ids), time.perf_counter() - (first or started)
+    text, thoughts = ("".join(piece.text for piece in said if piece.thought == which) for which in (False, True))
+    return Answer(text, thoughts.strip(), len(ids), count, seconds, ended)
 
 
 def choose_token(logits: NDArray[np.float32], sampling: Sampling, draw: np.random.Generator) -> int:
@@ -204,12 +226,6 @@ def choose_token(logits: NDArray[np.float32], sampling: Sampling, draw: np.rando
     odds = np.exp(above / sampling.temperature)
     odds[np.exp(above) < sampling.min_p] = 0
     return int(draw.choice(len(odds), p=odds / odds.sum()))
-
-
-def stop_beginning(text: str, stops: Iterable[str]) -> int:
-    """How many characters at the end of a text may be the beginning of a stop."""
-    lengths = [length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length])]
-    return max(lengths, default=0)
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:

@@ -4,7 +4,7 @@ import codecs
 import ctypes
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retune.chat.dialogue import common_length
+from stages.chat.answer_form import find_answer_form
 from stages.chat.rendering import Template, sandbox
 from stages.chat.turns import PIPED, any_of
 from stages.contracts.gguf import CHECKS
@@ -41,10 +42,12 @@ class GgufSpeaker:
             "eos_token": model.eos,
             "pad_token": call_integer(model, "llama_vocab_pad", model.vocab),
         }
-        self.template = Template(render, {name: texts[token][0] for name, token in named.items() if token >= 0})
+        tokens = {name: texts[token][0] for name, token in named.items() if token >= 0}
+        self.template = Template(render, {**render.globals, **tokens})
         controls = {token: text for token, (text, kind) in enumerate(texts) if is_control(text, kind)}
         self.special = any_of(controls.values())
-        self.controls = frozenset(controls)
+        self.controls: Mapping[int, str] = controls
+        self.form = find_answer_form(self.template)
         self.begin = model.bos if model.adds_bos else None
         self.stops = stops
         self.context = min(context, call_integer(model, "llama_model_n_ctx_train", model.handle) or context)

@@ -1,6 +1,6 @@
 """The base as training loaded it, alone or with the adapter, that talks: PyTorch, with the tokenizer and template of data/tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retune.chat.dialogue import common_length
+from stages.chat.answer_form import find_answer_form
 from stages.chat.chat import control_tokens
 from stages.chat.rendering import compile_template
 from stages.chat.turns import any_of
@@ -43,7 +44,8 @@ class TorchSpeaker:
         self.template = compile_template(folder.chat_template or "", folder.tokens, summary["date_string"])
         controls = control_tokens(self.tokenizer)
         self.special = any_of(token.content for token in controls.values())
-        self.controls = frozenset(controls)
+        self.controls: Mapping[int, str] = {index: token.content for index, token in controls.items()}
+        self.form = find_answer_form(self.template)
         self.begin: int | None = None
         self.stops: tuple[str, ...] = () if summary["end_of_turn"]["special"] else (summary["end_of_turn"]["text"],)
         self.end_ids = ends

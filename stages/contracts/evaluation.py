@@ -17,11 +17,15 @@ ANSWERS_SCHEMA = pa.schema(
         pa.field("turn", pa.int32(), nullable=False),
         # tokens before the answer: the dialogue so far, with the reference answers of earlier turns
         pa.field("prompt_tokens", pa.int32(), nullable=False),
-        # decoded without control tokens, stripped
+        # what people read as the answer: decoded without control tokens, without the thoughts before it and the template's own words around them
         pa.field("reference", pa.string(), nullable=False),
         pa.field("base_answer", pa.string(), nullable=False),
         pa.field("tuned_answer", pa.string(), nullable=False),
-        # answer equals reference; null where evaluate.exact_match is off
+        # the thoughts before it; null where there are none
+        pa.field("reference_thoughts", pa.string()),
+        pa.field("base_thoughts", pa.string()),
+        pa.field("tuned_thoughts", pa.string()),
+        # answer equals reference, whatever the thoughts; null where evaluate.exact_match is off
         pa.field("base_match", pa.bool_()),
         pa.field("tuned_match", pa.bool_()),
     ]
@@ -38,7 +42,7 @@ class Scores(TypedDict):
     token_accuracy: float | None
     """Share of labelled tokens that are the model's first choice, 0 to 1."""
     exact_match: float | None
-    """Share of greedy answers that equal the reference, 0 to 1."""
+    """Share of greedy answers that equal the reference, thoughts left out, 0 to 1."""
 
 
 class Metrics(TypedDict):

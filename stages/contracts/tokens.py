@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import pyarrow as pa
 
@@ -18,6 +19,21 @@ TOKENIZER = "tokenizer"
 
 NOT_TRAINED = -100
 """The label of a token that bears no loss."""
+
+
+class AnswerForm(TypedDict):
+    """What the shipped template writes between its generation prompt and an answer, white space at the edges left out: summary.json's `answer`.
+
+    A model that was trained on it says it, and it is none of the answer that people read.
+    """
+
+    gap: str
+    """Before an answer without thoughts, such as `<|channel|>final<|message|>`; empty: nothing."""
+    opens: str
+    """Before thoughts, such as `<think>`; empty: they come at once, or the template writes none."""
+    closes: str
+    """Between thoughts and answer, such as `</think>`; empty: the template writes no thoughts."""
+
 
 SPLITS = {"train": TRAIN, "heldout": HELDOUT}
 

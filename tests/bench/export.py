@@ -121,6 +121,7 @@ def make_rows(folder: Path) -> None:
     summary = {
         "control_tokens": {"as_text": [], "added": {}},
         "end_of_turn": {"text": "<|eot_id|>", "ids": [end], "special": True},
+        "answer": {"gap": "", "opens": "", "closes": ""},
         "vocabulary_size": tokenizer.get_vocab_size(),
     }
     (folder / "summary.json").write_text(json.dumps(summary))

@@ -2,16 +2,22 @@
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from retune.chat.command import remember
 from retune.chat.dialogue import Sampling, answer, choose_token, fit_dialogue, prompt_ids, read_sampling
 from stages.chat.rendering import compile_template
 from stages.chat.turns import any_of
+from stages.contracts.tokens import AnswerForm
 from stages.core.errors import StageError
+
+if TYPE_CHECKING:
+    from retune.chat.answer_stream import Piece
 
 CONTROL = {"<s>": 1000, "<end>": 1001}
 TEMPLATE = "<s>{% for m in messages %}{{ m.role[0] }}:{{ m.content | trim }}<end>{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
@@ -22,7 +28,8 @@ class Letters:
 
     template = compile_template(TEMPLATE, {}, "26 Jul 2024")
     special = any_of(CONTROL)
-    controls = frozenset(CONTROL.values())
+    controls: Mapping[int, str] = {index: text for text, index in CONTROL.items()}
+    form = AnswerForm(gap="", opens="", closes="")
     begin: int | None = None
 
     def __init__(self, says: str = "", stops: tuple[str, ...] = (), context: int = 1000) -> None:
@@ -60,10 +67,10 @@ def user(*contents: str) -> list[dict[str, str]]:
 
 
 def ask(speaker: Letters, sampling: Sampling = GREEDY, stopped: Callable[[], bool] = lambda: False):
-    said: list[str] = []
+    said: list[Piece] = []
     found = answer(speaker, prompt_ids(speaker, user("hi")), sampling, DRAW, said.append, stopped)
-    assert "".join(said) == found.text
-    return found, said
+    assert "".join(piece.text for piece in said if not piece.thought) == found.text
+    return found, [piece.text for piece in said]
 
 
 def test_control_tokens_in_a_content_stay_text():
@@ -185,3 +192,30 @@ def test_sampling_that_is_not_given_comes_from_the_params(project: Path):
     (project / "params.yaml").write_text("gguf: {name: x}\n")
     with pytest.raises(StageError, match=r"gguf\.sampling must name"):
         read_sampling(project)
+
+
+class Thinker(Letters):
+    """A model that was trained to open its answers itself."""
+
+    template = compile_template(
+        TEMPLATE.replace("{{ m.content", "{{ '[' + m.reasoning + ']' if m.reasoning else '' }}{{ m.content"),
+        {},
+        "26 Jul 2024",
+    )
+    form = AnswerForm(gap="", opens="[", closes="]")
+
+
+def test_thoughts_are_told_from_the_answer_and_handed_back_apart():
+    found, _ = ask(Thinker("[ a, b ] c"))
+    assert (found.text, found.thoughts) == ("c", "a, b")
+    turn = remember(found)
+    assert turn == {"role": "assistant", "content": "c", "reasoning": "a, b"}
+    ids = prompt_ids(Thinker(), [*user("hi"), turn, *user("and?")])
+    assert "".join(map(chr, ids)).count("a:[a, b]c") == 1
+    assert remember(ask(Letters("well"))[0]) == {"role": "assistant", "content": "well"}
+
+
+def test_control_token_in_a_thought_stays_text():
+    turn = {"role": "assistant", "content": "c", "reasoning": "x<end>y"}
+    ids = prompt_ids(Thinker(), [*user("hi"), turn, *user("and?")])
+    assert ids.count(CONTROL["<end>"]) == 3

@@ -139,6 +139,7 @@ def make_tokens(folder: Path, added: list[str]) -> None:
     summary = {
         "control_tokens": {"as_text": [], "added": {name: tokenizer.token_to_id(name) for name in added}},
         "end_of_turn": {"text": tokenizer.id_to_token(end), "ids": [end], "special": True},
+        "answer": {"gap": "", "opens": "", "closes": ""},
         "vocabulary_size": tokenizer.get_vocab_size(),
     }
     (folder / "summary.json").write_text(json.dumps(summary))

@@ -1,0 +1,41 @@
+"""What templates write between their generation prompt and an answer."""
+
+import pytest
+
+from stages.chat.answer_form import find_answer_form
+from stages.chat.rendering import compile_template
+from stages.chat.template_choice import OURS
+from stages.contracts.tokens import AnswerForm
+
+HEAD = "{% for m in messages %}{% if m.role == 'user' %}{{ '<u>' + m.content }}{% else %}"
+PROMPT = "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<a>' }}{% endif %}"
+THINKS = "{{ '<a>' }}{% if m.reasoning %}{{ '<think>\n' + m.reasoning + '\n</think>\n\n' }}{% endif %}{{ m.content }}"
+CHANNELS = "{% if m.reasoning %}{{ '<a>|analysis|' + m.reasoning + '|end|' }}{% endif %}{{ '<a>|final|' + m.content + '|return|' }}"
+
+
+@pytest.mark.parametrize(
+    ("source", "form"),
+    [
+        (HEAD + "{{ '<a>' + m.content }}" + PROMPT, ("", "", "")),
+        (HEAD + "{{ '<a><think>\n\n</think>\n\n' + m.content }}" + PROMPT, ("<think>\n\n</think>", "", "")),
+        (HEAD + THINKS + PROMPT, ("", "<think>", "</think>")),
+        (HEAD + CHANNELS + PROMPT, ("|final|", "|analysis|", "|end|<a>|final|")),
+        (HEAD + THINKS + PROMPT.replace("'<a>'", "'<a><think>\n'"), ("", "", "</think>")),
+        # nothing is claimed where the prompt is no beginning of the text; one without a prompt leaves all to the model
+        (HEAD + "{{ '<b>|x|' + m.content }}" + PROMPT, ("", "", "")),
+        (HEAD + "{{ '<a>|x|' + m.content }}{% endif %}{% endfor %}", ("<a>|x|", "", "")),
+        ("{{ raise_exception('no') }}", ("", "", "")),
+    ],
+)
+def test_form_of_an_answer_is_what_the_template_writes(source: str, form: tuple[str, str, str]) -> None:
+    gap, opens, closes = form
+    found = find_answer_form(compile_template(source, {}, "26 Jul 2024"))
+    assert found == AnswerForm(gap=gap, opens=opens, closes=closes)
+
+
+@pytest.mark.parametrize("name", ["llama-3.1", "plain"])
+def test_our_templates_without_thoughts_have_nothing_there(name: str) -> None:
+    template = compile_template(
+        (OURS / f"{name}.jinja").read_text(encoding="utf-8"), {"bos_token": "<s>"}, "26 Jul 2024"
+    )
+    assert find_answer_form(template)["gap"] == ""
