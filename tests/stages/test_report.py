@@ -9,6 +9,7 @@ import pytest
 
 from stages.arrow.tables import write_parquet
 from stages.chat import row_rules as template_rules
+from stages.contracts.evaluation import ANSWERS_SCHEMA
 from stages.conversations import row_rules as standardize_rules
 from stages.core.files import write_json
 from stages.report import (
@@ -146,9 +147,9 @@ def made(root: Path, rows: list[tuple[str, str]], examples: int, **changed: Any)
         write_json(root / name, value)
     (root / "steps.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "eval_loss": None}) + "\n")
     answer = {"row_id": "ab" * 16, "turn": 0, "reference": HOSTILE, "base_answer": "b", "tuned_answer": "t"}
-    write_parquet(
-        root / "answers.parquet", pa.Table.from_pylist([{**answer, "base_match": None, "tuned_match": None}] * 9)
-    )
+    answer |= {"reference_thoughts": HOSTILE, "base_thoughts": None, "tuned_thoughts": "so it is"}
+    answer |= {"prompt_tokens": 3, "base_match": None, "tuned_match": None}
+    write_parquet(root / "answers.parquet", pa.Table.from_pylist([answer] * 9, schema=ANSWERS_SCHEMA))
     report(
         audit=root / "audit",
         messages=root / "data/messages",
@@ -187,6 +188,12 @@ class Talks(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.inside is not None:
             self.talks[-1].append((self.inside, data))
+
+
+def test_report_shows_thoughts_above_the_answer_they_led_to(tmp_path: Path) -> None:
+    page, _ = made(tmp_path, [("where?", "there")], examples=2)
+    assert page.count('<div class="soft">so it is</div>t</td>') == 2
+    assert "only the answer is compared" in page
 
 
 def test_report_shows_conversations_with_what_is_trained_apart(tmp_path: Path) -> None:
