@@ -44,6 +44,7 @@ from stages.conversations.tool_calls import (
     read_tools,
     split_off_calls,
 )
+from stages.conversations.tool_schemas import shows_tools
 from stages.conversations.turn_order import find_broken_turn_rule
 
 Message = tuple[Any, ...]
@@ -136,6 +137,8 @@ def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], by
         if dialect.tools
         else next((found for name in TOOL_COLUMNS if name in row and (found := read_tools(row[name]))), None)
     )
+    if tools and messages and messages[0][0] == "system" and shows_tools(messages[0][1], orjson.loads(tools)):
+        tools = None
     options = read_options(row)
     return messages, tools, options, canonical_json(messages, tools, options)
 

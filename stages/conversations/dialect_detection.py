@@ -8,7 +8,11 @@ from itertools import islice
 from typing import Any
 
 from stages.conversations.canonical import parse_record
-from stages.conversations.dialects import KNOWN, Dialect, Row, find_chat_dialect, find_dialects, pair_dialect
+from stages.conversations.dialects import Dialect, Row
+from stages.conversations.layouts import KNOWN, find_dialects
+from stages.conversations.layouts_chat import find_chat_dialect
+from stages.conversations.layouts_pair import REASONING_OF, pair_dialect
+from stages.conversations.layouts_tree import Trees
 from stages.conversations.row_rules import Rejected
 from stages.conversations.unsupported import refusal
 from stages.core.errors import StageError
@@ -29,7 +33,11 @@ def how_to_name(number: int) -> str:
 
 
 def detect_dialect(
-    records: Iterable[bytes], columns: PromptColumns | ChatColumns | None, source: str, number: int = 0
+    records: Iterable[bytes],
+    columns: PromptColumns | ChatColumns | None,
+    source: str,
+    number: int = 0,
+    trees: Trees = "best_ranked",
 ) -> Dialect | None:
     """The dialect of a source.
 
@@ -38,6 +46,7 @@ def detect_dialect(
         columns: what the user named; None: found out by looking.
         source: what errors call it.
         number: its place in the params, from 0, for errors.
+        trees: which path is taken through a tree of replies.
 
     Returns:
         None if no record is an object.
@@ -50,7 +59,7 @@ def detect_dialect(
         return None
     how = how_to_name(number)
     if columns is None:
-        return recognize(rows, source, how)
+        return recognize(rows, source, how, trees)
     return (
         find_named_pair(rows, columns, source, how)
         if isinstance(columns, PromptColumns)
@@ -67,7 +76,7 @@ def parse_objects(records: Iterable[bytes]) -> Iterator[Row]:
             continue
 
 
-def recognize(rows: Sequence[Row], source: str, how: str = "") -> Dialect:
+def recognize(rows: Sequence[Row], source: str, how: str = "", trees: Trees = "best_ranked") -> Dialect:
     """The one dialect that most of the rows have; columns are known in capitals, too, where they fit no other way.
 
     Raises StageError, with `how` to name columns, if no dialect fits, if several fit the same rows, or if the data is refused.
@@ -75,15 +84,15 @@ def recognize(rows: Sequence[Row], source: str, how: str = "") -> Dialect:
     if not any(any(find_dialects(row)) for row in rows):
         lowered = [lower_names(row) for row in rows]
         if lowered != rows and any(any(find_dialects(row)) for row in lowered):
-            dialect = recognize(lowered, source, how)
+            dialect = recognize(lowered, source, how, trees)
             return read_in_any_case(dialect, rows)
         rows = lowered if refusal(lowered, None) else rows
-    found = [{dialect.name: dialect for dialect in find_dialects(row)} for row in rows]
+    found = [{dialect.name: dialect for dialect in find_dialects(row, trees)} for row in rows]
     counts = Counter(name for dialects in found for name in dialects)
     best, most = counts.most_common(1)[0] if counts else ("", 0)
     beside = Counter(name for dialects in found if best in dialects for name in dialects)
     fits = {name: dialect for dialects in found for name, dialect in dialects.items() if beside[name] * 2 > most}
-    no = refusal(rows, fits.get(best))
+    no = refusal(rows, fits.get(best), trees)
     if no:
         raise StageError(f"{source} is {no}.\nColumns: {list_columns(rows)}.")
     if len(fits) == 1:
@@ -132,7 +141,9 @@ def find_named_pair(rows: Sequence[Row], columns: PromptColumns, source: str, ho
     if missing:
         raise missing_column_error(source, missing, rows, how)
     system = () if columns.system is None else (columns.system,)
-    dialect = pair_dialect(columns.prompt, columns.answer, system)
+    thoughts = REASONING_OF.get(columns.answer)
+    reasoning = thoughts if any(thoughts in row for row in rows) else None
+    dialect = pair_dialect(columns.prompt, columns.answer, system, None, reasoning)
     return replace(dialect, named=True)
 
 

@@ -14,6 +14,8 @@ NO_MESSAGES = "no_messages"
 UNKNOWN_ROLE = "unknown_role"
 TOOLS_UNREADABLE = "tools_unreadable"
 TOOL_CALL_UNREADABLE = "tool_call_unreadable"
+CALL_NOT_LAST = "call_not_last"
+TRANSCRIPT_UNREADABLE = "transcript_unreadable"
 OPTIONS_UNREADABLE = "options_unreadable"
 WEIGHT_NOT_0_OR_1 = "weight_not_0_or_1"
 NULL_CONTENT = "null_content"
@@ -44,6 +46,8 @@ RULES: Mapping[str, str] = {
     UNKNOWN_ROLE: "a role that no dialect knows",
     TOOLS_UNREADABLE: "`tools` that are no list of functions with names",
     TOOL_CALL_UNREADABLE: "a tool call that is no name with an object of arguments, or that is not the assistant's",
+    CALL_NOT_LAST: "text behind a tool call in one message: chat templates write calls last, which would change what was said",
+    TRANSCRIPT_UNREADABLE: "a text with turns in it that does not divide whole into messages, by the marks that its source has",
     OPTIONS_UNREADABLE: "`chat_template_kwargs` that is no mapping of options to values",
     WEIGHT_NOT_0_OR_1: "an answer whose weight is neither 0 nor 1: only whole answers are trained or left out",
     NULL_CONTENT: "a message without content",

@@ -21,6 +21,7 @@ from stages.conversations.row_rules import (
     TOOLS_UNREADABLE,
     Rejected,
 )
+from stages.conversations.tool_schemas import flatten_tools, spell_out_schema
 
 TOOL_COLUMNS = ("tools", "functions")
 CALL_KEYS = ("tool_calls", "function_call")
@@ -39,8 +40,12 @@ def read_tools(value: object) -> bytes | None:
         return None
     if isinstance(value, str):
         value = parse_text(value, TOOLS_UNREADABLE)
-    found = value if isinstance(value, list) else [value]
-    return dump_canonical([read_tool(each) for each in found], TOOLS_UNREADABLE) if found else None
+    found = flatten_tools(value if isinstance(value, list) else [value])
+    try:
+        tools = [spell_out_schema(read_tool(each)) for each in found]
+    except RecursionError as error:
+        raise Rejected(TOOLS_UNREADABLE) from error
+    return dump_canonical(tools, TOOLS_UNREADABLE) if found else None
 
 
 def read_tool(value: object) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from stages.conversations.dialects import CHAT_COLUMNS, Dialect, Row, find_dialects, parse_list
+from stages.conversations.dialects import Dialect, Row, parse_list
+from stages.conversations.layouts import find_dialects
+from stages.conversations.layouts_chat import CHAT_COLUMNS
+from stages.conversations.layouts_tree import Trees, is_tree_dialect
 from stages.conversations.message_text import has_media_column, has_media_part
 from stages.conversations.roles import CALL, role_of
 from stages.conversations.row_rules import Rejected
@@ -11,16 +14,29 @@ PROMPTS = frozenset({"prompt", "prompts", "question", "questions", "query", "ins
 ANSWERS = frozenset({"completion", "completions", "response", "answer", "output", "target"})
 TEXTS = frozenset({"text", "content", "document"})
 WORSE = frozenset({"rejected", "rejected_response", "rejected_messages"})
+TWO_ANSWERS = tuple(
+    (f"{name}{first}", f"{name}{second}")
+    for name in ("response", "answer", "completion", "output", "conversation")
+    for first, second in (("1", "2"), ("_1", "_2"), ("_0", "_1"), ("_a", "_b"))
+)
 VERDICTS = frozenset({"label", "labels", "kto_tag"})
+CHOICES = ("choices", "options", "answer_choices")
+CHOSEN = ("answer", "answerKey", "answer_key", "answer_index", "label", "output", "response", "correct")
+PARENTS = ("parent_id", "parent_message_id", "reply_to", "in_reply_to")
+SPEAKERS = ("role", "from", "author", "speaker")
+SAID = ("text", "content", "value", "message", "body")
 
 
-def refusal(rows: Sequence[Row], dialect: Dialect | None) -> str | None:
+def refusal(rows: Sequence[Row], dialect: Dialect | None, trees: Trees = "best_ranked") -> str | None:
     """Why most of the rows cannot be learned from, and what to do; None if they can be, or if nothing is known of them.
 
     Args:
         rows: the first rows of a source; no column of theirs is named by the user.
         dialect: how they would be read; None: no dialect fits them.
+        trees: which path is taken through a tree of replies.
     """
+    if dialect and trees == "refuse" and is_tree_dialect(dialect):
+        return TREES
     for holds, says in ALWAYS if dialect else (*ALWAYS, *WITHOUT_LAYOUT):
         if sum(map(holds, rows)) * 2 > len(rows):
             return says
@@ -32,6 +48,29 @@ def refusal(rows: Sequence[Row], dialect: Dialect | None) -> str | None:
 def is_ranked(row: Row) -> bool:
     """Whether the row has a better and a worse answer."""
     return not WORSE.isdisjoint(row)
+
+
+def has_two_answers(row: Row) -> bool:
+    """Whether the row has two answers to one question."""
+    return any(first in row and second in row for first, second in TWO_ANSWERS)
+
+
+def is_multiple_choice(row: Row) -> bool:
+    """Whether the row's answer is the number or letter of one of several that stand in a column of their own."""
+    if not any(isinstance(parse_list(row.get(name)), list | dict) for name in CHOICES):
+        return False
+    chosen = [row[name] for name in CHOSEN if row.get(name) is not None]
+    return any(isinstance(value, int) or (isinstance(value, str) and len(value.strip()) == 1) for value in chosen)
+
+
+def is_reply(row: Row) -> bool:
+    """Whether the row is one message that names the one it answers."""
+    return any(name in row for name in PARENTS) and is_message(row)
+
+
+def is_message(row: Row) -> bool:
+    """Whether the row is one message with who says it."""
+    return any(name in row for name in SPEAKERS) and any(isinstance(row.get(name), str) for name in SAID)
 
 
 def is_judged(row: Row) -> bool:
@@ -86,6 +125,27 @@ JUDGED = (
     "preference data (answers with a verdict, true or false): here every answer is learned, the bad ones too. Keep the rows whose verdict is "
     "true, in a file without that column"
 )
+TWO = (
+    "preference data (two answers to one question): here answers are learned, not preferences. To learn one of them, name the columns: "
+    "prompt=COLUMN,answer=COLUMN"
+)
+MULTIPLE_CHOICE = (
+    "multiple-choice questions: the answer is the number or letter of a choice that the question does not show. Bring a file in which the "
+    "question lists its choices and the answer is written out"
+)
+REPLIES = (
+    "messages one a row, each with the message that it answers: a conversation is a path through several rows, and rows are read one by one "
+    "here. Bring the file of whole trees (OASST has one beside it: its name ends in .trees.jsonl.gz), or one row a conversation with a list "
+    "of messages"
+)
+MESSAGES_ALONE = (
+    "messages one a row: a conversation is several rows, and rows are read one by one here. Bring one row a conversation, with a list of "
+    "role/content messages in it"
+)
+TREES = (
+    "trees of replies, and `standardize.trees` is refuse. With best_ranked the reply that people ranked best is taken at each message, with "
+    "longest the longest branch"
+)
 MEDIA = (
     "conversations about pictures, sounds or films: only text is learned here. If the text makes sense alone, bring a file without those "
     "columns and parts"
@@ -102,8 +162,16 @@ TEXT_ALONE = (
 QUESTIONS_ALONE = "prompts without answers: no message in it is an assistant's. Bring the answers too; prompts alone are for reinforcement learning"
 
 Kinds = tuple[tuple[Callable[[Row], bool], str], ...]
-ALWAYS: Kinds = ((is_ranked, RANKED), (is_judged, JUDGED), (has_media, MEDIA))
+ALWAYS: Kinds = (
+    (is_ranked, RANKED),
+    (is_judged, JUDGED),
+    (has_media, MEDIA),
+    (is_multiple_choice, MULTIPLE_CHOICE),
+)
 WITHOUT_LAYOUT: Kinds = (
+    (has_two_answers, TWO),
+    (is_reply, REPLIES),
+    (is_message, MESSAGES_ALONE),
     (has_prompt_alone, PROMPT_ALONE),
     (has_answer_alone, ANSWER_ALONE),
     (has_text_alone, TEXT_ALONE),

@@ -5,7 +5,8 @@ import pytest
 
 from stages.conversations.canonical import canonical_form
 from stages.conversations.dialect_detection import detect_dialect
-from stages.conversations.dialects import Dialect, find_dialects
+from stages.conversations.dialects import Dialect
+from stages.conversations.layouts import find_dialects
 from stages.conversations.row_rules import Rejected
 from stages.core.errors import StageError
 from stages.dataset_files.column_names import ChatColumns, PromptColumns
