@@ -1,5 +1,6 @@
 """`retune serve`: a GGUF file behind an OpenAI-style API, by llama.cpp's own server."""
 
+import datetime as dt
 import ipaddress
 import os
 import signal
@@ -86,12 +87,37 @@ def start(path: Path, lora: Path | None, host: str, port: int, context: int, sam
     params.verbosity = 0
     params.cors_origins, params.cors_origins_explicit, params.cors_credentials = "", True, False
     params.endpoint_slots = False
+    if thinks_only_when_told(path):
+        params.enable_reasoning = 0
     try:
         return xllamacpp.Server(params)
     except RuntimeError:
         give_up(
             f"llama.cpp does not serve {path.name} (its words stand above): it is no whole GGUF file, or the memory is too small"
         )
+
+
+def thinks_only_when_told(path: Path) -> bool:
+    """Whether a file's template opens thoughts just because llama.cpp's server says `enable_thinking` where training said nothing.
+
+    Such a server begins an answer with `<think>`, a model that was trained without goes on from something else.
+    """
+    from stages.chat.rendering import Template, sandbox
+    from stages.llama_cpp.gguf_reader import open_gguf, read_metadata
+
+    try:
+        source = read_metadata(open_gguf(path), "tokenizer.chat_template")
+    except (ValueError, OSError, KeyError, IndexError):
+        return False  # the server says what is wrong with it
+    compiled = sandbox(dt.datetime.now().astimezone().strftime).from_string(source or "")
+    tokens = {name: f"<{name}>" for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+
+    def render(**told: bool) -> str | None:
+        asked = [{"role": "user", "content": "?"}]
+        return Template(compiled, {**compiled.globals, **tokens, **told}).try_render(asked, add_generation_prompt=True)
+
+    plain = render()
+    return render(enable_thinking=True, thinking=True) != plain == render(enable_thinking=False, thinking=False)
 
 
 def greeting(address: str, path: Path, host: str) -> str:

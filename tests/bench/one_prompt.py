@@ -21,8 +21,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -32,6 +31,7 @@ from ruamel.yaml import YAML
 
 from retune.use.presets import read_preset
 from tests.oracle import llama3
+from tests.oracle.prompts import as_published
 from tests.project import ROOT, STAGES
 
 TEMPLATES = {"qwen3": "Qwen-Qwen3-0.6B.jinja", "gpt-oss": "openai-gpt-oss-120b.jinja"}
@@ -221,9 +221,8 @@ def ask_tokenizer(root: Path, questions: Sequence[Question]) -> tuple[list[list[
     summary = read_json(root / "data/tokens/summary.json")
     prompts, said = [], []
     for question in questions:
-        ids = tokenizer.apply_chat_template(
-            as_published(question.messages), add_generation_prompt=True, return_dict=False
-        )
+        asked = as_published(question.messages, "reasoning_content", "thinking")
+        ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
         given = model.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False)[0, len(ids) :].tolist()
         prompts.append(ids)
         said.append(
@@ -232,45 +231,12 @@ def ask_tokenizer(root: Path, questions: Sequence[Question]) -> tuple[list[list[
     return prompts, said
 
 
-def as_published(messages: Messages) -> Messages:
-    """Messages with their thoughts under the names that public templates read."""
-    names = ("reasoning_content", "thinking")
-    return [
-        {key: value for key, value in message.items() if key != "reasoning"}
-        | (dict.fromkeys(names, message["reasoning"]) if "reasoning" in message else {})
-        for message in messages
-    ]
-
-
-@contextmanager
-def open_server(file: Path) -> Iterator[Callable[[Messages], list[int]]]:
-    """A function: messages -> the ids that llama.cpp's server makes of a request with them."""
-    import httpx
-
-    from retune.chat.dialogue import Sampling
-    from retune.serve import start
-
-    server = start(file, None, "127.0.0.1", 0, CONTEXT, Sampling(0.0, 0.0, 64))
-
-    def make_prompt(messages: Messages) -> list[int]:
-        with httpx.Client(base_url=server.listening_address, timeout=60) as client:
-            asked = [
-                {key: value for key, value in message.items() if key != "thinking"}
-                for message in as_published(messages)
-            ]
-            rendered = client.post("/apply-template", json={"messages": asked}).raise_for_status().json()["prompt"]
-            body = {"content": rendered, "add_special": True, "parse_special": True}
-            ids: list[int] = client.post("/tokenize", json=body).raise_for_status().json()["tokens"]
-            return ids
-
-    yield make_prompt
-
-
 def compare(root: Path, count: int) -> Outcome:
     """Ask all of them the same questions."""
     from retune.chat.gguf_model import open_gguf
     from retune.chat.torch_model import open_base
     from stages.core.files import read_json
+    from tests.oracle.served_prompts import open_server
 
     questions = read_questions(root, count)
     os.chdir(root)
@@ -282,8 +248,8 @@ def compare(root: Path, count: int) -> Outcome:
     prompts["chat"], said["chat"] = ask_speaker(speaker, questions)
     with open_gguf(file, CONTEXT, 1) as opened:
         prompts["file"], said["file"] = ask_speaker(opened, questions)
-    with open_server(file) as make_prompt:
-        prompts["serve"] = [make_prompt(question.messages) for question in questions]
+    with open_server(file, CONTEXT) as ask:
+        prompts["serve"] = [ask(as_published(one.messages, "reasoning_content"))["ids"] for one in questions]
     summary = read_json(root / "data/tokens/summary.json")
     return Outcome(
         root.name,

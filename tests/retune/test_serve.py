@@ -15,8 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from retune.serve import greeting, is_loopback
+from retune.serve import greeting, is_loopback, thinks_only_when_told
+from tests.oracle.small_gguf import write_small_gguf
 from tests.retune.spoken import NAME
+from tests.stages.chat.test_encoding import byte_level
 
 REPO = Path(__file__).parents[2]
 STORY = "Ivan has the golden hat. Ivan is in the tower. Where is Ivan?"
@@ -190,3 +192,26 @@ def test_address_that_others_can_reach_gets_a_warning(host: str, loopback: bool)
     text = greeting("http://x:1", Path("a.gguf"), host)
     assert ("WARNING" in text) == (not loopback)
     assert "curl http://x:1/v1/chat/completions" in text
+
+
+ASKS = "{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}{% if add_generation_prompt %}a: "
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "told"),
+    [
+        ("", False),
+        ("{% if enable_thinking %}<think>{% endif %}", True),
+        ("{{ '<think>' if thinking else '</think>' }}", True),
+        # what is thought without a word, as Qwen3's does, needs none; and no word helps where both differ from saying nothing
+        ("{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}", False),
+        ("{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}", False),
+    ],
+)
+def test_server_opens_no_thoughts_that_training_did_not(tmp_path: Path, thoughts: str, told: bool) -> None:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    byte_level(["<bos>", "<eos>"]).save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(ASKS + thoughts + "{% endif %}")
+    write_small_gguf(tmp_path / "model.gguf", folder, adds_bos=False)
+    assert thinks_only_when_told(tmp_path / "model.gguf") is told
