@@ -211,7 +211,7 @@ def add_message(found: list[Message], role: object, content: object, beside: Row
             calls, text = [*calls_of(earlier), *calls], earlier[1]
     elif calls and (content is None or content == []):
         text = ""
-    elif canonical == "tool" and is_value(content):
+    elif is_value(canonical, content):
         text = dump_canonical(content, CONTENT_NOT_TEXT).decode()
     else:
         text = text_of(content)
@@ -234,11 +234,14 @@ def read_reasoning(beside: Row) -> str | None:
     return next((text for value in found if (text := str(value).strip())), None)
 
 
-def is_value(content: object) -> bool:
-    """Whether a tool's result is a JSON value and not a text."""
-    return isinstance(content, dict) or (
+def is_value(role: str, content: object) -> bool:
+    """Whether a tool's result is a JSON value and not a text, or an answer a number, true or false."""
+    if isinstance(content, int | float):
+        return role in ("assistant", "tool")
+    is_structure = isinstance(content, dict) or (
         isinstance(content, list) and not any(isinstance(part, dict) and "type" in part for part in content)
     )
+    return role == "tool" and is_structure
 
 
 def is_trained(beside: Row) -> bool:
