@@ -17,6 +17,7 @@ KINDS = {
     ".parquet": "Parquet",
     ".arrow": "Arrow",
     ".feather": "Feather",
+    ".xlsx": "Excel",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 FILES, COLUMNS = 5, 30

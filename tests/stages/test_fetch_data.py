@@ -251,7 +251,7 @@ def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
         ("mine.csv", b'sep=;\na;b\n1;"2\n3;"secret\n', "line 4: text stands behind a closing quote"),
         ("mine.csv", b'sep=;\na;b\n1;2\n3;"secret\n', "line 4: a quote opens there and is not closed"),
         ("mine.csv", b"sep=;\n", "no rows"),
-        ("mine.xlsx", b"secret", ".jsonl"),
+        ("mine.ods", b"secret", ".jsonl"),
         ("mine", b"secret", ".jsonl"),
     ],
 )
