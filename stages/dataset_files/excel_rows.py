@@ -2,9 +2,12 @@
 
 import datetime as dt
 import logging
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
@@ -17,6 +20,11 @@ log = logging.getLogger("retune")
 
 LARGEST = 2 * 2**30
 """Bytes that a workbook may have, unpacked: it is read whole."""
+LARGEST_AREA = 50_000_000
+"""Cells of a sheet, empty ones too: each takes 24 bytes."""
+CHUNK = 2**20
+PLACE = re.compile(rb'\br="([A-Z]{1,3})(\d{1,7})"')
+"""Where a cell stands."""
 EXACT = 10**15
 """Below it Excel keeps every digit of a whole number."""
 
@@ -46,10 +54,32 @@ def check_archive(path: Path, name: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, OSError) as error:
-        raise StageError(f"{name} cannot be read as .xlsx: cut off or damaged") from error
-    if unpacked > LARGEST or (unpacked > LARGEST_FREE and unpacked > LARGEST_RATIO * path.stat().st_size):
-        raise StageError(f"{name} unpacks to {unpacked >> 20} MiB, more than is read of an .xlsx: save it as .csv")
+            if unpacked > LARGEST or (unpacked > LARGEST_FREE and unpacked > LARGEST_RATIO * path.stat().st_size):
+                raise StageError(
+                    f"{name} unpacks to {unpacked >> 20} MiB, more than is read of an .xlsx: save it as .csv"
+                )
+            for member in archive.namelist():
+                if member.endswith(".xml"):
+                    with archive.open(member) as stream:
+                        check_area(stream, name)
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+        raise StageError(f"{name} cannot be read as .xlsx: cut off, damaged or locked by a password") from error
+
+
+def check_area(stream: IO[bytes], name: str) -> None:
+    """Raise StageError for a sheet with a cell so far out that all cells up to it, empty ones too, would not fit into memory."""
+    columns, rows, left = 0, 0, b""
+    while chunk := stream.read(CHUNK):
+        for column, row in set(PLACE.findall(left + chunk)):
+            number = 0
+            for letter in column:
+                number = number * 26 + letter - ord("A") + 1
+            columns, rows = max(columns, number), max(rows, int(row))
+        left = chunk[-32:]
+    if columns * rows > LARGEST_AREA:
+        raise StageError(
+            f"{name}: a cell of it stands in row {rows} or column {columns}: delete what lies so far out, or save it as .csv"
+        )
 
 
 def choose_sheet(workbook: CalamineWorkbook, name: str) -> CalamineSheet:

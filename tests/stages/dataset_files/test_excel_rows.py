@@ -35,11 +35,15 @@ def boolean(value: int) -> str:
     return f't="b"><v>{value}</v>'
 
 
+def letters(column: int) -> str:
+    return (chr(64 + column // 26) if column >= 26 else "") + chr(65 + column % 26)
+
+
 def sheet(*rows: tuple[int, list[str | None]]) -> str:
     """Rows by their number, each a list of cells; None: no cell."""
     written = [
         f'<row r="{place}">'
-        + "".join(f'<c r="{chr(65 + column)}{place}" {cell}</c>' for column, cell in enumerate(cells) if cell)
+        + "".join(f'<c r="{letters(column)}{place}" {cell}</c>' for column, cell in enumerate(cells) if cell)
         + "</row>"
         for place, cells in rows
     ]
@@ -129,12 +133,13 @@ def test_column_without_a_name_is_left_out_where_it_is_empty_and_an_error_where_
     [
         (b"secret", "no Excel workbook"),
         (b"", "no Excel workbook"),
-        (b"PK\x03\x04secret", "cut off or damaged"),
-        (workbook(one=sheet((1, HEADER), (2, HEADER)))[:-400], "cut off or damaged"),
+        (b"PK\x03\x04secret", "cut off, damaged or locked"),
+        (workbook(one=sheet((1, HEADER), (2, HEADER)))[:-400], "cut off, damaged or locked"),
         (workbook(one=sheet()), "no sheet of it holds anything"),
         (workbook(one=sheet((1, [string("a"), string("a")]))), "same name"),
         (workbook(one="<worksheet><secret"), "cannot be read as .xlsx"),
         (workbook(one=sheet((1, [string("x" * (40 * 2**20))]))), "unpacks to 40 MiB"),
+        (workbook(one=sheet((1, HEADER), (1048576, [None] * 60 + [string("x")]))), "row 1048576 or column 61"),
     ],
 )
 def test_file_that_is_no_good_workbook_is_refused_without_its_text(tmp_path: Path, content: bytes, says: str) -> None:
