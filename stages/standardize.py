@@ -66,6 +66,9 @@ class StandardizeParams(Params):
 
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)]
     """Share of conversations held out, 0 to 1, by hash of the row id. More measures better and trains on less; a larger share keeps all that a smaller one held out."""
+    turns: Literal["strict", "merge_same_role", "greeting_first"]
+    """What becomes of turns out of order. strict: the row is set aside; merge_same_role: neighbouring questions, or answers,
+    are joined with an empty line between; greeting_first: an opening answer is kept as context, untrained."""
     max_messages: Annotated[int, Field(ge=2)] | None
     """Messages in a conversation, at most (rule too_many_messages); null: no limit. Longer ones are set aside."""
     max_chars: Annotated[int, Field(ge=1)] | None
@@ -117,6 +120,7 @@ def standardize(
     judge = Judge(
         dialects=dialects,
         exclusions=read_exclusions(exclusions),
+        turns=params.turns,
         max_messages=params.max_messages,
         max_chars=params.max_chars,
         heldout_fraction=params.heldout_fraction,

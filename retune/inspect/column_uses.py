@@ -6,11 +6,12 @@ from typing import Any
 from stages.conversations.row_rules import Rejected
 
 Row = Mapping[str, object]
-Form = tuple[list[tuple[Any, ...]], bytes | None]
-"""(messages, tools), as `stages.conversations.canonical.canonical_form` gives them."""
+Form = tuple[list[tuple[Any, ...]], bytes | None, bytes | None]
+"""(messages, tools, options), as `stages.conversations.canonical.canonical_form` gives them."""
 
 CONVERSATION = "the conversation"
 TOOLS = "the tools that the assistant may call"
+OPTIONS = "options for the chat template"
 SYSTEM = "the system message"
 EARLIER = "earlier turns"
 QUESTION = "the question"
@@ -59,14 +60,14 @@ def find_use(row: Row, column: str, form: Form | None, form_of: Callable[[Row], 
         return None
     if form is None:
         return BLOCKING
-    messages, tools = form
+    messages, tools, options = form
     use = name_side(row[column], messages) if without is None or without[0][-1] != messages[-1] else None
     if use is None and without is None:
         use = CONVERSATION
     if use is not None or without is None:
         return use
-    if without[1] != tools:
-        return TOOLS
+    if without[1:] != (tools, options):
+        return TOOLS if without[1] != tools else OPTIONS
     if messages[0][0] == "system" and without[0] == messages[1:]:
         return SYSTEM
     return EARLIER if len(without[0]) < len(messages) else PART

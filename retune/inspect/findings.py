@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retune.inspect.column_uses import Form, Row, find_column_uses
+from retune.inspect.column_uses import find_column_uses
 from retune.inspect.trial_run import TrialRun
 from retune.terminal import origin_of
 from stages.arrow.tables import read_parquet, read_parquet_batches
@@ -30,6 +30,8 @@ from stages.standardize import detect_dialects, read_records
 
 ROWS_TO_TRY = 200
 """Rows of each source that the uses of its columns are found by."""
+NOTES = ("ignored", "handed_on", "nulls_removed", "tools_not_shown", "merged", "greetings")
+"""What data/messages' summary tells of keys that nothing reads, and of what was changed in reading."""
 ROLES, ROLE = 3, 20
 """Unknown roles that are told, and characters of each."""
 ORIGINS = 3
@@ -76,6 +78,7 @@ def collect_findings(trial: TrialRun, examples: int, values: dict[str, Any]) -> 
         },
         "unknown_roles": find_unknown_roles(trial, dialects),
         "contaminated": summary["contaminated"],
+        "notes": {name: summary[name] for name in NOTES},
         "too_long": measure_too_long(trial),
         "tools": count_tools(trial),
         "tokens": measure_tokens(trial),
@@ -91,15 +94,9 @@ def find_uses(trial: TrialRun, dialects: list[Dialect | None]) -> list[dict[str,
     found = []
     for number, dialect in enumerate(dialects):
         first = list(islice(parse_objects(read_records(rows, number)), ROWS_TO_TRY))
-        uses = find_column_uses(first, partial(canonical_pair, dialect=dialect))
+        uses = find_column_uses(first, partial(canonical_form, dialect=dialect))
         found.append({"layout": dialect.name if dialect else None, "uses": uses})
     return found
-
-
-def canonical_pair(row: Row, dialect: Dialect | None) -> Form:
-    """(messages, tools) of a row. Raises Rejected."""
-    messages, tools, *_ = canonical_form(row, dialect)
-    return messages, tools
 
 
 def count_kept_rows(trial: TrialRun) -> dict[str, int]:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from retune.inspect.note_lines import reading_lines
 from retune.terminal import describe_origin, heading, legend, paint_runs
 from stages.chat.row_rules import TOO_LONG
 from stages.dataset_files.file_kinds import COMPRESSED, OLDER_EXCEL, SEPARATED, ending_of
@@ -145,11 +146,8 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
     if kept and found["rows_limit"] is None:
         for place, said in enumerate(gate_words(found)):
             yield format_field("gate" if not place else "", said)
-    tools = found["tools"]
-    said = f"yes: {tools['defined']:,} rows define some, {tools['calls']:,} messages call one"
-    yield format_field("tools", said if tools["defined"] or tools["calls"] else "no")
-    if tools["context_only"]:
-        yield format_field("weights", f"{tools['context_only']:,} answers are context only, as their weight says")
+    for about, said in reading_lines(found):
+        yield format_field(about, said)
     if found["tokenizer"]:
         yield format_field("model", f"the tokenizer in {found['tokenizer']}, as fetch_model.source says")
     tokens = found["tokens"]

@@ -10,7 +10,13 @@ EXCLUDED = "excluded.parquet"
 SUMMARY = "summary.json"
 """Counts: {raw, train, heldout, rejected, excluded, rules: {rule: rows}, dialects: {layout: rows kept}, sources: [{source, layout, raw, train, heldout,
 rejected, excluded}], near_duplicates: rows flagged, contaminated: {evaluation set: rows}, exclusions_unmatched: lines of data/exclusions.csv
-that no row has}; raw is the sum of the next four, in all and for each source."""
+that no row has}; raw is the sum of the next four, in all and for each source.
+
+And of the rows that break no rule, repetitions with them: {ignored: {columns: {name: rows}, message_keys: {place and name, such as
+messages[].name: rows}, more: names that are not listed} (keys that hold something and that nothing reads), handed_on: {place and name, such as
+tools[].x: rows} (keys of tools that the format has not: the chat template gets them), nulls_removed: rows that lost nulls which their file's
+columns had put into arguments, tools or parts, tools_not_shown: rows with an untrained answer that calls a tool which they show nowhere,
+merged, greetings: rows that `standardize.turns` changed}."""
 
 ROLES = ("system", "user", "assistant", "tool")
 SPLITS = ("train", "heldout")

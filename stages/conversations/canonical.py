@@ -8,19 +8,21 @@ chat template are one more last element, {"tools": [...], "options": {...}}.
 import hashlib
 import json
 import re
-from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
 from stages.contracts.messages import ID_LENGTH
-from stages.conversations.dialects import Dialect, Row, Turn
-from stages.conversations.message_text import has_media_column, text_of
-from stages.conversations.roles import CALL, ROLES, role_of
+from stages.conversations.canonical_message import Message, calls_of, is_train, reasoning_of
+from stages.conversations.column_nulls import remove_nulls
+from stages.conversations.dialects import SYSTEM_COLUMNS, Dialect, Row
+from stages.conversations.message_reading import read_messages
+from stages.conversations.message_text import has_media_column
+from stages.conversations.repeated_keys import keep_first_values, seems_to_repeat_keys
+from stages.conversations.roles import CALL
+from stages.conversations.row_notes import COLUMN, NULLS_REMOVED, TOOLS_NOT_SHOWN, Note, note_columns
 from stages.conversations.row_rules import (
-    CONTENT_NOT_TEXT,
     DUPLICATE_KEY,
-    EMPTY_CONTENT,
     INVALID_JSON,
     INVALID_UNICODE,
     LAYOUT,
@@ -32,30 +34,27 @@ from stages.conversations.row_rules import (
     TOO_LARGE,
     TOO_MANY_MESSAGES,
     TOOL_CALL_UNREADABLE,
-    UNKNOWN_ROLE,
-    WEIGHT_NOT_0_OR_1,
+    TOOL_NOT_SHOWN,
     Rejected,
 )
+from stages.conversations.shown_tools import leave_out_unshown, may_call
 from stages.conversations.tool_calls import (
+    METADATA,
+    OTHER_TOOL_COLUMNS,
     TOOL_COLUMNS,
     dump_canonical,
-    read_calls,
-    read_calls_beside,
+    find_tools,
+    parse_text,
     read_tools,
-    split_off_calls,
 )
 from stages.conversations.tool_schemas import shows_tools
+from stages.conversations.turn_joining import STRICT, join_turns
 from stages.conversations.turn_order import find_broken_turn_rule
 
-Message = tuple[Any, ...]
-"""(role, content) or (role, content, Beside); the role one of contracts.messages.ROLES."""
-
-Beside = dict[str, Any]
-"""{"tool_calls": list of calls, "reasoning": text, "train": False}, each only where it is so."""
-
 OPTIONS_COLUMN = "chat_template_kwargs"
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-WEIGHTS = ("weight", "loss_weight", "train")
+READ_COLUMNS = frozenset({OPTIONS_COLUMN})
+NONE: frozenset[str] = frozenset()
+SECOND_SYSTEM = SYSTEM_COLUMNS[1]
 NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """A NUL character as JSON writes it (behind an odd number of backslashes it is text)."""
 
@@ -69,8 +68,22 @@ class Conversation(NamedTuple):
     """Canonical JSON."""
     options: bytes | None
     """What the row asks of the chat template: canonical JSON, an object."""
+    notes: tuple[Note, ...]
+    """What is told of the row; nothing of one that breaks a rule."""
     rule: str | None
     """The first rule that it breaks."""
+
+
+class CanonicalForm(NamedTuple):
+    """What a row says, in the form that its id is hashed from."""
+
+    messages: list[Message]
+    tools: bytes | None
+    options: bytes | None
+    greeting: int | None
+    """Where the assistant's opening message stands, if it is allowed."""
+    canonical: bytes
+    """The canonical JSON."""
 
 
 class NotANumber:
@@ -78,7 +91,14 @@ class NotANumber:
 
 
 def read_conversation(
-    record: bytes, dialect: Dialect | None, *, may_repeat_keys: bool, max_messages: int | None, max_chars: int | None
+    record: bytes,
+    dialect: Dialect | None,
+    *,
+    may_repeat_keys: bool,
+    columnar: bool,
+    turns: str,
+    max_messages: int | None,
+    max_chars: int | None,
 ) -> Conversation:
     """The record as a conversation.
 
@@ -86,23 +106,31 @@ def read_conversation(
         record: one row of data/raw.
         dialect: how it is read; None where no row of its source is an object.
         may_repeat_keys: whether the record comes from a text in which a key can stand twice.
-        max_messages: as in standardize's params.
+        columnar: whether it comes from a file of columns, which puts nulls into nested values.
+        turns: as in standardize's params.
+        max_messages: the same.
         max_chars: the same.
     """
+    notes: list[Note] = []
     try:
         row = parse_record(record)
-        messages, tools, options, canonical = canonical_form(row, dialect)
+        if columnar and dialect and b":null" in record:
+            row = clean_row(row, dialect, notes)
+        form = read_form(row, dialect, turns, notes)
     except Rejected as rejected:
-        return Conversation(id_of(record), [], None, None, rejected.rule)
-    rule = find_broken_rule(messages, tools, canonical, max_messages, max_chars)
+        return Conversation(id_of(record), [], None, None, (), rejected.rule)
+    rule = find_broken_rule(form, max_messages, max_chars)
     if (
         rule is None
         and may_repeat_keys
         and seems_to_repeat_keys(record, row)
-        and differs_by_reader(record, dialect, canonical)
+        and differs_by_reader(record, dialect, turns, form.canonical)
     ):
         rule = DUPLICATE_KEY
-    return Conversation(id_of(canonical), messages, tools, options, rule)
+    if rule == NOTHING_TO_TRAIN and (TOOLS_NOT_SHOWN, "") in notes:
+        rule = TOOL_NOT_SHOWN
+    told = () if rule else tuple(dict.fromkeys(notes)) if notes else ()
+    return Conversation(id_of(form.canonical), form.messages, form.tools, form.options, told, rule)
 
 
 def parse_record(record: bytes) -> Row:
@@ -125,147 +153,64 @@ def parse_record(record: bytes) -> Row:
     return value
 
 
-def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], bytes | None, bytes | None, bytes]:
-    """(messages, tools, options, canonical JSON) of a row. Raises Rejected where it has none."""
+def clean_row(row: Row, dialect: Dialect, notes: list[Note]) -> Row:
+    """A row of a file of columns without the nulls that its format put in."""
+    whole = {*TOOL_COLUMNS, *OTHER_TOOL_COLUMNS, METADATA, OPTIONS_COLUMN}
+    cleaned, found = remove_nulls(row, dialect.columns - whole, whole)
+    if found:
+        notes.append((NULLS_REMOVED, ""))
+    return cleaned
+
+
+def read_form(row: Row, dialect: Dialect | None, turns: str, notes: list[Note]) -> CanonicalForm:
+    """A row in canonical form; what is to be told of it is added to `notes`. Raises Rejected where it has none."""
     if dialect is None:
         raise Rejected(LAYOUT)
     if not dialect.named and has_media_column(row):
         raise Rejected(MEDIA)
-    messages = read_messages(dialect.turns(row))
-    tools = (
-        read_tools(dialect.tools(row))
-        if dialect.tools
-        else next((found for name in TOOL_COLUMNS if name in row and (found := read_tools(row[name]))), None)
-    )
+    messages = read_messages(dialect.turns(row), dialect.keys, notes)
+    greeting = None
+    if turns != STRICT:
+        messages, greeting = join_turns(messages, turns, notes)
+    defined, columns = (read_tools(dialect.tools(row), notes), NONE) if dialect.tools else find_tools(row, notes)
+    tools = defined
     if tools and messages and messages[0][0] == "system" and shows_tools(messages[0][1], orjson.loads(tools)):
         tools = None
     options = read_options(row)
-    return messages, tools, options, canonical_json(messages, tools, options)
+    note_columns(row, dialect.columns | columns | READ_COLUMNS, notes)
+    if SECOND_SYSTEM in row:
+        note_second_system(row, dialect, notes)
+    canonical = canonical_json(messages, tools, options)
+    if may_call(canonical):
+        trained = leave_out_unshown(messages, defined, options)
+        if trained != messages:
+            notes.append((TOOLS_NOT_SHOWN, ""))
+            messages, canonical = trained, canonical_json(trained, tools, options)
+    return CanonicalForm(messages, tools, options, greeting, canonical)
+
+
+def note_second_system(row: Row, dialect: Dialect, notes: list[Note]) -> None:
+    """Note the second column for a system message where the first has already said one."""
+    first = row.get(SYSTEM_COLUMNS[0])
+    if {*SYSTEM_COLUMNS} <= dialect.columns and first and row[SECOND_SYSTEM] not in (None, "", first):
+        notes.append((COLUMN, SECOND_SYSTEM))
+
+
+def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], bytes | None, bytes | None]:
+    """(messages, tools, options) of a row that takes turns. Raises Rejected where it has none."""
+    return read_form(row, dialect, STRICT, [])[:3]
 
 
 def read_options(row: Row) -> bytes | None:
     """What the row asks of the chat template, as canonical JSON; None where it asks nothing. Raises Rejected."""
     value = row.get(OPTIONS_COLUMN)
+    if isinstance(value, str) and value:
+        value = parse_text(value, OPTIONS_UNREADABLE)
     if value is None or value in ("", {}):
         return None
     if not isinstance(value, dict):
         raise Rejected(OPTIONS_UNREADABLE)
     return dump_canonical(value, OPTIONS_UNREADABLE)
-
-
-def read_messages(turns: list[Turn]) -> list[Message]:
-    """Turns in canonical form: aliases of roles resolved, contents as they came (no trimming). Raises Rejected."""
-    found: list[Message] = []
-    for role, content, beside in sort_tool_results(turns):
-        canonical = ROLES.get(role) if type(role) is str else None
-        if beside is None and canonical is not None and canonical is not CALL and type(content) is str:
-            if content and not content.isspace():
-                found.append((canonical, content))
-            elif content or canonical != "system":
-                raise Rejected(EMPTY_CONTENT)
-        else:
-            add_message(found, role, content, beside or {})
-    return found
-
-
-def sort_tool_results(turns: list[Turn]) -> list[Turn]:
-    """The same turns, the results of parallel calls in the order of the calls that their `tool_call_id` names.
-
-    No message keeps the id of a call: from here on, a result belongs to the call that stands at its place.
-    """
-    if not any(beside and "tool_call_id" in beside for _, _, beside in turns):
-        return turns
-    found: list[Turn] = []
-    places: dict[str, int] = {}
-    for is_result, group in groupby(turns, key=lambda turn: bool(turn[2] and "tool_call_id" in turn[2])):
-        part = list(group)
-        if is_result:
-            part.sort(key=lambda turn: places.get(str((turn[2] or {})["tool_call_id"]), len(places)))
-        elif isinstance(calls := (part[-1][2] or {}).get("tool_calls"), list):
-            places = {str(call.get("id")): place for place, call in enumerate(calls) if isinstance(call, dict)}
-        found += part
-    return found
-
-
-def add_message(found: list[Message], role: object, content: object, beside: Row) -> None:
-    """Add a message that has more than a role and a text. Raises Rejected.
-
-    Calls that are messages of their own belong to the answer before them, so that parallel calls are one turn.
-    """
-    canonical = role_of(role)
-    if canonical is None:
-        raise Rejected(UNKNOWN_ROLE)
-    if canonical == "system" and (content is None or content == ""):
-        return  # datasets that have no system message for a row say so
-    calls = read_calls_beside(beside)
-    if canonical == "assistant" and isinstance(content, list):
-        inside, content = split_off_calls(content)
-        calls += inside
-    if calls and canonical != "assistant":
-        raise Rejected(TOOL_CALL_UNREADABLE)
-    train = canonical not in ("assistant", CALL) or is_trained(beside)
-    if canonical == CALL:
-        calls, text, canonical = read_calls(content), "", "assistant"
-        if found and found[-1][0] == canonical and is_train(found[-1]) == train:
-            earlier = found.pop()
-            calls, text = [*calls_of(earlier), *calls], earlier[1]
-    elif calls and (content is None or content == []):
-        text = ""
-    elif is_value(canonical, content):
-        text = dump_canonical(content, CONTENT_NOT_TEXT).decode()
-    else:
-        text = text_of(content)
-    if not calls and (not text or text.isspace()):
-        raise Rejected(EMPTY_CONTENT)
-    reasoning = read_reasoning(beside) if canonical == "assistant" else None
-    more: Beside = (
-        ({"tool_calls": calls} if calls else {})
-        | ({"reasoning": reasoning} if reasoning else {})
-        | ({} if train else {"train": False})
-    )
-    found.append((canonical, text, more) if more else (canonical, text))
-
-
-def read_reasoning(beside: Row) -> str | None:
-    """The thoughts that stand beside an answer; None where there are none. Raises Rejected for what is no text."""
-    found = [value for key in REASONING_KEYS if (value := beside.get(key)) is not None]
-    if not all(isinstance(value, str) for value in found):
-        raise Rejected(CONTENT_NOT_TEXT)
-    return next((text for value in found if (text := str(value).strip())), None)
-
-
-def is_value(role: str, content: object) -> bool:
-    """Whether a tool's result is a JSON value and not a text, or an answer a number, true or false."""
-    if isinstance(content, int | float):
-        return role in ("assistant", "tool")
-    is_structure = isinstance(content, dict) or (
-        isinstance(content, list) and not any(isinstance(part, dict) and "type" in part for part in content)
-    )
-    return role == "tool" and is_structure
-
-
-def is_trained(beside: Row) -> bool:
-    """Whether an answer bears loss, by the weight beside it. Raises Rejected for a weight that is neither 0 nor 1, or two that disagree."""
-    weights = [weight for key in WEIGHTS if (weight := beside.get(key)) is not None]
-    if not all(isinstance(weight, int | float) and weight in (0, 1) and weight == weights[0] for weight in weights):
-        raise Rejected(WEIGHT_NOT_0_OR_1)
-    return not weights or bool(weights[0])
-
-
-def calls_of(message: Message) -> list[dict[str, Any]]:
-    """The calls of a canonical message."""
-    found: list[dict[str, Any]] = message[2].get("tool_calls", []) if len(message) > 2 else []  # noqa: PLR2004
-    return found
-
-
-def reasoning_of(message: Message) -> str | None:
-    """The thoughts of a canonical message."""
-    return message[2].get("reasoning") if len(message) > 2 else None  # noqa: PLR2004
-
-
-def is_train(message: Message) -> bool:
-    """Whether a canonical message may bear loss."""
-    return len(message) == 2 or message[2].get("train", True)  # noqa: PLR2004
 
 
 def canonical_json(messages: list[Message], tools: bytes | None = None, options: bytes | None = None) -> bytes:
@@ -275,14 +220,13 @@ def canonical_json(messages: list[Message], tools: bytes | None = None, options:
     return dump_canonical(whole, TOOL_CALL_UNREADABLE)
 
 
-def find_broken_rule(
-    messages: list[Message], tools: bytes | None, canonical: bytes, max_messages: int | None, max_chars: int | None
-) -> str | None:
+def find_broken_rule(form: CanonicalForm, max_messages: int | None, max_chars: int | None) -> str | None:
     """The first rule that a conversation breaks, or None."""
+    messages, tools, _, greeting, canonical = form
     if b"\\u0000" in canonical and NUL.search(canonical):
         return NUL_CHARACTER
     kinds = tuple([CALL if len(message) > 2 and "tool_calls" in message[2] else message[0] for message in messages])  # noqa: PLR2004
-    rule = find_broken_turn_rule(kinds)
+    rule = find_broken_turn_rule(kinds, greeting)
     if rule is not None:
         return rule
     if not any(message[0] == "assistant" and is_train(message) for message in messages):
@@ -296,39 +240,19 @@ def find_broken_rule(
 
 
 def count_characters(messages: list[Message], tools: bytes | None) -> int:
-    """Characters of all messages' texts, calls and tools together."""
+    """Characters of all messages' texts, thoughts, calls and tools together."""
     calls = sum(len(orjson.dumps(calls_of(message)).decode()) for message in messages if calls_of(message))
-    return sum(len(message[1]) for message in messages) + calls + len((tools or b"").decode())
+    texts = sum(len(message[1]) + len(reasoning_of(message) or "") for message in messages)
+    return texts + calls + len((tools or b"").decode())
 
 
-def seems_to_repeat_keys(record: bytes, row: Row) -> bool:
-    """A cheap look at whether a key may stand twice in an object: then fewer keys were read than are written (each with a quote and a colon)."""
-    keys, left = 0, [row]
-    while left:
-        value: Any = left.pop()
-        if type(value) is dict:
-            keys += len(value)
-            value = value.values()
-        left += [inner for inner in value if type(inner) in (dict, list)]
-    written = record.count(b'":') + record.count(b'" :')
-    return written != keys and written - record.count(b'\\":') - record.count(b'\\" :') != keys
-
-
-def differs_by_reader(record: bytes, dialect: Dialect | None, canonical: bytes) -> bool:
+def differs_by_reader(record: bytes, dialect: Dialect | None, turns: str, canonical: bytes) -> bool:
     """Whether a reader that keeps the first of two equal keys reads another conversation than one that keeps the last."""
     try:
         row = json.loads(record, object_pairs_hook=keep_first_values, parse_constant=lambda _: NotANumber())
-        return canonical_form(row, dialect)[3] != canonical
+        return read_form(row, dialect, turns, []).canonical != canonical
     except (ValueError, RecursionError, Rejected):
         return True
-
-
-def keep_first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object with the first value of each key."""
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        found.setdefault(key, value)
-    return found
 
 
 def id_of(canonical: bytes) -> str:

@@ -4,7 +4,7 @@ What depends on other rows (duplicates, near duplicates, what is held out near i
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 
 from stages.contracts import messages as contract
 from stages.contracts.origin import ORIGIN
-from stages.conversations.canonical import Conversation, calls_of, is_train, read_conversation, reasoning_of, split_of
+from stages.conversations.canonical import Conversation, read_conversation, split_of
+from stages.conversations.canonical_message import calls_of, is_train, reasoning_of, text_with_thoughts
 from stages.conversations.dialects import Dialect
 from stages.conversations.exclusions import Exclusions
+from stages.conversations.row_notes import Note
 from stages.conversations.row_rules import CONTAMINATED, OTHER_LANGUAGE
+from stages.dataset_files.file_kinds import COLUMNAR
 
 if TYPE_CHECKING:
     from stages.dedup.contamination import EvaluationIndex
@@ -50,6 +53,8 @@ class Judge:
     dialects: Sequence[Dialect | None]
     """By source."""
     exclusions: Exclusions
+    turns: str
+    """As in standardize's params."""
     max_messages: int | None
     max_chars: int | None
     heldout_fraction: float
@@ -73,6 +78,8 @@ class JudgedBatch:
     """The ids and hashes of data/exclusions.csv that rows were excluded by."""
     contaminated: Mapping[int, int]
     """Rows by the number of the evaluation set that they hold a text of."""
+    notes: Mapping[Note, int]
+    """Of the kept rows, how many have each note; in the order in which they come up."""
 
 
 def judge_batch(batch: pa.RecordBatch, judge: Judge) -> JudgedBatch:
@@ -82,17 +89,20 @@ def judge_batch(batch: pa.RecordBatch, judge: Judge) -> JudgedBatch:
     excluded: list[tuple[int, str, str]] = []
     matched: set[str] = set()
     contaminated: Counter[int] = Counter()
-    repeats = [".json" in name for name in batch["file"].to_pylist()]
+    files = batch["file"].to_pylist()
+    repeats, columnar = [".json" in name for name in files], [name.endswith(COLUMNAR) for name in files]
     records, sources = batch["record"].to_pylist(), batch["source"].to_pylist()
     for index, (record, source) in enumerate(zip(records, sources, strict=True)):
         found = read_conversation(
             record,
             judge.dialects[source],
             may_repeat_keys=repeats[index],
+            columnar=columnar[index],
+            turns=judge.turns,
             max_messages=judge.max_messages,
             max_chars=judge.max_chars,
         )
-        keys = judge.exclusions.match(found.row_id, [message[1] for message in found.messages])
+        keys = judge.exclusions.match(found.row_id, list_texts(found))
         matched.update(keys)
         if keys:
             excluded.append((index, found.row_id, judge.exclusions.reason(keys[0])))
@@ -117,7 +127,17 @@ def judge_batch(batch: pa.RecordBatch, judge: Judge) -> JudgedBatch:
         signs,
         frozenset(matched),
         contaminated,
+        count_notes(found.notes for _, found in kept),
     )
+
+
+def count_notes(found: Iterable[tuple[Note, ...]]) -> Counter[Note]:
+    """How many rows have each note; most rows of a dataset have the same ones."""
+    counts: Counter[Note] = Counter()
+    for notes, rows in Counter(found).items():
+        for note in notes:
+            counts[note] += rows
+    return counts
 
 
 def reject_by_text(
@@ -145,14 +165,26 @@ def reject_by_text(
     return [row for row, rule in zip(kept, rules, strict=True) if not rule], rejected, by_file
 
 
+def list_texts(found: Conversation) -> Iterator[str]:
+    """The texts of all messages, and thoughts as texts of their own."""
+    for message in found.messages:
+        yield message[1]
+        if reasoning := reasoning_of(message):
+            yield reasoning
+
+
 def whole_text(found: Conversation) -> str:
-    """The texts of all messages, joined by line feeds."""
-    return "\n".join([message[1] for message in found.messages])
+    """The texts of all messages, thoughts before their answer, joined by line feeds."""
+    return "\n".join([message[1] if len(message) == 2 else text_with_thoughts(message) for message in found.messages])  # noqa: PLR2004
 
 
 def whole_texts(messages: pa.ListArray) -> list[str]:
     """The same of conversations as Arrow, (n,) lists of contract.MESSAGE."""
     texts = messages.values.field("content").to_pylist()
+    reasoning = messages.values.field("reasoning")
+    if reasoning.null_count < len(reasoning):
+        said = zip(reasoning.to_pylist(), texts, strict=True)
+        texts = [f"{thoughts}\n{text}" if thoughts else text for thoughts, text in said]
     return ["\n".join(texts[first:last]) for first, last in pairwise(messages.offsets.to_pylist())]
 
 

@@ -6,6 +6,7 @@ from functools import cache, partial
 from stages.conversations.dialects import HISTORY, KEYS, SYSTEM_COLUMNS, Dialect, Row, Turn, is_list_of_messages
 from stages.conversations.message_lists import history_turns, is_written_chat, side_turns, system_turns
 from stages.conversations.row_rules import CONTENT_NOT_TEXT, LAYOUT, Rejected
+from stages.conversations.weights import DETAIL, WEIGHTS
 
 PAIR_COLUMNS = (
     ("prompt", "completion"),
@@ -172,7 +173,7 @@ def thoughts_in(value: object) -> object:
 
 def mark_as_context(beside: Row | None) -> Row:
     """What stands beside a message, with a weight of 0."""
-    return {**(beside or {}), "weight": None, "loss_weight": None, "train": False}
+    return {**(beside or {}), **dict.fromkeys((*WEIGHTS, DETAIL)), "train": False}
 
 
 def instruction_turns(row: Row, *, about: str, answer: str) -> list[Turn]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stages.contracts import messages as contract
 from stages.conversations.dialects import Dialect
 from stages.conversations.judging import JudgedBatch
+from stages.conversations.note_counts import NoteCounts
 from stages.conversations.row_rules import DUPLICATE, INVALID_UNICODE, RULES
 from stages.dataset_files.file_kinds import OLDER_EXCEL, SEPARATED, ending_of, place_in
 
@@ -34,6 +35,7 @@ class RowAccount:
         """By the number of the evaluation set."""
         self.matched: set[str] = set()
         """The ids and hashes of data/exclusions.csv that rows were excluded by."""
+        self.notes = NoteCounts()
         self.near_duplicates = 0
         """Rows that are flagged as such."""
         self.rejected: list[pa.RecordBatch] = []
@@ -48,6 +50,7 @@ class RowAccount:
         self.excluded.append(rows.excluded)
         self.matched |= rows.exclusions
         self.contaminated.update(rows.contaminated)
+        self.notes.add(rows.notes)
         self.counts["excluded"] += self.count_by_source(rows.excluded)
         self.reject(rows.rejected)
         fresh = []
@@ -113,6 +116,7 @@ class RowAccount:
             ],
             "near_duplicates": self.near_duplicates,
             "contaminated": self.count_contaminated(),
+            **self.notes.summarize(),
         }
 
     def count_contaminated(self) -> dict[str, int]:
@@ -147,7 +151,7 @@ class RowAccount:
         held = f"; contaminated: {by}" if by else ""
         return (
             f"{self.raw.sum()} rows ({', '.join(names) or 'no layout'}): {counts['train']} train, {counts['heldout']} heldout, "
-            f"{counts['rejected']} rejected{f' ({rules})' if rules else ''}, {counts['excluded']} excluded{flagged}{held}"
+            f"{counts['rejected']} rejected{f' ({rules})' if rules else ''}, {counts['excluded']} excluded{flagged}{held}{self.notes.describe()}"
         )
 
 

@@ -18,6 +18,13 @@ CALL_NOT_LAST = "call_not_last"
 TRANSCRIPT_UNREADABLE = "transcript_unreadable"
 OPTIONS_UNREADABLE = "options_unreadable"
 WEIGHT_NOT_0_OR_1 = "weight_not_0_or_1"
+ANSWER_TRAINED_IN_PART = "answer_trained_in_part"
+ANOTHER_ROLE_TRAINED = "another_role_trained"
+REASONING_NOT_TEXT = "reasoning_not_text"
+REASONING_UNCLOSED = "reasoning_unclosed"
+REASONING_NOT_FIRST = "reasoning_not_first"
+REASONING_DIFFERS = "reasoning_differs"
+REASONING_ALONE = "reasoning_alone"
 NULL_CONTENT = "null_content"
 CONTENT_NOT_TEXT = "content_not_text"
 EMPTY_CONTENT = "empty_content"
@@ -27,6 +34,7 @@ STARTS_WITH_ANSWER = "starts_with_answer"
 ROLES_NOT_ALTERNATING = "roles_not_alternating"
 ENDS_WITHOUT_ANSWER = "ends_without_answer"
 NOTHING_TO_TRAIN = "nothing_to_train"
+TOOL_NOT_SHOWN = "tool_not_shown"
 TOO_MANY_MESSAGES = "too_many_messages"
 TOO_LARGE = "too_large"
 DUPLICATE_KEY = "duplicate_key"
@@ -48,8 +56,15 @@ RULES: Mapping[str, str] = {
     TOOL_CALL_UNREADABLE: "a tool call that is no name with an object of arguments, or that is not the assistant's",
     CALL_NOT_LAST: "text behind a tool call in one message: chat templates write calls last, which would change what was said",
     TRANSCRIPT_UNREADABLE: "a text with turns in it that does not divide whole into messages, by the marks that its source has",
-    OPTIONS_UNREADABLE: "`chat_template_kwargs` that is no mapping of options to values",
-    WEIGHT_NOT_0_OR_1: "an answer whose weight is neither 0 nor 1: only whole answers are trained or left out",
+    OPTIONS_UNREADABLE: "`chat_template_kwargs` that is no mapping of options to values, nor one as JSON text",
+    WEIGHT_NOT_0_OR_1: "an answer whose weight is neither 0 nor 1, or whose weights disagree: only whole answers are trained or left out",
+    ANSWER_TRAINED_IN_PART: "`train_detail` that trains a part of an answer: only whole answers are trained or left out",
+    ANOTHER_ROLE_TRAINED: "`train` or `loss` beside a message that is not the assistant's: only answers are trained",
+    REASONING_NOT_TEXT: "thoughts that are no text, or that are redacted",
+    REASONING_UNCLOSED: "a tag of thoughts, such as <think>, that is opened and not closed, closed and not opened, or opened twice",
+    REASONING_NOT_FIRST: "thoughts in the middle of an answer: chat templates write those before it alone",
+    REASONING_DIFFERS: "two different thoughts of one answer, such as a `reasoning_content` and another in <think>",
+    REASONING_ALONE: "thoughts without an answer or a tool call behind them",
     NULL_CONTENT: "a message without content",
     CONTENT_NOT_TEXT: "content that is neither text nor text parts",
     EMPTY_CONTENT: "content that is empty or white space",
@@ -59,6 +74,7 @@ RULES: Mapping[str, str] = {
     ROLES_NOT_ALTERNATING: "an answer, question or tool's result that may not stand behind the message before it",
     ENDS_WITHOUT_ANSWER: "the last message is not the assistant's",
     NOTHING_TO_TRAIN: "every answer has the weight 0",
+    TOOL_NOT_SHOWN: "every answer calls a tool that the row shows nowhere: no definition in it, no name in the system's text",
     TOO_MANY_MESSAGES: "more messages than `standardize.max_messages`",
     TOO_LARGE: "more characters than `standardize.max_chars`",
     DUPLICATE_KEY: "a key twice in one object, so that readers differ on what the conversation is",

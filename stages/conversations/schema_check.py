@@ -81,7 +81,8 @@ def schema() -> "pandera.DataFrameSchema":
                     every("roles_known", role.is_in(ROLES)),
                     every(
                         "contents_not_empty",
-                        (content.str.len_bytes() > 0) | (content.is_not_null() & calls.is_not_null()),
+                        (content.str.len_bytes() > 0)
+                        | (content.is_not_null() & (calls.is_not_null() | (role == "tool"))),
                     ),
                     every("calls_are_the_assistants", calls.is_null() | is_assistant),
                     every("reasoning_is_the_assistants", reasoning.is_null() | (is_assistant & (reasoning != ""))),

@@ -23,11 +23,13 @@ FOLLOWERS = {
 
 
 @lru_cache(maxsize=1_000)
-def find_broken_turn_rule(kinds: tuple[str, ...]) -> str | None:
+def find_broken_turn_rule(kinds: tuple[str, ...], greeting: int | None = None) -> str | None:
     """The rule that a conversation of these kinds of messages breaks; None: it takes turns and ends with an answer.
 
-    A dataset of a million rows has some dozens of such sequences.
+    `greeting`: the place of an opening answer that is allowed. A dataset of a million rows has some dozens of such sequences.
     """
+    if greeting is not None:
+        kinds = kinds[:greeting] + kinds[greeting + 1 :]
     if not kinds:
         return NO_MESSAGES
     if "system" in kinds[1:]:

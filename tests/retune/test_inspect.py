@@ -336,7 +336,7 @@ def test_inspect_lets_no_control_character_through(retune: Run, demo: Path) -> N
 
 def uses(rows: list[dict[str, object]]) -> dict[str, str]:
     layout = recognize(rows, "it")
-    return find_column_uses(rows, lambda row: canonical_form(row, layout)[:2])
+    return find_column_uses(rows, lambda row: canonical_form(row, layout))
 
 
 def test_column_uses_of_alpaca_with_history_and_system() -> None:

@@ -36,6 +36,7 @@ HEADER = "row_id_or_hash,reason,requested_by,date\n"
 RUNTIME = section_params(Runtime, "runtime", read_preset(ROOT, "demo")).model_copy(update={"workers": 1})
 PARAMS = {
     "heldout_fraction": 0.2,
+    "turns": "strict",
     "max_messages": None,
     "max_chars": None,
     "near_duplicates": "off",
@@ -138,6 +139,7 @@ def row(*messages: dict[str, object], **beside: object) -> bytes:
 
 ASKED, ANSWERED = message("user", "q"), message("assistant", "a")
 CALLED = {"function": {"name": "f", "arguments": "{}"}}
+TOOLS = [{"name": "f"}]
 
 
 def calling(value: object, **beside: object) -> bytes:
@@ -171,7 +173,7 @@ HOSTILE = [
     (chat((["user"], "q"), ("assistant", "a")), "unknown_role"),
     *[(row(ASKED, ANSWERED, tools=value), "tools_unreadable") for value in ("no json", 3, [3], {"a": 1}, [{"name": ""}], "[NaN]")],
     (row(ASKED, ANSWERED, tools='[{"name": "f", "name": "g"}]'), "tools_unreadable"),
-    (b'{"chat_template_kwargs": [1], ' + row(ASKED, ANSWERED)[1:], "options_unreadable"),
+    *[(row(ASKED, ANSWERED, chat_template_kwargs=value), "options_unreadable") for value in ([1], 3, True, "think", "[1]", '{"a": 1, "a": 2}')],
     (b'{"tools": [{"name": "f", "x": ' + b"[" * 500 + b"]" * 500 + b"}], " + row(ASKED, ANSWERED)[1:], "tools_unreadable"),
     *[(calling(value), "tool_call_unreadable") for value in ([1], "no json", [{}], [{"function": {"name": "f", "arguments": "[1]"}}], [{"name": 3}])],
     (calling([{"function": {"name": "f", "arguments": '{"a": 1, "a": 2}'}}]), "tool_call_unreadable"),
@@ -183,13 +185,49 @@ HOSTILE = [
     (chat(("user", "q"), ("function_call", "[]")), "tool_call_unreadable"),
     *[(row(ASKED, message("assistant", "a", weight=value)), "weight_not_0_or_1") for value in (0.5, 2, -1, "1", [1], float("nan"))],
     (row(ASKED, message("assistant", "a", weight=1, train=False)), "weight_not_0_or_1"),
+    *[(row(ASKED, message("assistant", "a", loss=value)), "weight_not_0_or_1") for value in (0.5, "0", [True])],
+    (row(ASKED, message("assistant", "a", loss=False, train_detail=[{"begin_offset": 0, "end_offset": 0, "train": True}])), "weight_not_0_or_1"),
+    *[
+        (row(ASKED, message("assistant", "answer", train_detail=value)), "answer_trained_in_part")
+        for value in (
+            *(3, "all", [None], [{}], [{"begin_offset": 0, "end_offset": 4, "train": True}], [{"begin_offset": 1, "end_offset": 5, "train": False}]),
+            [{"begin_offset": 0, "end_offset": 2, "train": True}, {"begin_offset": 3, "end_offset": 5, "train": False}],
+            [{"begin_offset": 0, "end_offset": 1, "train": True}, {"begin_offset": 3, "end_offset": 5, "train": True}],
+            *([{"begin_offset": "0", "end_offset": 5, "train": True}], [{"begin_offset": 0, "end_offset": 5, "train": 1}]),
+        )
+    ],
+    *[(row(message("user", "q", **{key: True}), ANSWERED), "another_role_trained") for key in ("train", "loss")],
+    (row(message("user", "q", train_detail=[{"begin_offset": 0, "end_offset": 0, "train": True}]), ANSWERED), "another_role_trained"),
+    (calling([CALLED]), "tool_not_shown"),
+    (chat(("user", "q"), ("assistant", '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>')), "tool_not_shown"),
     (chat(("user", "q"), ("assistant", None)), "null_content"),
     (b'{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}', "null_content"),
     (chat(("user", "q"), ("assistant", 5)), "content_not_text"),
     (chat(("user", "q"), ("assistant", float("nan"))), "content_not_text"),
     (chat(("user", "q"), ("assistant", {"text": "a"})), "content_not_text"),
     (chat(("user", "q"), ("assistant", [])), "content_not_text"),
-    (chat(("user", "q"), ("assistant", [{"type": "thinking", "thinking": "t"}])), "content_not_text"),
+    (chat(("user", [{"type": "thinking", "thinking": "t"}]), ("assistant", "a")), "content_not_text"),
+    *[(chat(("user", "q"), ("assistant", value)), "reasoning_alone") for value in ("<think>t</think>", "<think>\nt\n</think>\n\n", [{"type": "thinking", "thinking": "t"}])],
+    *[(row(ASKED, message("assistant", value, reasoning_content="t")), "reasoning_alone") for value in (None, "", "  ")],
+    *[(row(ASKED, message("assistant", "a", **{key: value})), "reasoning_not_text") for key in ("reasoning_content", "reasoning", "thinking") for value in (3, True, {"a": 1}, ["t"], float("nan"))],
+    *[
+        (chat(("user", "q"), ("assistant", [part, {"type": "text", "text": "a"}])), "reasoning_not_text")
+        for part in ({"type": "thinking"}, {"type": "reasoning", "text": 5}, {"type": "redacted_thinking", "data": "x"}, {"type": "thinking", "thinking": [{"type": "image"}]})
+    ],
+    *[
+        (chat(("user", "q"), ("assistant", value)), "reasoning_unclosed")
+        for value in (
+            *("t\n</think>\n\na", "<think>t a", "<think>t<think>u</think>a", "<think>t</think>a</think>b", " <thinking>t a"),
+            *("<|begin_of_thought|>t a", "t<|end_of_thought|>a", "<think>t</think><|begin_of_solution|>a"),
+            *("<thinking>t</think>u</thinking>a", "<think>t</think><|begin_of_solution|>a<|end_of_solution|>b"),
+        )
+    ],
+    (row(ASKED, message("assistant", "a", reasoning_content="t</think>u")), "reasoning_unclosed"),
+    (chat(("user", "q"), ("assistant", "a <think>t</think> b")), "reasoning_not_first"),
+    (chat(("user", "q"), ("assistant", "<think>t</think>a<think>u</think>b")), "reasoning_not_first"),
+    (chat(("user", "q"), ("assistant", [{"type": "text", "text": "a"}, {"type": "thinking", "thinking": "t"}])), "reasoning_not_first"),
+    (row(ASKED, message("assistant", "<think>t</think>a", reasoning_content="u")), "reasoning_differs"),
+    (row(ASKED, message("assistant", "a", reasoning="t", thinking="u")), "reasoning_differs"),
     (chat(("user", [{"type": "text", "text": 5}]), ("assistant", "a")), "content_not_text"),
     (chat(("user", "q\0"), ("assistant", "a")), "nul_character"),
     (chat(("user", "q\\\0"), ("assistant", "a")), "nul_character"),
@@ -265,10 +303,13 @@ def test_limits_reject_what_is_over_them_and_nothing_at_them(tmp_path: Path) -> 
         b'{"note": ' + b"[" * 1_000 + b"]" * 1_000 + b", " + row(ASKED, ANSWERED)[1:],
         b'{"a\\\\":1, "b" :2, "c":": d", ' + row(message("user", 'so "it":'), ANSWERED)[1:],
         row(ASKED, message("assistant", "a", weight=0), ASKED, ANSWERED),
-        calling([CALLED]),
-        row(ASKED, message("assistant", None, function_call={"name": "f", "arguments": ""})),
+        calling([CALLED], tools=TOOLS),
+        row(ASKED, message("assistant", None, function_call={"name": "f", "arguments": ""}), functions=TOOLS),
+        chat(("user", "q </think> <think>"), ("assistant", "a <think> b <thinking></thinking>")),
+        row(message("user", "q", thinking=5, train=False, loss=0, weight=0.5), ANSWERED),
+        row(ASKED, ANSWERED, chat_template_kwargs=""),
     ],
-    ids=range(19),
+    ids=range(22),
 )
 def test_unusual_row_is_kept(tmp_path: Path, record: bytes) -> None:
     assert rule_of(tmp_path, record) is None
@@ -283,7 +324,7 @@ def test_every_alias_becomes_its_role(tmp_path: Path) -> None:
                 "user": [(alias, "q"), ("assistant", "a")],
                 "assistant": [("user", "q"), (alias, "a")],
                 "tool": [("user", "q"), ("assistant", "c"), (alias, "t"), ("assistant", "a")],
-                CALL: [("user", "q"), (alias, call)],
+                CALL: [("system", "you may call f"), ("user", "q"), (alias, call)],
             }[role]
             (found,) = run(tmp_path, [chat(*turns)], name=f"{role}-{alias}", heldout_fraction=0).turns()
             expected = "assistant" if role == CALL else role

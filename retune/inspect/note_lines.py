@@ -1,0 +1,50 @@
+"""What `retune inspect` says of tools and weights, of keys that nothing reads, and of what was changed in reading the rows."""
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+CHANGED = {
+    "nulls_removed": ("nulls", "lost nulls that their file's columns put into arguments, tools, options or parts"),
+    "tools_not_shown": ("calls", "call tools that they show nowhere: those answers are not trained"),
+    "merged": ("turns", "have neighbours of one role joined (standardize.turns)"),
+    "greetings": ("turns", "open with an answer, which is context (standardize.turns)"),
+}
+
+
+def reading_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what it is about, what is said of it) of tools, weights, keys, and changes."""
+    tools = found["tools"]
+    said = f"yes: {tools['defined']:,} rows define some, {tools['calls']:,} messages call one"
+    yield "tools", said if tools["defined"] or tools["calls"] else "no"
+    if tools["context_only"]:
+        yield "context", f"{tools['context_only']:,} answers of the kept rows are context only: not trained"
+    yield from note_lines(found["notes"])
+
+
+def note_lines(notes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what it is about, what is said of it); a line of its own for each number of rows that have the same keys ignored."""
+    ignored = {**notes["ignored"]["columns"], **notes["ignored"]["message_keys"]}
+    yield from zip(("ignored", *[""] * len(ignored)), group_names(ignored), strict=False)
+    if notes["ignored"]["more"]:
+        yield "", f"and {notes['ignored']['more']:,} keys more"
+    for line in group_names(notes["handed_on"]):
+        yield "handed on", f"{line} (the chat template gets them, and may not write them)"
+    for name, (about, words) in CHANGED.items():
+        if rows := notes[name]:
+            yield about, f"{count_rows(rows)} {words}"
+
+
+def group_names(names: Mapping[str, int]) -> list[str]:
+    """Names with the number of rows that have them, the commonest first."""
+    by_rows = sorted(names.items(), key=lambda item: (-item[1], item[0]))
+    return [
+        f"{', '.join(name for name, _ in group)}: in {count_rows(rows)}"
+        for rows, group in groupby(by_rows, key=itemgetter(1))
+    ]
+
+
+def count_rows(rows: int) -> str:
+    """A number of rows in words."""
+    return f"{rows:,} {'row' if rows == 1 else 'rows'}"

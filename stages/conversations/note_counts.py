@@ -1,0 +1,100 @@
+"""How many rows have which note: which keys of a dataset nothing reads, and what was changed in reading it."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from stages.conversations.row_notes import (
+    COLUMN,
+    GREETING,
+    HANDED_ON,
+    MERGED,
+    MESSAGE_KEY,
+    NULLS_REMOVED,
+    TOOLS_NOT_SHOWN,
+    Note,
+)
+
+MOST_NAMES = 2_000
+"""Names of keys that are counted, of all kinds together: a dataset that has values for keys has no end of them."""
+WEIGHTY = frozenset(
+    {
+        *(
+            "weight",
+            "loss_weight",
+            "loss",
+            "train",
+            "train_detail",
+            "train_on_input",
+            "train_on_inputs",
+            "mask",
+            "masked",
+        ),
+        *(
+            "reasoning_content",
+            "reasoning",
+            "thinking",
+            "thoughts",
+            "system_prompt",
+            "tools",
+            "functions",
+            "tool_calls",
+        ),
+    }
+)
+"""Names of keys that say what is trained or thought: the log tells where these are not read."""
+
+
+class NoteCounts:
+    """The counts so far."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.rows: Counter[Note] = Counter()
+        self.unlisted: set[Note] = set()
+        """Notes past the bound, as far as these are told apart: at most as many again."""
+
+    def add(self, notes: Mapping[Note, int]) -> None:
+        """Count the notes of a batch, in the order in which they come."""
+        for note, rows in notes.items():
+            if note in self.rows or not note[1] or len(self.rows) < MOST_NAMES:
+                self.rows[note] += rows
+            elif len(self.unlisted) < MOST_NAMES:
+                self.unlisted.add(note)
+
+    def summarize(self) -> dict[str, Any]:
+        """What stands in summary.json."""
+        return {
+            "ignored": {
+                COLUMN: self.list_names(COLUMN),
+                MESSAGE_KEY: self.list_names(MESSAGE_KEY),
+                "more": len(self.unlisted),
+            },
+            HANDED_ON: self.list_names(HANDED_ON),
+            NULLS_REMOVED: self.rows[NULLS_REMOVED, ""],
+            TOOLS_NOT_SHOWN: self.rows[TOOLS_NOT_SHOWN, ""],
+            MERGED: self.rows[MERGED, ""],
+            GREETING: self.rows[GREETING, ""],
+        }
+
+    def list_names(self, kind: str) -> dict[str, int]:
+        """{name: rows} of a kind, the commonest first, equally common ones by name."""
+        found = {name: rows for (each, name), rows in self.rows.items() if each == kind and name}
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    def describe(self) -> str:
+        """What the log says of it, from a semicolon on; empty where nothing matters."""
+        names = [
+            (name, rows)
+            for kind in (COLUMN, MESSAGE_KEY)
+            for name, rows in self.list_names(kind).items()
+            if name.rsplit(".", 1)[-1] in WEIGHTY
+        ]
+        said = [
+            (self.rows[NULLS_REMOVED, ""], "without the nulls that their file's columns put in"),
+            (self.rows[TOOLS_NOT_SHOWN, ""], "call tools that they show nowhere, in answers that are not trained"),
+            (self.rows[MERGED, ""], "with neighbours of one role joined (standardize.turns)"),
+            (self.rows[GREETING, ""], "open with an answer, which is context (standardize.turns)"),
+            *[(rows, f"have {name!r}, which is ignored") for name, rows in names],
+        ]
+        return "".join(f"; {rows} {words}" for rows, words in said if rows)
