@@ -30,7 +30,7 @@ from stages.standardize import detect_dialects, read_records
 
 ROWS_TO_TRY = 200
 """Rows of each source that the uses of its columns are found by."""
-NOTES = ("ignored", "handed_on", "nulls_removed", "tools_not_shown", "merged", "greetings")
+NOTES = ("ignored", "handed_on", "nulls_removed", "numbers_as_text", "tools_not_shown", "merged", "greetings")
 """What data/messages' summary tells of keys that nothing reads, and of what was changed in reading."""
 ROLES, ROLE = 3, 20
 """Unknown roles that are told, and characters of each."""

@@ -7,6 +7,7 @@ from typing import Any
 
 CHANGED = {
     "nulls_removed": ("nulls", "lost nulls that their file's columns put into arguments, tools, options or parts"),
+    "numbers_as_text": ("numbers", "have an answer that is a number, true or false: it is read as text"),
     "tools_not_shown": ("calls", "call tools that they show nowhere: those answers are not trained"),
     "merged": ("turns", "have neighbours of one role joined (standardize.turns)"),
     "greetings": ("turns", "open with an answer, which is context (standardize.turns)"),

@@ -15,7 +15,7 @@ that no row has}; raw is the sum of the next four, in all and for each source.
 And of the rows that break no rule, repetitions with them: {ignored: {columns: {name: rows}, message_keys: {place and name, such as
 messages[].name: rows}, more: names that are not listed} (keys that hold something and that nothing reads), handed_on: {place and name, such as
 tools[].x: rows} (keys of tools that the format has not: the chat template gets them), nulls_removed: rows that lost nulls which their file's
-columns had put into arguments, tools or parts, tools_not_shown: rows with an untrained answer that calls a tool which they show nowhere,
+columns had put into arguments, tools, options or parts, numbers_as_text: rows with an answer that is a number, true or false, tools_not_shown: rows with an untrained answer that calls a tool which they show nowhere,
 merged, greetings: rows that `standardize.turns` changed}."""
 
 ROLES = ("system", "user", "assistant", "tool")

@@ -1,5 +1,6 @@
 """The turns of a row to messages in canonical form: roles resolved, thoughts and calls told from the text; pure functions."""
 
+import math
 from itertools import groupby
 
 from stages.conversations.canonical_message import (
@@ -20,7 +21,7 @@ from stages.conversations.reasoning import (
     split_off_thoughts,
 )
 from stages.conversations.roles import CALL, ROLES, role_of
-from stages.conversations.row_notes import Note, note_unread
+from stages.conversations.row_notes import NUMBERS_AS_TEXT, Note, note_unread
 from stages.conversations.row_rules import (
     CONTENT_NOT_TEXT,
     EMPTY_CONTENT,
@@ -123,6 +124,8 @@ def add_message(
     check_other_role(beside)
     if canonical == "tool" and content is None:
         text = ""
+    elif canonical == "tool" and isinstance(content, int | float):
+        text = write_number(content)
     elif canonical == "tool" and is_value(content):
         text = dump_canonical(content, CONTENT_NOT_TEXT).decode()
     else:
@@ -144,7 +147,10 @@ def note_beside(beside: Row, canonical: str, keys: frozenset[str], notes: list[N
 
 
 def read_answer(content: object, beside: Row, notes: list[Note]) -> Message:
-    """An assistant's message. Raises Rejected where nothing is in it; thoughts without a text may stand before a call."""
+    """An assistant's message; a number, true or false is its text. Raises Rejected where nothing is in it.
+
+    Thoughts without a text may stand before a call.
+    """
     calls = read_calls_beside(beside, notes)
     said = read_beside(beside)
     length = len(content) if isinstance(content, str) else 0
@@ -153,7 +159,10 @@ def read_answer(content: object, beside: Row, notes: list[Note]) -> Message:
         calls += inside
         thoughts, content = split_off_thoughts(content, notes)
         said.append(thoughts)
-    if content in (None, "", []) and (calls or any(said)):
+    if isinstance(content, int | float):
+        notes.append((NUMBERS_AS_TEXT, ""))
+        text = write_number(content)
+    elif content in (None, "", []) and (calls or any(said)):
         text = ""
     else:
         text = text_of(content, notes)
@@ -182,6 +191,13 @@ def add_calls(found: list[Message], content: object, beside: Row, notes: list[No
             raise Rejected(REASONING_DIFFERS)
         said.append(reasoning_of(earlier) or "")
     found.append(make_message("assistant", text, calls, agree_on(said), train=train))
+
+
+def write_number(value: float) -> str:
+    """A number, true or false as text. Raises Rejected for what no JSON can hold."""
+    if not math.isfinite(value):
+        raise Rejected(CONTENT_NOT_TEXT)
+    return dump_canonical(value, CONTENT_NOT_TEXT).decode()
 
 
 def is_value(content: object) -> bool:

@@ -11,6 +11,7 @@ from stages.conversations.row_notes import (
     MERGED,
     MESSAGE_KEY,
     NULLS_REMOVED,
+    NUMBERS_AS_TEXT,
     TOOLS_NOT_SHOWN,
     Note,
 )
@@ -72,6 +73,7 @@ class NoteCounts:
             },
             HANDED_ON: self.list_names(HANDED_ON),
             NULLS_REMOVED: self.rows[NULLS_REMOVED, ""],
+            NUMBERS_AS_TEXT: self.rows[NUMBERS_AS_TEXT, ""],
             TOOLS_NOT_SHOWN: self.rows[TOOLS_NOT_SHOWN, ""],
             MERGED: self.rows[MERGED, ""],
             GREETING: self.rows[GREETING, ""],
@@ -92,6 +94,7 @@ class NoteCounts:
         ]
         said = [
             (self.rows[NULLS_REMOVED, ""], "without the nulls that their file's columns put in"),
+            (self.rows[NUMBERS_AS_TEXT, ""], "whose answers are numbers, true or false, as text"),
             (self.rows[TOOLS_NOT_SHOWN, ""], "call tools that they show nowhere, in answers that are not trained"),
             (self.rows[MERGED, ""], "with neighbours of one role joined (standardize.turns)"),
             (self.rows[GREETING, ""], "open with an answer, which is context (standardize.turns)"),

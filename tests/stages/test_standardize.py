@@ -202,7 +202,8 @@ HOSTILE = [
     (chat(("user", "q"), ("assistant", '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>')), "tool_not_shown"),
     (chat(("user", "q"), ("assistant", None)), "null_content"),
     (b'{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}', "null_content"),
-    (chat(("user", "q"), ("assistant", 5)), "content_not_text"),
+    (chat(("user", 5), ("assistant", "a")), "content_not_text"),
+    *[(b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": ' + value + b"}]}", "content_not_text") for value in (b"1e400", b"9" * 400)],
     (chat(("user", "q"), ("assistant", float("nan"))), "content_not_text"),
     (chat(("user", "q"), ("assistant", {"text": "a"})), "content_not_text"),
     (chat(("user", "q"), ("assistant", [])), "content_not_text"),
@@ -308,8 +309,10 @@ def test_limits_reject_what_is_over_them_and_nothing_at_them(tmp_path: Path) -> 
         chat(("user", "q </think> <think>"), ("assistant", "a <think> b <thinking></thinking>")),
         row(message("user", "q", thinking=5, train=False, loss=0, weight=0.5), ANSWERED),
         row(ASKED, ANSWERED, chat_template_kwargs=""),
+        chat(("user", "q"), ("assistant", 5)),
+        chat(("user", "q"), ("assistant", False)),
     ],
-    ids=range(22),
+    ids=range(24),
 )
 def test_unusual_row_is_kept(tmp_path: Path, record: bytes) -> None:
     assert rule_of(tmp_path, record) is None
