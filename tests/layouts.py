@@ -280,7 +280,7 @@ LAYOUTS = (
         "messages: role/content",
         [("system", "reasoning language: French"), USER, ("assistant", "a", {"reasoning": "t"})],
         hostile={"messages": [ASKED, {**ANSWERED, "thinking": 3}]},
-        rule="content_not_text",
+        rule="reasoning_not_text",
     ),
     Layout(
         "Harmony columns",
@@ -289,7 +289,7 @@ LAYOUTS = (
         "user/analysis/final",
         [("system", "s"), USER, ("assistant", "a", {"reasoning": "t"})],
         hostile={"final": ""},
-        rule="empty_content",
+        rule="reasoning_alone",
     ),
     Layout(
         "thoughts beside a pair (medical-o1)",
@@ -298,7 +298,7 @@ LAYOUTS = (
         "question/complex_cot/response (in any case)",
         [USER, ("assistant", "a", {"reasoning": "t"})],
         hostile={"Complex_CoT": 1.5, "Response": None},
-        rule="null_content",
+        rule="reasoning_not_text",
     ),
     Layout(
         "Nemotron post-training v1",
@@ -327,6 +327,7 @@ LAYOUTS = (
         "the conversation that its JSON text holds, with the tools of `tools_json` (or of `metadata`)",
         "messages: role/content",
         [USER, ("assistant", "a", {"reasoning": "t"})],
+        [OPENAI_TOOL["function"]],
         hostile={"messages": '[{"role": "user"'},
         rule="layout",
     ),

@@ -36,6 +36,8 @@ def test_hostile_row_of_a_layout_ends_in_a_rule(layout: Layout) -> None:
         orjson.dumps({**layout.row, **(layout.hostile or {})}),
         dialect,
         may_repeat_keys=True,
+        columnar=False,
+        turns="strict",
         max_messages=None,
         max_chars=None,
     )
