@@ -195,7 +195,7 @@ def add_calls(found: list[Message], content: object, beside: Row, notes: list[No
 
 def write_number(value: float) -> str:
     """A number, true or false as text. Raises Rejected for what no JSON can hold."""
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise Rejected(CONTENT_NOT_TEXT)
     return dump_canonical(value, CONTENT_NOT_TEXT).decode()
 

@@ -230,6 +230,7 @@ HOSTILE = [
     (row(ASKED, message("assistant", "<think>t</think>a", reasoning_content="u")), "reasoning_differs"),
     (row(ASKED, message("assistant", "a", reasoning="t", thinking="u")), "reasoning_differs"),
     (chat(("user", [{"type": "text", "text": 5}]), ("assistant", "a")), "content_not_text"),
+    (chat(("user", "q"), ("assistant", [{"type": "tool_use", "name": "f", "input": {}}, {"type": "text", "text": "a"}])), "call_not_last"),
     (chat(("user", "q\0"), ("assistant", "a")), "nul_character"),
     (chat(("user", "q\\\0"), ("assistant", "a")), "nul_character"),
     (calling([{"name": "f", "arguments": {"a": "\0"}}]), "nul_character"),
@@ -267,7 +268,8 @@ def test_hostile_row_is_rejected_with_its_rule(tmp_path: Path, record: bytes, ru
 
 def test_every_rule_has_a_hostile_row() -> None:
     assert {rule for _, rule in HOSTILE} | {
-        *("too_many_messages", "too_large", "other_language", "contaminated", "near_heldout", "near_duplicate")
+        *("too_many_messages", "too_large", "other_language", "contaminated", "near_heldout", "near_duplicate"),
+        "transcript_unreadable",  # of a layout of its own: tests/layouts.py
     } == RULES.keys()
 
 
