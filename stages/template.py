@@ -11,18 +11,15 @@ of train.arrow, BOS once, today and next year.
 """
 
 import hashlib
+import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, field_validator
 
@@ -33,11 +30,12 @@ from stages.chat.chat import Chat, is_control_token
 from stages.chat.dialogues import COLUMNS
 from stages.chat.encoding import encode_dialogues
 from stages.chat.fit_to_length import fit_batch
-from stages.chat.row_rules import NO_LABELS_LEFT, TOO_LONG
-from stages.chat.template_choice import TemplateChoice, list_our_templates, prepare
+from stages.chat.row_rules import NO_LABELS_LEFT, RULES, TOO_LONG
+from stages.chat.template_choice import TemplateChoice, TemplateWishes, list_our_templates, prepare
+from stages.chat.template_report import describe_template
+from stages.chat.token_account import TokenAccount
 from stages.contracts import messages as messages_contract
 from stages.contracts import tokens as contract
-from stages.contracts.tokens import NOT_TRAINED
 from stages.core.errors import StageError
 from stages.core.files import write_json
 from stages.core.params import Params, Runtime
@@ -52,8 +50,6 @@ log = logging.getLogger("retune")
 
 BATCH = 1_000
 """Dialogues encoded together. The files do not depend on it."""
-
-PERCENTILES = (1, 10, 50, 90, 99)
 
 
 class TemplateParams(Params):
@@ -73,6 +69,15 @@ class TemplateParams(Params):
     control_tokens_in_content: Literal["reject", "split"]
     """What becomes of messages with a control token in their text. It would forge a turn. reject: the row is set aside; split: the token is
     spelled out as ordinary text (where that can be told from a real one: not in tools, nor where a template changes contents)."""
+    options: dict[str, Any]
+    """Variables that the chat template reads, such as {enable_thinking: false}; {}: none. The same at inference: they are written into
+    what is shipped. A row's own chat_template_kwargs go over them for that row."""
+    prompt: Literal["auto", "train_gap", "extend_prompt"]
+    """Who writes what the template has between its generation prompt and an answer. train_gap: the model learns to, and the prompt stays
+    its family's; extend_prompt: the prompt that is shipped; auto: the model, unless the template has no generation prompt of its own."""
+    reasoning: Literal["train", "mask", "strip", "last_turn"]
+    """What becomes of an answer's thoughts. train: they are trained as the answer is; mask: they are context; strip: they are taken out;
+    last_turn: those behind the last question are trained, others taken out (templates that drop these do it too)."""
     missing_control_tokens: Literal["text", "add", "error"]
     """What becomes of control tokens that the vocabulary lacks. text: they are spelled out (the base model has to learn them, generation
     stops on that text); add: they become tokens (their embeddings must be trained and are saved); error: the stage fails."""
@@ -82,6 +87,19 @@ class TemplateParams(Params):
     def check_date(cls, value: str) -> str:
         """Accept the forms that can be read."""
         rendering.parse_date(value)
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def check_options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Accept JSON under names of variables that say nothing of what is rendered."""
+        for name in value:
+            if not name.isidentifier() or name in rendering.RESERVED or name.endswith("_token"):
+                raise ValueError(f"{name!r} is no option: it says what is rendered, or is no name of a variable")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError("must hold texts, numbers, true, false, null, and lists and mappings of them") from error
         return value
 
     @field_validator("chat_template")
@@ -100,66 +118,54 @@ def template(
     """Render, tokenize and label every conversation; write the rows by split and what later stages need to know of them.
 
     summary.json: splits.{train,heldout}.{rows, tokens, labelled_tokens, truncated, length, lengths}, rejected.{rule: rows},
-    rows_in, chat_template, date_string, end_of_turn.{text, ids, special}, answer (an AnswerForm), bos, pad, control_tokens.{as_text, added},
-    vocabulary_size. `end_of_turn.special` false: generation must stop on the text, no token stands for it.
+    rows_in, answers_not_trained.{rule: answers of kept rows}, chat_template.{name, sha256 and what `describe_template` says},
+    prompt.{choice, reason, gap}, reasoning, options, date_string, end_of_turn.{text, ids, special}, answer (an AnswerForm), bos, pad,
+    control_tokens.{as_text, added}, vocabulary_size. `end_of_turn.special` false: generation must stop on the text, no token stands for it.
     """
     if count_workers(runtime.workers) > 1:
         # each worker is one thread's work; the slower tokenizer would start as many threads as there are cores in each
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     came = read_tokenizer_folder(tokenizer)
     tokens.mkdir(parents=True)
-    choices = (came, custom, params.chat_template, params.date_string, params.missing_control_tokens)
+    wishes = TemplateWishes(
+        params.chat_template,
+        params.date_string,
+        params.missing_control_tokens,
+        params.options,
+        params.prompt,
+        params.reasoning,
+    )
     try:
-        choice = prepare(*choices, open_encoder)
-        counts, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
+        choice = prepare(came, custom, wishes, open_encoder)
+        account, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
     except Differs as difference:
         log.warning("%s; starting again with the slower tokenizer", difference)
-        choice = prepare(*choices, lambda _, reference: ReferenceEncoder(reference))
-        counts, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
+        choice = prepare(came, custom, wishes, lambda _, reference: ReferenceEncoder(reference))
+        account, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
     folder = tokens / contract.TOKENIZER
     write_tokenizer_folder(folder, came, choice.source, choice.tokens, choice.chat_template, choice.added)
     write_parquet(tokens / contract.REJECTED, rejected, contract.REJECTED_SCHEMA)
-    write_json(tokens / contract.SUMMARY, summary(choice, counts, params))
-    train, heldout = counts["train"], counts["heldout"]
-    if not len(train.lengths):
-        raise StageError(nothing_left(train.rejected, params))
-    total, rules = train.lengths.sum() + heldout.lengths.sum(), train.rejected + heldout.rejected
-    log.info(
-        "%d train and %d heldout rows, %d tokens, %.0f%% of them trained; %d rejected%s, %d cut",
-        *(len(train.lengths), len(heldout.lengths), total, 100 * (train.labelled + heldout.labelled) / total),
-        rules.total(),
-        f" ({', '.join(f'{count} {rule}' for rule, count in sorted(rules.items()))})" if rules else "",
-        train.truncated + heldout.truncated,
-    )
-
-
-# --- the rows -------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class SplitCounts:
-    """What has been counted of one split."""
-
-    lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Tokens of each row that is kept."""
-    labelled: int = 0
-    truncated: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    """How many rows each rule set aside."""
+    said = summary(choice, account, params)
+    write_json(tokens / contract.SUMMARY, said)
+    if not account.splits["train"].lengths:
+        raise StageError(nothing_left(account, params))
+    log.info("%s", choice.prompt.reason)
+    if unused := said["chat_template"]["options_unused"]:  # type: ignore[index]
+        log.warning("template.options: the chat template reads no %s", ", no ".join(unused))
+    log.info("%s", account.describe())
 
 
 def write_rows(
     messages: Path, tokens: Path, chat: Chat, params: TemplateParams, runtime: Runtime
-) -> tuple[dict[str, SplitCounts], list[pa.RecordBatch]]:
+) -> tuple[TokenAccount, list[pa.RecordBatch]]:
     """Encode data/messages batch by batch, in worker processes, and write the rows of each split as they come.
 
-    Returns the counts by split, and the rows that were rejected.
+    Returns the counts, and the rows that were rejected.
     """
     as_text = params.control_tokens_in_content == "split"
     encode = partial(encode_dialogues, chat, train_on=params.train_on, split=as_text)
     fit = partial(fit_batch, encode=encode, max_length=params.max_length, too_long=params.too_long)
-    counts = {split: SplitCounts() for split in contract.SPLITS}
-    lengths: dict[str, list[npt.NDArray[np.int64]]] = {split: [] for split in contract.SPLITS}
+    account = TokenAccount()
     rejected: list[pa.RecordBatch] = []
     path = messages / messages_contract.MESSAGES
     with ExitStack() as stack:
@@ -171,32 +177,24 @@ def write_rows(
         for done in ordered_map(fit, read_parquet_batches(path, COLUMNS, BATCH), runtime.workers):
             for split, batch in done.tokens.items():
                 writers[split](batch)
-                lengths[split].append(np.asarray(batch["input_ids"].value_lengths()))
-                counts[split].labelled += int((np.asarray(batch["labels"].flatten()) != NOT_TRAINED).sum())
-                counts[split].truncated += done.truncated[split]
-            for split, rule in zip(*(done.rejected[name].to_pylist() for name in ("split", "rule")), strict=True):
-                counts[split].rejected[rule] += 1
+            account.add(done)
             rejected.append(done.rejected)
             advance(sum(batch.num_rows for batch in done.tokens.values()) + done.rejected.num_rows)
-    for split, parts in lengths.items():
-        counts[split].lengths = np.concatenate([np.zeros(0, np.int64), *parts])
-    return counts, rejected
+    return account, rejected
 
 
-# --- what is said of them -------------------------------------------------------------------------------------------
-
-
-def summary(choice: TemplateChoice, counts: Mapping[str, SplitCounts], params: TemplateParams) -> dict[str, object]:
+def summary(choice: TemplateChoice, account: TokenAccount, params: TemplateParams) -> dict[str, object]:
     """summary.json."""
     tokenizer = choice.chat.tokenizer
     end = choice.chat.turns.end_of_turn.strip()
     sha256 = hashlib.sha256(choice.chat_template.encode()).hexdigest()
-    rules: Counter[str] = sum((split.rejected for split in counts.values()), Counter())
+    described = describe_template(choice.chat.turns, choice.chat_template, params.options)
     return {
-        "rows_in": sum(len(split.lengths) for split in counts.values()) + rules.total(),
-        "splits": {name: split_summary(split) for name, split in counts.items()},
-        "rejected": dict(rules),
-        "chat_template": {"name": params.chat_template, "sha256": sha256},
+        **account.summarize(),
+        "chat_template": {"name": params.chat_template, "sha256": sha256, **described},
+        "prompt": {"choice": choice.prompt.choice, "reason": choice.prompt.reason, "gap": choice.prompt.gap},
+        "reasoning": params.reasoning,
+        "options": params.options,
         "date_string": params.date_string,
         "end_of_turn": {
             "text": end,
@@ -214,32 +212,14 @@ def summary(choice: TemplateChoice, counts: Mapping[str, SplitCounts], params: T
     }
 
 
-def split_summary(counts: SplitCounts) -> dict[str, object]:
-    """Counts of one split. `lengths`: rows by length, up to each power of two; `length`: its percentiles and extremes."""
-    lengths: list[int] = np.sort(counts.lengths).tolist()
-    steps = Counter(1 << max(length - 1, 1).bit_length() for length in lengths)
-    ranks = {f"p{share}": lengths[(len(lengths) - 1) * share // 100] for share in PERCENTILES} if lengths else {}
-    return {
-        "rows": len(lengths),
-        "tokens": sum(lengths),
-        "labelled_tokens": counts.labelled,
-        "truncated": counts.truncated,
-        "rejected": counts.rejected.total(),
-        "length": {**ranks, "min": lengths[0], "max": lengths[-1]} if lengths else {},
-        "lengths": {str(step): steps[step] for step in sorted(steps)},
-    }
-
-
-def nothing_left(rules: Counter[str], params: TemplateParams) -> str:
+def nothing_left(account: TokenAccount, params: TemplateParams) -> str:
     """What to say when no training row is left."""
+    rules = account.splits["train"].rejected
     if not rules:
         return "data/messages holds no training row; look at its rejected.parquet, and at standardize.heldout_fraction"
-    found = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items()))
-    hint = f"; max_length is {params.max_length}" if TOO_LONG in rules or NO_LABELS_LEFT in rules else ""
-    return (
-        f"no training row is left of {rules.total()} ({found}){hint}. "
-        "template_refused, tools_not_rendered and spans_unverified ask for another template.chat_template"
-    )
+    found = "; ".join(f"{count} {rule}: {RULES[rule]}" for rule, count in rules.most_common())
+    hint = f" (max_length is {params.max_length})" if TOO_LONG in rules or NO_LABELS_LEFT in rules else ""
+    return f"no training row is left of {rules.total()}{hint}: {found}"
 
 
 def uses(params: TemplateParams, _inputs: Mapping[str, Path]) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retune.chat.answer_stream import AnswerStream, Piece, count_beginning
+from stages.chat.reasoning import Style, hand_over
 from stages.chat.rendering import Message, RenderingTooLargeError, Template, TemplateRefusedError
 from stages.contracts.tokens import AnswerForm
 from stages.core.errors import StageError
@@ -32,6 +33,8 @@ class Speaker(Protocol):
     controls: Mapping[int, str]
     """Their texts by id."""
     form: AnswerForm
+    style: Style
+    """How its template takes the thoughts of earlier answers."""
     """What the template writes between its generation prompt and an answer."""
     begin: int | None
     """The id that a prompt must begin with although the template does not write it."""
@@ -107,7 +110,7 @@ def prompt_ids(speaker: Speaker, messages: Sequence[Message]) -> list[int]:
             "that holds the text which ends a turn of this model, and would forge one; write it in another way"
         )
     if not any(speaker.special.search(content) for content in contents):
-        ids = speaker.encode(render(speaker.template, messages), plain=False)
+        ids = speaker.encode(render(speaker, messages), plain=False)
     else:
         ids = split_ids(speaker, messages)
     return ids if speaker.begin is None or ids[:1] == [speaker.begin] else [speaker.begin, *ids]
@@ -127,7 +130,7 @@ def split_ids(speaker: Speaker, messages: Sequence[Message]) -> list[int]:
         {**message, **{key: speaker.special.sub(put_aside, str(message[key])) for key in TEXTS if key in message}}
         for message in messages
     ]
-    text = render(speaker.template, hidden)
+    text = render(speaker, hidden)
     ids: list[int] = []
     at = 0
     for start, end in [*(match.span() for match in speaker.special.finditer(text)), (len(text), len(text))]:
@@ -142,10 +145,10 @@ def split_ids(speaker: Speaker, messages: Sequence[Message]) -> list[int]:
     return ids
 
 
-def render(template: Template, messages: Sequence[Message]) -> str:
+def render(speaker: Speaker, messages: Sequence[Message]) -> str:
     """The dialogue's text with the answer opened. Raises StageError if the template refuses it."""
     try:
-        return template.render(messages, add_generation_prompt=True)
+        return speaker.template.render(hand_over(messages, speaker.style), add_generation_prompt=True)
     except (TemplateRefusedError, RenderingTooLargeError) as error:
         roles = ", ".join(str(message["role"]) for message in messages)
         raise StageError(f"the model's chat template refuses a dialogue of {roles}") from error

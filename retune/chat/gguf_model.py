@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from retune.chat.dialogue import common_length
 from stages.chat.answer_form import find_answer_form
+from stages.chat.reasoning import find_style
 from stages.chat.rendering import Template, sandbox
 from stages.chat.turns import PIPED, any_of
 from stages.contracts.gguf import CHECKS
@@ -48,6 +49,7 @@ class GgufSpeaker:
         self.special = any_of(controls.values())
         self.controls: Mapping[int, str] = controls
         self.form = find_answer_form(self.template)
+        self.style = find_style(self.template)[0]
         self.begin = model.bos if model.adds_bos else None
         self.stops = stops
         self.context = min(context, call_integer(model, "llama_model_n_ctx_train", model.handle) or context)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from retune.chat.dialogue import common_length
 from stages.chat.answer_form import find_answer_form
 from stages.chat.chat import control_tokens
+from stages.chat.reasoning import find_style
 from stages.chat.rendering import compile_template
 from stages.chat.turns import any_of
 from stages.contracts import adapter as adapter_files
@@ -46,6 +47,7 @@ class TorchSpeaker:
         self.special = any_of(token.content for token in controls.values())
         self.controls: Mapping[int, str] = {index: token.content for index, token in controls.items()}
         self.form = find_answer_form(self.template)
+        self.style = find_style(self.template)[0]
         self.begin: int | None = None
         self.stops: tuple[str, ...] = () if summary["end_of_turn"]["special"] else (summary["end_of_turn"]["text"],)
         self.end_ids = ends

@@ -1,7 +1,7 @@
 """A chat template and a tokenizer together: what `stages/chat/encoding.py` encodes with. Pure: no file, no torch, no transformers."""
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import AddedToken, Tokenizer
 
+from stages.chat.reasoning import Reasoning
 from stages.chat.rendering import Template
 from stages.chat.token_bytes import read_token_bytes
 from stages.chat.turns import PIPED, Turns, open_turns, written_control_tokens
@@ -46,12 +47,20 @@ class Chat:
     """By token id: the bytes that it stands for; None: tokens do not spell bytes."""
     ids_of: dict[str, int]
     """The ids of control tokens that are cut out as they stand; those that swallow white space are not among them."""
+    prompt_ends: dict[bytes, bool] = field(default_factory=dict)
+    """By the last ids of a prompt, from its last control token on: whether the prompt alone has them, too (stages/chat/prompt_proof.py)."""
 
 
-def open_chat(tokenizer: Tokenizer, encoder: Encoder, template: Template, spelled: Sequence[str] = ()) -> Chat:
+def open_chat(
+    tokenizer: Tokenizer,
+    encoder: Encoder,
+    template: Template,
+    spelled: Sequence[str] = (),
+    reasoning: Reasoning = "train",
+) -> Chat:
     """Look at what a template writes and how the tokenizer sees it.
 
-    `spelled`: control tokens of the template that the vocabulary lacks and that stay plain text.
+    `spelled`: control tokens of the template that the vocabulary lacks and that stay plain text. `reasoning`: template.reasoning.
     Raises StageError if the template refuses a plain dialogue or writes nothing that ends an answer.
     """
     tokens = tokens_by_id(tokenizer)
@@ -61,7 +70,7 @@ def open_chat(tokenizer: Tokenizer, encoder: Encoder, template: Template, spelle
     return Chat(
         tokenizer=tokenizer,
         encoder=encoder,
-        turns=open_turns(template, [token.content for token in controls.values()], spelled),
+        turns=open_turns(template, [token.content for token in controls.values()], spelled, reasoning),
         controls=controls.keys(),
         is_special=is_special,
         token_bytes=read_token_bytes(tokenizer, tokens),

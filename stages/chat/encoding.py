@@ -1,13 +1,13 @@
 """Dialogues -> `input_ids` + `labels`, in one pass, pure: no file, no torch, no transformers.
 
-The labels are the assistant's turns as the template renders them, each with the token that ends it; nothing else. In order:
+The labels are the assistant's turns, each from the end of its generation prompt to the token that ends it; nothing else. In order:
 
     render, mark  a dialogue -> its text, and where the answers stand in it                  marking.py
-    encode        the texts of a batch -> ids, by the fastest encoder that is exact          here
+    encode        the texts of a batch -> ids, by the fastest encoder that is exact          text_encoding.py
     prove         where the answers stand in the ids, or the row is refused                  span_proof.py
     label         those that are to be trained                                               here
 
-A row for which a step cannot be done is refused with the name of a rule (row_rules.py).
+A row for which a step cannot be done is refused with the name of a rule (row_rules.py); so is one of which no answer may be trained.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from stages.chat.chat import Chat, Ids, Places
 from stages.chat.marking import Rendered, mark_answers
 from stages.chat.rendering import Dialogue
 from stages.chat.row_rules import NOTHING_TO_TRAIN
-from stages.chat.span_proof import prove_spans
-from stages.chat.span_trace import TokenSpan
+from stages.chat.span_proof import ProvenSpan, prove_spans
+from stages.chat.text_encoding import encode_behind_prompt, encode_texts
 from stages.contracts.tokens import NOT_TRAINED
 
 TrainOn = Literal["all_assistant_turns", "last_assistant_turn"]
@@ -35,6 +35,8 @@ class EncodedRow(NamedTuple):
     """As long as input_ids: the id itself where it is trained, else NOT_TRAINED."""
     answer_ends: list[int]
     """Of every assistant turn, trained or not: the index after its end-of-turn token."""
+    context: tuple[str, ...]
+    """Of each answer that was to be trained and may not be, the rule that forbids it."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,15 @@ class Encoded:
     """By row, the rule that refuses it, or None."""
     answer_ends: list[list[int]]
     """By row, the index in the row after each answer's end-of-turn token."""
+    context: list[tuple[str, ...]]
+    """By row, of each answer that was to be trained and may not be, the rule that forbids it."""
 
     def row(self, index: int) -> EncodedRow | str:
         """One of them, or the rule that refuses it."""
         here = slice(self.offsets[index], self.offsets[index + 1])
-        return self.rules[index] or EncodedRow(self.input_ids[here], self.labels[here], self.answer_ends[index])
+        return self.rules[index] or EncodedRow(
+            self.input_ids[here], self.labels[here], self.answer_ends[index], self.context[index]
+        )
 
 
 def encode_dialogues(chat: Chat, dialogues: Sequence[Dialogue], train_on: TrainOn, *, split: bool = False) -> Encoded:
@@ -67,28 +73,34 @@ def encode_dialogues(chat: Chat, dialogues: Sequence[Dialogue], train_on: TrainO
     rows = [row for row, rule in enumerate(rules) if rule is None]
     rendered = [one for one in marked if isinstance(one, Rendered)]
     ids, lengths = encode_texts(chat, rendered)
-    bounds = np.concatenate([[0], lengths.cumsum()])
-    proven = prove_spans(chat, rendered, ids, bounds)
+    proven = prove_spans(chat, rendered, ids, lengths)
+    ids, lengths, proven = encode_behind_prompt(chat, rendered, ids, lengths, proven)
 
     labels = np.full_like(ids, NOT_TRAINED)
     answer_ends: list[list[int]] = [[] for _ in dialogues]
-    for row, spans, start in zip(rows, proven, bounds[:-1].tolist(), strict=True):
+    context: list[tuple[str, ...]] = [()] * len(dialogues)
+    starts = np.concatenate([[0], lengths.cumsum()])[:-1].tolist()
+    for row, spans, start in zip(rows, proven, starts, strict=True):
         if isinstance(spans, str):
             rules[row] = spans
             continue
-        answer_ends[row] = [end - start for _, end in spans]
-        trained = choose_trained(dialogues[row], spans, train_on)
+        answer_ends[row] = [span.end for span in spans]
+        wanted = choose_trained(dialogues[row], spans, train_on)
+        trained = [span for span in wanted if span.rule is None]
         if not trained:
-            rules[row] = NOTHING_TO_TRAIN
-        for begin, end in trained:
-            labels[begin:end] = ids[begin:end]
+            rules[row] = wanted[-1].rule if wanted else NOTHING_TO_TRAIN
+            continue
+        if len(trained) < len(wanted):
+            context[row] = tuple([span.rule for span in wanted if span.rule])
+        for begin, end, _ in trained:
+            labels[start + begin : start + end] = ids[start + begin : start + end]
     row_lengths = np.zeros(len(dialogues), np.int64)
     row_lengths[rows] = lengths
-    return Encoded(ids, labels, np.concatenate([[0], row_lengths.cumsum()]), rules, answer_ends)
+    return Encoded(ids, labels, np.concatenate([[0], row_lengths.cumsum()]), rules, answer_ends, context)
 
 
-def choose_trained(dialogue: Dialogue, spans: list[TokenSpan], train_on: TrainOn) -> list[TokenSpan]:
-    """The answers that bear loss, of all answers."""
+def choose_trained(dialogue: Dialogue, spans: list[ProvenSpan], train_on: TrainOn) -> list[ProvenSpan]:
+    """The answers that are to bear loss, of all answers."""
     if dialogue.trained is None:
         return spans if train_on == "all_assistant_turns" else spans[-1:]
     flags = [
@@ -99,31 +111,3 @@ def choose_trained(dialogue: Dialogue, spans: list[TokenSpan], train_on: TrainOn
     if train_on == "last_assistant_turn":
         return spans[-1:] if flags[-1] else []
     return [span for span, flag in zip(spans, flags, strict=True) if flag]
-
-
-def encode_texts(chat: Chat, rendered: Sequence[Rendered]) -> tuple[Ids, Places]:
-    """The ids of all texts, one behind the other, and how many each has."""
-    texts = [one.text for one in rendered]
-    ids, lengths = chat.encoder.encode(texts)
-    # a row of each batch: what the probe texts did not tell apart would show in the data itself
-    chat.encoder.verify(texts[:1], ids[: lengths[:1].sum()], lengths[:1])
-    if all(one.pieces is None for one in rendered):
-        return ids, lengths
-    rows = np.split(ids, lengths.cumsum()[:-1])
-    for number, one in enumerate(rendered):
-        if one.pieces is not None:
-            rows[number] = encode_pieces(chat, one.pieces, rows[number])
-    return np.concatenate(rows), np.array([len(row) for row in rows], np.int64)
-
-
-def encode_pieces(chat: Chat, pieces: list[str], otherwise: Ids) -> Ids:
-    """The ids of a text whose contents hold control tokens that stay text; `otherwise` where the tokenizer cannot do that."""
-    plain, tokens = pieces[::2], pieces[1::2]
-    if not all(token in chat.ids_of for token in tokens):
-        return otherwise
-    ids, lengths = chat.encoder.encode_plain(plain)
-    rows = np.split(ids, lengths.cumsum()[:-1])
-    parts = [rows[0]]
-    for token, row in zip(tokens, rows[1:], strict=True):
-        parts += [np.array([chat.ids_of[token]], np.int32), row]
-    return np.concatenate(parts)

@@ -1,6 +1,7 @@
 """A batch of data/messages -> a batch of data/tokens: encoded, and fitted into the longest row that is asked for; pure."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -31,6 +32,8 @@ class FittedBatch(NamedTuple):
     """By split: how many of them were cut."""
     rejected: pa.RecordBatch
     """The other rows, of REJECTED_SCHEMA."""
+    context: Counter[str]
+    """By rule, how many answers of the kept rows were to be trained and may not be."""
 
 
 def fit_batch(batch: pa.RecordBatch, *, encode: Encode, max_length: int, too_long: TooLong) -> FittedBatch:
@@ -61,6 +64,7 @@ def fit_batch(batch: pa.RecordBatch, *, encode: Encode, max_length: int, too_lon
         {split: take_tokens(batch, encoded, kept & here, longest) for split, here in of_split.items()},
         {split: int((cut & here).sum()) for split, here in of_split.items()},
         take_rejected(batch, rules),
+        Counter(rule for row in np.flatnonzero(kept).tolist() for rule in encoded.context[row]),
     )
 
 
@@ -86,7 +90,10 @@ def replace_rows(encoded: Encoded, rows: dict[int, EncodedRow]) -> Encoded:
     for number, row in rows.items():
         ids[number], labels[number] = row.input_ids, row.labels
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
-    return dataclasses.replace(encoded, input_ids=np.concatenate(ids), labels=np.concatenate(labels), offsets=offsets)
+    context = [rows[number].context if number in rows else rules for number, rules in enumerate(encoded.context)]
+    return dataclasses.replace(
+        encoded, input_ids=np.concatenate(ids), labels=np.concatenate(labels), offsets=offsets, context=context
+    )
 
 
 def take_tokens(

@@ -2,10 +2,11 @@
 
 No table of marker strings says where the turns stand. In order:
 
-- a plain dialogue is held against the skeleton of its roles (stages/chat/skeletons.py);
+- a plain dialogue is held against the skeleton of its kinds of messages (stages/chat/skeletons.py);
 - one with tools is rendered again with a placeholder for each answer (stages/chat/spans_by_substitution.py);
 - where a template changes contents, the spans come from renderings of the dialogue's prefixes (stages/chat/spans_by_prefix.py).
 
+Each answer is marked from the end of its generation prompt on; what breaks that contract is mended or not trained (stages/chat/prompts.py).
 A second rendering costs more than the rest, so it is made only where the skeleton does not fit.
 """
 
@@ -13,20 +14,23 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stages.chat.rendering import Dialogue, Message, RenderingTooLargeError, TemplateRefusedError
+from stages.chat.reasoning import choose_kept, hand_over
+from stages.chat.rendering import RESERVED, Dialogue, Message, RenderingTooLargeError, TemplateRefusedError
 from stages.chat.row_rules import (
     CONTROL_TOKEN_IN_CONTENT,
     NO_ASSISTANT_TURN,
+    OPTION_NOT_ALLOWED,
     RENDERING_TOO_LARGE,
     SPANS_UNVERIFIED,
     TEMPLATE_REFUSED,
     TOOLS_NOT_RENDERED,
     TURN_IN_CONTENT,
 )
+from stages.chat.script import Script
 from stages.chat.skeletons import find_skeleton, match_skeleton
 from stages.chat.spans_by_prefix import find_spans_by_prefix
 from stages.chat.spans_by_substitution import find_spans_by_substitution
-from stages.chat.turns import DialogueSkeleton, Span, Turns
+from stages.chat.turns import THINKING, DialogueSkeleton, Span, Turns
 
 
 class Rendered(NamedTuple):
@@ -46,66 +50,87 @@ def mark_answers(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Re
 
     `split`: control tokens in a content do not refuse it; they are to stay text.
     """
-    messages, tools = dialogue.messages, dialogue.tools
+    messages, tools, options = choose_kept(dialogue.messages, turns.reasoning), dialogue.tools, dialogue.options
     with_tools = bool(tools) or any("tool_calls" in message for message in messages)
-    forged = any(turns.forbidden.search(message["content"]) for message in messages)
+    forged = any(turns.forbidden.search(text) for message in messages for text in texts_of(message))
     refused = forged and not (split and may_stay_text(turns, messages))
-    if rule := find_broken_rule(turns, dialogue, with_tools=with_tools, forged=refused):
+    if rule := find_broken_rule(turns, messages, dialogue, with_tools=with_tools, forged=refused):
         return rule
     try:
-        text = turns.template.render(messages, tools=tools)
+        text = turns.template.render(hand_over(messages, turns.style), tools=tools, options=options)
     except RenderingTooLargeError:
         return RENDERING_TOO_LARGE
     except TemplateRefusedError:
-        return TOOLS_NOT_RENDERED if with_tools else TEMPLATE_REFUSED
+        return name_refusal(turns, messages, dialogue) if with_tools else TEMPLATE_REFUSED
+    script = Script(turns, messages, tools, options)
     if not with_tools:
-        return mark_plain(turns, messages, text, forged=forged)
-    spans = find_spans_by_substitution(turns, dialogue, text)
-    return spans if isinstance(spans, str) else Rendered(text, spans, len(turns.special.findall(text)))
+        return mark_plain(script, text, forged=forged)
+    found = find_spans_by_substitution(script, script.add_end(text))
+    return found if isinstance(found, str) else Rendered(*found, len(turns.special.findall(found[0])))
 
 
-def find_broken_rule(turns: Turns, dialogue: Dialogue, *, with_tools: bool, forged: bool) -> str | None:
+def texts_of(message: Message) -> tuple[str, ...]:
+    """What a message says: its content, and its thought where it has one."""
+    return (message["content"], message["reasoning"]) if "reasoning" in message else (message["content"],)
+
+
+def name_refusal(turns: Turns, messages: Sequence[Message], dialogue: Dialogue) -> str:
+    """The rule for a dialogue with tools that the template refuses: whether it is the tools that it refuses."""
+    # without calls and what they gave back the roles take turns as before
+    spoken = [message for message in messages if message["role"] != "tool" and "tool_calls" not in message]
+    plain = [{"role": message["role"], "content": message["content"]} for message in spoken]
+    return (
+        TEMPLATE_REFUSED if turns.template.try_render(plain, options=dialogue.options) is None else TOOLS_NOT_RENDERED
+    )
+
+
+def find_broken_rule(
+    turns: Turns, messages: Sequence[Message], dialogue: Dialogue, *, with_tools: bool, forged: bool
+) -> str | None:
     """The rule that refuses a dialogue before it is rendered, or None."""
-    messages = dialogue.messages
     if not any(message["role"] == "assistant" for message in messages):
         return NO_ASSISTANT_TURN
-    if forged or (with_tools and forges(turns, dialogue)):
+    if dialogue.options and not RESERVED.isdisjoint(dialogue.options):
+        return OPTION_NOT_ALLOWED
+    if forged or (with_tools and forges(turns, [dialogue.tools, list(messages)])) or forges(turns, dialogue.options):
         return CONTROL_TOKEN_IN_CONTENT
-    if turns.between and any(turns.between.search(message["content"]) for message in messages):
+    if turns.between and any(turns.between.search(text) for message in messages for text in texts_of(message)):
         return TURN_IN_CONTENT
     return None
 
 
-def mark_plain(turns: Turns, messages: Sequence[Message], text: str, *, forged: bool) -> Rendered | str:
+def mark_plain(script: Script, text: str, *, forged: bool) -> Rendered | str:
     """The spans of a dialogue without tools, whose contents may hold control tokens only where the skeleton tells them from real ones."""
-    skeleton = find_skeleton(turns, tuple([message["role"] for message in messages]))
+    turns, messages = script.turns, script.messages
+    kinds = tuple([THINKING if "reasoning" in message else message["role"] for message in messages])
+    skeleton = find_skeleton(turns, kinds, script.options)
     if isinstance(skeleton, str):
         return skeleton
-    if skeleton and (spans := match_skeleton(skeleton, messages, text)):
+    if skeleton and (matched := match_skeleton(skeleton, messages, text)):
         pieces = cut_at_controls(turns, skeleton, messages) if forged else None
-        return Rendered(text, spans, skeleton.control_tokens, pieces)
+        return Rendered(*matched, skeleton.control_tokens, pieces)
     if forged:
         return CONTROL_TOKEN_IN_CONTENT
-    found = find_spans_by_prefix(turns, messages, text)
-    return Rendered(text, found, len(turns.special.findall(text))) if found else SPANS_UNVERIFIED
+    found = find_spans_by_prefix(script, script.add_end(text))
+    return Rendered(*found, len(turns.special.findall(found[0]))) if found else SPANS_UNVERIFIED
 
 
 def may_stay_text(turns: Turns, messages: Sequence[Message]) -> bool:
     """Whether the control tokens in contents can be told from real ones: not those that are spelled out themselves."""
-    return not any(turns.spelled.search(message["content"]) for message in messages)
+    return not any(turns.spelled.search(text) for message in messages for text in texts_of(message))
 
 
-def forges(turns: Turns, dialogue: Dialogue) -> bool:
-    """Whether a control token stands anywhere in a dialogue with tools: in a content, a definition, a call or its arguments."""
-    everything = [dialogue.tools, list(dialogue.messages)]
-    return bool(turns.forbidden.search(json.dumps(everything, ensure_ascii=False)))
+def forges(turns: Turns, value: object) -> bool:
+    """Whether a control token stands anywhere in JSON that the template may write: definitions, calls and their arguments, options."""
+    return bool(value) and bool(turns.forbidden.search(json.dumps(value, ensure_ascii=False)))
 
 
 def cut_at_controls(turns: Turns, skeleton: DialogueSkeleton, messages: Sequence[Message]) -> list[str]:
     """The text of a dialogue cut at the control tokens that the template wrote: piece, token, piece, ..., piece."""
     pieces = [""]
-    contents = [fill(message["content"]) for message, fill in zip(messages, skeleton.fill, strict=True)]
-    for literal, content in zip(skeleton.literals, [*contents, ""], strict=True):
+    frame = skeleton.written
+    contents = [fill(messages[slot.message][slot.field]) for slot, fill in zip(frame.slots, frame.fill, strict=True)]
+    for literal, content in zip(frame.literals, [*contents, ""], strict=True):
         at = 0
         for match in turns.special.finditer(literal):
             pieces[-1] += literal[at : match.start()]

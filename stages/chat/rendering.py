@@ -1,20 +1,18 @@
 """A chat template, rendered: jinja2 set up as transformers does it, sandboxed, bounded, and with the date pinned.
 
 Pure: no file is read here. `compile_template` gives a `Template` whose `render` is byte-equal to transformers'
-`apply_chat_template(tokenize=False)` with the same variables. `pin_template` writes the pinned date and the special
-tokens that the template counts on into its source, so that whoever loads it later gets the same text without being told.
+`apply_chat_template(tokenize=False)` with the same variables. What a template counts on is written into its source by
+stages/chat/pinning.py, so that whoever loads it later gets the same text without being told.
 """
 
 import datetime as dt
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jinja2
 import jinja2.ext
-import jinja2.meta
 from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -22,13 +20,28 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from stages.core.errors import StageError
 
 Message = Mapping[str, Any]
-"""One turn: {"role": ..., "content": text}, and of an assistant that calls tools "tool_calls": [{"type": "function", "function": {"name", "arguments"}}, ...]; of one that thinks first "reasoning": text."""
+"""One turn: {"role": ..., "content": text}, and of an assistant that calls tools "tool_calls": [{"type": "function", "function": {"name", "arguments"}}, ...].
+Of one that thinks first "reasoning": text; what a template gets in its place: stages/chat/reasoning.py."""
 
 DATE_FORMATS = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d")
 """How `date_string` may be written; the first is Llama 3's own."""
 
 ROOM = 1_000_000
 """Characters that a rendering may hold beyond eight times its contents (JSON escapes make six of one)."""
+
+
+RESERVED = frozenset(
+    {
+        "messages",
+        "tools",
+        "documents",
+        "add_generation_prompt",
+        "continue_final_message",
+        "raise_exception",
+        "strftime_now",
+    }
+)
+"""Variables that no option may set: they say what is rendered, and where the answer begins."""
 
 
 class Dialogue(NamedTuple):
@@ -45,6 +58,11 @@ class Dialogue(NamedTuple):
 
 class TemplateRefusedError(Exception):
     """The template raised on this dialogue (roles out of turn, a role that it does not know, an error of its own)."""
+
+    def __init__(self, kind: str, *, undefined: bool = False) -> None:
+        super().__init__(kind)
+        self.undefined = undefined
+        """Whether it needs a variable that nobody gave."""
 
 
 class RenderingTooLargeError(Exception):
@@ -91,19 +109,24 @@ class Template:
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = False,
     ) -> str:
-        """The dialogue as the model sees it.
+        """The dialogue as the model sees it. `options`: further variables of this rendering.
 
         Raises TemplateRefusedError when the template raises, RenderingTooLargeError when its output outgrows the contents.
         """
         size_in = sum([len(message["content"]) for message in messages])
+        if options or any("reasoning" in message for message in messages):
+            # the thoughts stand in several fields, of which a template writes one
+            size_in += len(json.dumps([options, [message.get("reasoning") for message in messages]]))
         if tools or any("tool_calls" in message for message in messages):
             size_in += len(json.dumps([tools, [message.get("tool_calls") for message in messages]]))
         limit = ROOM + 8 * size_in
         # as `compiled.new_context`, which makes its dictionary of globals anew each time: half the time of a short dialogue
         variables = {
             **self.variables,
+            **(options or {}),
             "messages": messages,
             "tools": tools,
             "documents": None,
@@ -121,7 +144,8 @@ class Template:
         except (RenderingTooLargeError, MemoryError) as error:
             raise RenderingTooLargeError from error
         except Exception as error:  # a template is a program of somebody else's: it may raise anything
-            raise TemplateRefusedError(type(error).__name__) from error
+            undefined = isinstance(error, jinja2.UndefinedError)
+            raise TemplateRefusedError(type(error).__name__, undefined=undefined) from error
         if size > limit:
             raise RenderingTooLargeError
         return "".join(pieces)
@@ -131,11 +155,12 @@ class Template:
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = False,
     ) -> str | None:
         """As `render`; None where that raises."""
         try:
-            return self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+            return self.render(messages, tools=tools, options=options, add_generation_prompt=add_generation_prompt)
         except (TemplateRefusedError, RenderingTooLargeError):
             return None
 
@@ -151,10 +176,13 @@ def parse_date(date_string: str) -> dt.date:
     raise ValueError(msg)
 
 
-def compile_template(source: str, special_tokens: Mapping[str, str], date_string: str) -> Template:
+def compile_template(
+    source: str, special_tokens: Mapping[str, str], date_string: str, options: Mapping[str, Any] | None = None
+) -> Template:
     """Compile a chat template.
 
-    `special_tokens`: {"bos_token": "<s>", ...}, as the tokenizer names them. Raises StageError if the source is no template.
+    `special_tokens`: {"bos_token": "<s>", ...}, as the tokenizer names them. `options`: variables that it gets in every rendering.
+    Raises StageError if the source is no template.
     """
     day = parse_date(date_string)
     environment = sandbox(day.strftime)
@@ -163,7 +191,7 @@ def compile_template(source: str, special_tokens: Mapping[str, str], date_string
     except jinja2.TemplateSyntaxError as error:
         msg = f"the chat template is not valid jinja: {error.message} (line {error.lineno}); mend it, or choose another in template.chat_template"
         raise StageError(msg) from error
-    return Template(compiled, {**compiled.globals, **special_tokens, "date_string": date_string})
+    return Template(compiled, {**compiled.globals, **special_tokens, "date_string": date_string, **(options or {})})
 
 
 def sandbox(strftime_now: Callable[[str], str]) -> BoundedEnvironment:
@@ -188,56 +216,3 @@ def sandbox(strftime_now: Callable[[str], str]) -> BoundedEnvironment:
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = strftime_now
     return environment
-
-
-def strip_header(source: str) -> str:
-    """The template without the comment that opens it (that of our own files: what differs from whom, and why)."""
-    return re.sub(r"\A\{#.*?#\}\n?", "", source, count=1, flags=re.DOTALL)
-
-
-def pin_template(source: str, date_string: str, *, set_tokens: Mapping[str, str], write_bos: bool) -> str:
-    """The source with what it needs from outside written into its head, where it needs it.
-
-    - the date: `date_string` if nobody gives one, and `strftime_now` as a macro that knows the formats asked for;
-    - `set_tokens`: special tokens whose value in the tokenizer is no longer the one that the template was written for;
-    - `write_bos`: the BOS, for a template that leaves it to the tokenizer.
-
-    Each line of the head is one block and its line end, which trim_blocks takes away: the template's first line stays one.
-    """
-    tree = sandbox(str).parse(source)
-    needed = jinja2.meta.find_undeclared_variables(tree)
-    head: list[str] = []
-    for name, token in sorted(set_tokens.items()):
-        if name in needed:
-            head.append(f"{{%- set {name} = {json.dumps(token, ensure_ascii=False)} %}}")
-    # a template that declares date_string when it is not defined still reads it, so the names are looked up in the tree
-    names = {node.name for node in tree.find_all(nodes.Name)}
-    if "date_string" in names:
-        head.append(
-            f"{{%- if date_string is not defined %}}{{%- set date_string = {json.dumps(date_string)} %}}{{%- endif %}}"
-        )
-    if "strftime_now" in names:
-        head.append(clock_macro(tree, date_string))
-    if write_bos:
-        head.append("{{- bos_token }}{%- set bos_written = true %}")
-    return "".join(line + "\n" for line in head) + source
-
-
-def clock_macro(tree: nodes.Template, date_string: str) -> str:
-    """A jinja macro `strftime_now` that answers the formats of the template's own calls with the pinned day."""
-    day = parse_date(date_string)
-    forms = {
-        call.args[0].value
-        for call in tree.find_all(nodes.Call)
-        if isinstance(call.node, nodes.Name)
-        and call.node.name == "strftime_now"
-        and call.args
-        and isinstance(call.args[0], nodes.Const)
-    }
-    answers = "".join(
-        f"{{%- if form == {json.dumps(form)} %}}{{{{- {json.dumps(day.strftime(form))} }}}}{{%- endif %}}"
-        for form in sorted(forms)
-    )
-    known = json.dumps(sorted(forms))
-    other = f"{{%- if form not in {known} %}}{{{{- {json.dumps(date_string)} }}}}{{%- endif %}}"
-    return f"{{%- macro strftime_now(form) %}}{answers}{other}{{%- endmacro %}}"

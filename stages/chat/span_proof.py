@@ -7,6 +7,7 @@ that normalizes, or puts a blank before the first word), a row is traced by itse
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,27 +15,43 @@ import pyarrow as pa
 
 from stages.chat.chat import Chat, Ids, Places, is_control_token
 from stages.chat.marking import Rendered
-from stages.chat.row_rules import CONTROL_TOKEN_IN_CONTENT, SPANS_UNVERIFIED
-from stages.chat.span_trace import TokenSpan, trace_spans
+from stages.chat.prompt_proof import check_prompts
+from stages.chat.row_rules import CONTROL_TOKEN_IN_CONTENT, PROMPT_TOKENS_DIFFER, SPANS_UNVERIFIED
+from stages.chat.span_trace import trace_spans
 
 Flags = npt.NDArray[np.bool_]
 
 
-def prove_spans(chat: Chat, rendered: Sequence[Rendered], ids: Ids, bounds: Places) -> list[list[TokenSpan] | str]:
-    """By row its answers, as (begin, end) in `ids`, or the rule that refuses it.
+class ProvenSpan(NamedTuple):
+    """The tokens of one answer in its row: the first, and the one behind the last."""
 
-    `ids`: the tokens of all rows, one behind the other; `bounds`: where each row begins in them, one more than there are rows.
+    begin: int
+    end: int
+    rule: str | None
+    """Why it may not be trained; None: it may."""
+
+
+def prove_spans(chat: Chat, rendered: Sequence[Rendered], ids: Ids, lengths: Places) -> list[list[ProvenSpan] | str]:
+    """By row its answers, or the rule that refuses it.
+
+    `ids`: the tokens of all rows, one behind the other; `lengths`: how many each row has.
     """
+    bounds = np.concatenate([[0], lengths.cumsum()])
     counts = count_control_tokens(chat, ids, bounds)
     by_bytes = find_spans_by_bytes(chat, rendered, ids, bounds)
-    proven: list[list[TokenSpan] | str] = []
+    proven: list[list[ProvenSpan] | str] = []
     for one, count, spans, here in zip(rendered, counts, by_bytes, pairwise(bounds.tolist()), strict=True):
         if count != one.control_tokens:
             proven.append(CONTROL_TOKEN_IN_CONTENT)
         elif spans or one.pieces is not None:
             proven.append(spans or SPANS_UNVERIFIED)
         else:
-            proven.append(trace_spans(chat, one, ids, *here) or SPANS_UNVERIFIED)
+            traced = trace_spans(chat, one, ids, *here)
+            proven.append(
+                [ProvenSpan(*tokens, span.rule) for tokens, span in zip(traced, one.spans, strict=True)]
+                if traced
+                else SPANS_UNVERIFIED
+            )
     return proven
 
 
@@ -48,21 +65,32 @@ def count_control_tokens(chat: Chat, ids: Ids, bounds: Places) -> list[int]:
 
 def find_spans_by_bytes(
     chat: Chat, rendered: Sequence[Rendered], ids: Ids, bounds: Places
-) -> list[list[TokenSpan] | None]:
-    """By row its answers, as (begin, end) in `ids`; None if its tokens do not spell its text, or do not cut it at an answer's edge."""
+) -> list[list[ProvenSpan] | None]:
+    """By row its answers; None if its tokens do not spell its text, or do not cut it at an answer's end."""
     if chat.token_bytes is None:
         return [None] * len(rendered)
     texts = [one.text.encode() for one in rendered]
     data, token_starts = spell(chat.token_bytes, ids)
     row_starts = token_starts[bounds]
     edges = edges_in_bytes(rendered, texts, row_starts)
-    begins, ends, cuts = find_tokens(chat, rendered, edges, token_starts)
-    spans, cut = list(zip(begins.tolist(), ends.tolist(), strict=True)), cuts.tolist()
-    found: list[list[TokenSpan] | None] = []
+    begins, ends, begins_there, ends_there = find_tokens(chat, rendered, edges, token_starts)
+    spelled = compare_texts(texts, data, row_starts)
+    rows = np.repeat(np.arange(len(rendered)), [len(one.spans) for one in rendered])
+    to_check = begins_there & ends_there & np.array(spelled, bool)[rows]
+    prompted = np.zeros(len(rows), bool)
+    prompted[to_check] = check_prompts(chat, ids, bounds, rows[to_check], begins[to_check])
+    starts = bounds[:-1][rows]
+    answers = zip((begins - starts).tolist(), (ends - starts).tolist(), prompted.tolist(), strict=True)
+    closed = ends_there.tolist()
+    found: list[list[ProvenSpan] | None] = []
     at = 0
-    for one, spelled in zip(rendered, compare_texts(texts, data, row_starts), strict=True):
-        stop = at + len(one.spans)
-        found.append(spans[at:stop] if spelled and all(cut[at:stop]) else None)
+    for one, is_spelled in zip(rendered, spelled, strict=True):
+        spans = [
+            ProvenSpan(begin, end, span.rule or (None if is_prompted else PROMPT_TOKENS_DIFFER))
+            for span, (begin, end, is_prompted) in zip(one.spans, answers, strict=False)
+        ]
+        stop = at + len(spans)
+        found.append(spans if is_spelled and all(closed[at:stop]) else None)
         at = stop
     return found
 
@@ -88,7 +116,7 @@ def edges_in_bytes(rendered: Sequence[Rendered], texts: Sequence[bytes], row_sta
     """Of every answer its begin, the end of its content and its end, in the bytes of the batch: one line of three an answer."""
     edges: list[int] = []
     for one, text in zip(rendered, texts, strict=True):
-        cuts = [cut for span in one.spans for cut in span]
+        cuts = [cut for span in one.spans for cut in span[:3]]
         edges += cuts if len(text) == len(one.text) else byte_offsets(one.text, cuts)
     starts = np.repeat(row_starts[:-1], [len(one.spans) for one in rendered])
     return np.array(edges, np.int64).reshape(-1, 3) + starts[:, None]
@@ -107,13 +135,13 @@ def byte_offsets(text: str, cuts: Sequence[int]) -> list[int]:
 
 def find_tokens(
     chat: Chat, rendered: Sequence[Rendered], edges: Places, token_starts: Places
-) -> tuple[Places, Places, Flags]:
+) -> tuple[Places, Places, Flags, Flags]:
     """Of every answer its first token, the one behind its last, and whether tokens begin and end where it does."""
     begins, content_ends, ends = edges.T
     first, begins_there = tokens_at(token_starts, begins)
     last, ends_there = tokens_at(token_starts, ends)
     if ends_there.all():
-        return first, last, begins_there
+        return first, last, begins_there, ends_there
     # an end of turn that is spelled out may share its last token with what follows: that token is not trained
     last = np.where(ends_there, last, last - 1)
     holds_content = (last > first) & (token_starts[last] >= content_ends)
@@ -122,7 +150,7 @@ def find_tokens(
         not there and not is_control_token(chat.tokenizer, chat.controls, text[span.content_end : span.end])
         for there, (text, span) in zip(ends_there.tolist(), spans, strict=True)
     ]
-    return first, last, begins_there & (ends_there | (holds_content & np.array(spelled_out, bool)))
+    return first, last, begins_there, ends_there | (holds_content & np.array(spelled_out, bool))
 
 
 def tokens_at(token_starts: Places, places: Places) -> tuple[Places, Flags]:

@@ -12,11 +12,11 @@ from stages.chat.marking import Rendered
 from stages.chat.turns import Span
 
 TokenSpan = tuple[int, int]
-"""The tokens of one answer: the first, and the one behind the last."""
+"""The tokens of one answer in its row: the first, and the one behind the last."""
 
 
 def trace_spans(chat: Chat, rendered: Rendered, ids: Ids, begin: int, end: int) -> list[TokenSpan] | None:
-    """The answers of the row ids[begin:end], in `ids`; None if one cannot be shown."""
+    """The answers of the row ids[begin:end]; None if one cannot be shown, or does not begin where its prompt by itself ends."""
     encoding = chat.tokenizer.encode(rendered.text, add_special_tokens=False)
     if encoding.ids != ids[begin:end].tolist():
         return None
@@ -24,10 +24,16 @@ def trace_spans(chat: Chat, rendered: Rendered, ids: Ids, begin: int, end: int) 
     found = []
     for span in rendered.spans:
         traced = trace_span(chat, rendered.text, span, encoding.ids, starts, ends)
-        if traced is None:
+        if traced is None or not (span.rule or is_prompt(chat, rendered.text[: span.start], encoding.ids[: traced[0]])):
             return None
-        found.append((begin + traced[0], begin + traced[1]))
+        found.append(traced)
     return found
+
+
+def is_prompt(chat: Chat, text: str, ids: list[int]) -> bool:
+    """Whether the tokenizer makes these ids of a prompt's text alone."""
+    alone: list[int] = chat.tokenizer.encode(text, add_special_tokens=False).ids
+    return alone == ids
 
 
 def trace_span(chat: Chat, text: str, span: Span, ids: list[int], starts: Places, ends: Places) -> TokenSpan | None:

@@ -3,60 +3,71 @@
 A call is written by the template out of structured data (`{"name": ..., "parameters": ...}`), and tool definitions stand wherever
 the template puts them, so there is no content to look for. The dialogue is rendered once more for each answer, with a placeholder
 for that answer alone: the text before it and behind it must be the dialogue's own, and what is between is the answer.
-Then it is held against the message: its content, the names of the functions, and every string and number of the arguments.
+Then it is held against the message: its content, its thought, the names of the functions, and every string and number of the arguments.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stages.chat.rendering import Dialogue, Message
-from stages.chat.row_rules import SPANS_UNVERIFIED, TOOLS_NOT_RENDERED, TURN_NOT_RENDERED
-from stages.chat.turns import Span, Turns, end_of_turn_at, gap_before, make_placeholders
+from stages.chat.reasoning import PROBE
+from stages.chat.row_rules import (
+    CALL_NOT_RENDERED,
+    SPANS_UNVERIFIED,
+    TEXT_BESIDE_CALL_NOT_RENDERED,
+    TOOLS_NOT_RENDERED,
+    TURN_NOT_RENDERED,
+)
+from stages.chat.script import FoundAnswer, Script, open_answers
+from stages.chat.turns import Span, Turns, end_of_turn_at, make_placeholders
 
 
-def find_spans_by_substitution(turns: Turns, dialogue: Dialogue, text: str) -> list[Span] | str:
-    """The spans of all answers in `text`, the dialogue's rendering; or the rule that refuses it."""
-    if missing := find_unwritten(turns, dialogue, text):
+def find_spans_by_substitution(script: Script, text: str) -> tuple[str, list[Span]] | str:
+    """The text that is trained and the spans of all answers in it, of `text`, the dialogue's rendering; or the rule that refuses it."""
+    if missing := find_unwritten(script, text):
         return missing
-    spans: list[Span] = []
-    for index, message in enumerate(dialogue.messages):
+    answers: list[FoundAnswer] = []
+    for place, message in enumerate(script.messages):
         if message["role"] != "assistant":
             continue
-        span = substitute_answer(turns, dialogue, text, index) or compare_with_prompt(turns, dialogue, text, index)
-        if span is None or (spans and span.start < spans[-1].end):
+        answer = substitute_answer(script, text, place) or compare_with_prompt(script, text, place)
+        if answer is None or (answers and answer.first < answers[-1].end):
             return SPANS_UNVERIFIED
-        if not all(is_written(value, text[span.start : span.content_end]) for value in values_of(message)):
-            return TOOLS_NOT_RENDERED if "tool_calls" in message else SPANS_UNVERIFIED
-        spans.append(span)
-    return spans
+        written = text[answer.content : answer.content_end]
+        if not all(is_written(value, written) for value in values_of_calls(message)):
+            return CALL_NOT_RENDERED
+        if not is_written(message["content"], written):
+            return TEXT_BESIDE_CALL_NOT_RENDERED if "tool_calls" in message else SPANS_UNVERIFIED
+        answers.append(answer)
+    return open_answers(script, text, answers)
 
 
-def find_unwritten(turns: Turns, dialogue: Dialogue, text: str) -> str | None:
+def find_unwritten(script: Script, text: str) -> str | None:
     """The rule that a dialogue breaks whose tools or other turns the template leaves out, or None."""
-    names = [tool.get("function", tool).get("name") for tool in dialogue.tools or ()]
+    names = [tool.get("function", tool).get("name") for tool in script.tools or ()]
     if not all(isinstance(name, str) and is_written(name, text) for name in names):
         return TOOLS_NOT_RENDERED
-    if dialogue.tools and text == turns.template.try_render(dialogue.messages):
+    if script.tools and text == script._replace(tools=None).render():
         return TOOLS_NOT_RENDERED
-    others = [message["content"] for message in dialogue.messages if message["role"] != "assistant"]
+    others = [message["content"] for message in script.messages if message["role"] != "assistant"]
     return None if all(is_written(content, text) for content in others) else TURN_NOT_RENDERED
 
 
-def substitute_answer(turns: Turns, dialogue: Dialogue, text: str, index: int) -> Span | None:
-    """The span of message `index`; None if the text around it is not the same with a placeholder for it."""
+def substitute_answer(script: Script, text: str, place: int) -> FoundAnswer | None:
+    """The answer of message `place`; None if the text around it is not the same with a placeholder for it."""
+    message = script.messages[place]
     (placeholder,) = make_placeholders(["assistant"])
-    messages = [*dialogue.messages[:index], placeholder, *dialogue.messages[index + 1 :]]
-    changed = turns.template.try_render(messages, tools=dialogue.tools) or ""
+    thought = {"reasoning": message["reasoning"]} if "reasoning" in message else {}
+    changed = render_with(script, place, {**placeholder, **thought})
     before, found, behind = changed.partition(placeholder["content"])
-    end = end_of_turn_at(turns, behind, last=index == len(messages) - 1) if found else None
+    last = place == len(script.messages) - 1
+    end = end_of_turn_at(script.turns, behind, last=last) if found else None
     if end is None:
         return None
-    prompt = turns.template.try_render(dialogue.messages[:index], tools=dialogue.tools, add_generation_prompt=True)
-    start = len(before) - gap_before(before, prompt)
+    start = len(before)
     if not text.startswith(before):
         # white space before a content that a call does not have
-        start = min(start, len(before.rstrip()))
+        start = len(before.rstrip())
         if not text.startswith(before[:start]):
             return None
     if len(text) - len(behind) >= start and text.endswith(behind):
@@ -65,25 +76,46 @@ def substitute_answer(turns: Turns, dialogue: Dialogue, text: str, index: int) -
         # a call may end with another token than an answer's
         rest = behind[len(end) :]
         head = text.removesuffix(rest)
-        token = last_control_token(turns, head)
+        token = last_control_token(script.turns, head)
         if not text.endswith(rest) or token is None:
             return None
         end, content_end = token, len(head) - len(token)
-    return Span(start, content_end, content_end + len(end)) if start <= content_end else None
+    if start > content_end:
+        return None
+    first = find_thought(script, before, place, start) if thought else None
+    return FoundAnswer(
+        place, start if first is None else first, start, content_end, content_end + len(end), first is not None
+    )
 
 
-def compare_with_prompt(turns: Turns, dialogue: Dialogue, text: str, index: int) -> Span | None:
-    """The span of a call in a template that refuses a tool's result without one: what the message adds to its prompt."""
-    render, messages, tools = turns.template.try_render, dialogue.messages, dialogue.tools
-    prompt = render(messages[:index], tools=tools, add_generation_prompt=True)
-    whole = render(messages[: index + 1], tools=tools)
+def render_with(script: Script, place: int, message: Mapping[str, Any]) -> str:
+    """The dialogue's text with another message in place of one; empty where the template refuses it."""
+    return script.render([*script.messages[:place], message, *script.messages[place + 1 :]]) or ""
+
+
+def find_thought(script: Script, before: str, place: int, content: int) -> int | None:
+    """Where the thought before an answer's content begins; None: the template leaves it out. `before`: the text up to the content."""
+    changed = render_with(script, place, {**script.messages[place], "reasoning": PROBE})
+    head, found, _ = changed.partition(PROBE)
+    thought = script.messages[place]["reasoning"]
+    at = len(head)
+    return at if found and before[:at] == head and before.startswith(thought, at) and at <= content else None
+
+
+def compare_with_prompt(script: Script, text: str, place: int) -> FoundAnswer | None:
+    """A call in a template that refuses a tool's result without one: what the message adds to its prompt."""
+    prompt = script.render_prompt(place)
+    whole = script.render(script.messages[: place + 1])
     if prompt is None or whole is None:
         return None
     upto = whole.rstrip()
-    token = last_control_token(turns, upto)
+    token = last_control_token(script.turns, upto)
     if token is None or not upto.startswith(prompt) or not text.startswith(upto):
         return None
-    return Span(len(prompt), len(upto) - len(token), len(upto))
+    thought = script.messages[place].get("reasoning")
+    at = upto.find(thought, len(prompt)) if thought is not None else -1
+    content = at + len(str(thought)) if at >= 0 else len(prompt)
+    return FoundAnswer(place, max(at, len(prompt)), content, len(upto) - len(token), len(upto), at >= 0)
 
 
 def last_control_token(turns: Turns, text: str) -> str | None:
@@ -92,10 +124,8 @@ def last_control_token(turns: Turns, text: str) -> str | None:
     return token[0] if token and text.endswith(token[0]) else None
 
 
-def values_of(message: Message) -> Iterator[str]:
-    """What an assistant's turn must show: its content, and of its calls the names and every value of the arguments."""
-    if content := message["content"].strip():
-        yield content
+def values_of_calls(message: Mapping[str, Any]) -> Iterator[str]:
+    """What an assistant's calls must show: the names and every value of the arguments."""
     for call in message.get("tool_calls", ()):
         function = call["function"]
         yield function["name"]

@@ -4,15 +4,19 @@ The tokenizer that comes out ends a turn with its eos_token, pads with another t
 the date (and, where the template left it out, the BOS) written in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
 from stages.chat.chat import Chat, Encoder, control_tokens, is_control_token, missing_control_tokens, open_chat
-from stages.chat.rendering import Template, compile_template, pin_template, strip_header
+from stages.chat.pinning import pin_template, strip_header
+from stages.chat.prompt_choice import PromptChoice, WantedPrompt, choose_prompt
+from stages.chat.reasoning import Reasoning
+from stages.chat.rendering import Template, compile_template
 from stages.chat.turns import Turns, make_placeholders, open_turns
 from stages.core.errors import StageError
 from stages.tokenization.loading.tokenizer_folder import (
@@ -46,27 +50,43 @@ class TemplateChoice:
     spelled: list[str]
     added: list[str]
     bos: BosWriter
+    prompt: PromptChoice
 
 
-def prepare(
-    came: TokenizerFolder, custom: Path, name: str, date_string: str, missing_tokens: Missing, open_encoder: OpenEncoder
-) -> TemplateChoice:
-    """Choose the template; add what the vocabulary must have; make its end of turn the eos_token, and padding another.
+@dataclass(frozen=True)
+class TemplateWishes:
+    """What the params ask of the template; each as in template's params."""
+
+    name: str
+    """chat_template"""
+    date_string: str
+    missing_tokens: Missing
+    """missing_control_tokens"""
+    options: Mapping[str, Any]
+    prompt: WantedPrompt
+    reasoning: Reasoning
+
+
+def prepare(came: TokenizerFolder, custom: Path, wishes: TemplateWishes, open_encoder: OpenEncoder) -> TemplateChoice:
+    """Choose the template and where the model takes over from it; add what the vocabulary must have; make its end of turn the eos_token, and padding another.
 
     BOS: once. Where the template writes none and the tokenizer's own encoding would, the saved template writes it,
     so that all who render with it get the ids that were trained on.
     """
-    text = strip_header(choose_template(came, custom, name))
     tokenizer = load_tokenizer(came.source)
-    probe = compile_template(text, came.tokens, date_string)
+    compile_source = partial(
+        compile_template, special_tokens=came.tokens, date_string=wishes.date_string, options=wishes.options
+    )
+    prompt = choose_prompt(strip_header(choose_template(came, custom, wishes.name)), compile_source, wishes.prompt)
+    text, probe = prompt.source, compile_source(prompt.source)
     missing = missing_control_tokens(probe, tokenizer)
-    if missing and missing_tokens == "error":
+    if missing and wishes.missing_tokens == "error":
         msg = (
             f"the chat template writes {', '.join(missing)}, which the vocabulary does not have; choose another "
             "template.chat_template (plain needs none), or template.missing_control_tokens: text or add"
         )
         raise StageError(msg)
-    added = missing if missing_tokens == "add" else []
+    added = missing if wishes.missing_tokens == "add" else []
     spelled = [token for token in missing if token not in added]
     source = came.source
     if added:
@@ -90,10 +110,11 @@ def prepare(
     bos = who_writes_bos(probe, tokenizer, came)
     # a template that reads eos_token or pad_token was written for the tokens as they came
     former = {name: came.tokens[name] for name in came.tokens if came.tokens[name] != tokens.get(name)}
-    saved = pin_template(text, date_string, set_tokens=former, write_bos=bos == "added")
-    compiled = compile_template(saved, tokens, date_string)
-    chat = open_chat(tokenizer, open_encoder(source, tokenizer), compiled, spelled)
-    return TemplateChoice(source, tokens, saved, chat, spelled, added, bos)
+    saved = pin_template(text, wishes.date_string, set_tokens=former, write_bos=bos == "added", options=wishes.options)
+    # as others will load it: nobody gives them the options
+    compiled = compile_template(saved, tokens, wishes.date_string)
+    chat = open_chat(tokenizer, open_encoder(source, tokenizer), compiled, spelled, wishes.reasoning)
+    return TemplateChoice(source, tokens, saved, chat, spelled, added, bos, prompt)
 
 
 def who_writes_bos(template: Template, tokenizer: Tokenizer, came: TokenizerFolder) -> BosWriter:

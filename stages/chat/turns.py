@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from stages.chat.reasoning import Reasoning, Style, ThoughtForm, find_style
 from stages.chat.rendering import Message, RenderingTooLargeError, Template, TemplateRefusedError
 from stages.core.errors import StageError
 
@@ -22,31 +23,96 @@ WITH_SYSTEM = ("system", "user", "assistant")
 """A template may know no system turn."""
 
 
+THINKING = "assistant, thinking"
+"""The kind of an answer that stands behind a thought; the kinds of all other messages are their roles."""
+
+
 class Span(NamedTuple):
     """One assistant turn in the rendered text, in characters."""
 
     start: int
+    """Where the generation prompt ends: the first character that the model writes."""
     content_end: int
     end: int
+    rule: str | None = None
+    """Why it may not be trained, a key of row_rules.RULES; None: it may."""
+
+
+class Slot(NamedTuple):
+    """What stands between two literals of a frame."""
+
+    message: int
+    field: str
+    """`content` or `reasoning`; in the order of the text the thought comes first, so they are compared by `number`."""
+
+    @property
+    def number(self) -> int:
+        """Its number in a placeholder: rising in the order of a dialogue."""
+        return 2 * self.message + (self.field == "content")
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for it in a rendering."""
+        return f"\ue000{self.number}\ue001"
+
+    @classmethod
+    def of(cls, number: int) -> "Slot":
+        """The slot of a placeholder's number."""
+        return cls(number // 2, "content" if number % 2 else "reasoning")
 
 
 class AnswerPlace(NamedTuple):
-    """One assistant turn of a skeleton: which message, the white space before its content that the model writes, its end."""
+    """One assistant turn of a skeleton."""
 
     message: int
+    slot: int
+    """The first slot of it that is trained."""
     gap: int
+    """Characters before that slot's content that the model writes itself after the generation prompt."""
     end_of_turn: str
+    rule: str | None
+    """Why it may not be trained; None: it may."""
+    last_slot: int | None = None
+    """The slot of its content; None: the first one."""
+
+    @property
+    def content(self) -> int:
+        """The slot of its content."""
+        return self.slot if self.last_slot is None else self.last_slot
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Literals with contents between them."""
+
+    literals: tuple[str, ...]
+    """One more than there are slots."""
+    slots: tuple[Slot, ...]
+    fill: tuple[Callable[[str], str], ...]
+    """How each content is written: as it is, or trimmed on one side or both."""
+
+    def text_before(self, slot: int) -> str:
+        """The text up to a slot, with placeholders in the slots before it."""
+        pieces = [self.literals[0]]
+        for one, literal in zip(self.slots[:slot], self.literals[1:], strict=False):
+            pieces += [one.placeholder, literal]
+        return "".join(pieces)
+
+    def with_literal(self, index: int, literal: str) -> "Frame":
+        """The same with another literal before slot `index`."""
+        return Frame((*self.literals[:index], literal, *self.literals[index + 1 :]), self.slots, self.fill)
 
 
 @dataclass(frozen=True)
 class DialogueSkeleton:
-    """What a template writes around the contents, for one sequence of roles."""
+    """What is written around the contents, for one sequence of kinds of messages."""
 
-    literals: tuple[str, ...]
-    """One more than there are messages."""
-    fill: tuple[Callable[[str], str], ...]
-    """How each content is written: as it is, or trimmed on one side or both."""
+    template: Frame
+    """By the template."""
+    written: Frame
+    """In the text that is trained: the same object, but where the last answer had to be mended."""
     answers: tuple[AnswerPlace, ...]
+    """Places in `written`."""
     control_tokens: int
 
 
@@ -65,45 +131,72 @@ class Turns:
     """What ends the last answer of a dialogue, such as `<|eot_id|>`."""
     inner_end_of_turn: str
     """What ends an answer that another turn follows; in nearly all templates the same."""
+    style: Style = "none"
+    """How the template takes an answer's thoughts."""
+    thought: ThoughtForm | None = None
+    """What it writes around them; None: it takes none."""
+    reasoning: Reasoning = "train"
+    """What becomes of thoughts: template.reasoning."""
+    end_is_added: bool = False
+    """Whether the template ends an answer by the next turn alone, so that what is trained adds that end to the last answer."""
     between: re.Pattern[str] | None = None
     """What the template writes between two turns where no control token is in it; None: one is everywhere."""
     skeletons: dict[tuple[str, ...], DialogueSkeleton | str | None] = field(default_factory=dict)
-    """By sequence of roles, as `stages.chat.skeletons.find_skeleton` has found them."""
+    """By sequence of kinds of messages (and the row's options), as `stages.chat.skeletons.find_skeleton` has found them."""
 
 
-def open_turns(template: Template, special: Iterable[str], spelled: Iterable[str] = ()) -> Turns:
+def open_turns(
+    template: Template, special: Iterable[str], spelled: Iterable[str] = (), reasoning: Reasoning = "train"
+) -> Turns:
     """Look at what a template writes. `special`: the vocabulary's control tokens; `spelled`: those of the template that it lacks.
 
     Raises StageError if the template refuses a plain dialogue or writes nothing that ends an answer.
     """
     special, spelled = list(special), list(spelled)
     forbidden = any_of([*special, *spelled])
-    inner, last = ends_of_turn(template, forbidden)
+    inner, last, added = ends_of_turn(template, forbidden)
     texts = texts_between(template, forbidden)
-    return Turns(template, any_of(special), any_of(spelled), forbidden, last, inner, any_of(texts) if texts else None)
+    style, thought = find_style(template)
+    return Turns(
+        template=template,
+        special=any_of(special),
+        spelled=any_of(spelled),
+        forbidden=forbidden,
+        end_of_turn=last,
+        inner_end_of_turn=inner,
+        style=style,
+        thought=thought,
+        reasoning=reasoning,
+        end_is_added=added,
+        between=any_of(texts) if texts else None,
+    )
 
 
-def ends_of_turn(template: Template, control: re.Pattern[str]) -> tuple[str, str]:
-    """What a template writes after an inner and after the last answer. Raises StageError if it is nothing."""
+def ends_of_turn(template: Template, control: re.Pattern[str]) -> tuple[str, str, bool]:
+    """What ends an inner and the last answer, and whether the template leaves the latter out. Raises StageError if nothing does."""
     try:
         parts = PLACEHOLDER.split(template.render(make_placeholders(TWO_QUESTIONS)))
     except (TemplateRefusedError, RenderingTooLargeError) as error:
+        needs = " It needs an option that nobody gives: template.options." if getattr(error, "undefined", False) else ""
         msg = (
             f"the chat template refuses a plain dialogue of two questions and answers ({error}); "
-            "choose another in template.chat_template (llama-3.1, chatml, plain, or a file)"
+            f"choose another in template.chat_template (llama-3.1, chatml, plain, or a file).{needs}"
         )
         raise StageError(msg) from error
-    literals = dict(zip(parts[1::2], parts[2::2], strict=True))
-    inner, last = literals.get("1", ""), literals.get("3", "")
+    literals = dict(zip(map(int, parts[1::2]), parts[2::2], strict=True))
+    inner, last = (literals.get(Slot(place, "content").number, "") for place in (1, 3))
     text = os.path.commonprefix([inner, last]).rstrip()  # noqa: RUF071 - characters are meant
     ends = (leading_token(inner, control) or text, leading_token(last, control) or text)
+    if ends[0] and not last.strip():
+        # GLM and others: the next turn's header ends an answer, and their runtimes stop at it
+        return ends[0], ends[0], True
     if not all(ends):
         msg = (
             "the chat template writes nothing that ends an answer, so a model trained on it would not stop; "
             "choose another in template.chat_template (llama-3.1, chatml, plain, or a file)"
         )
         raise StageError(msg)
-    return ends
+    return *ends, False
 
 
 def texts_between(template: Template, control: re.Pattern[str]) -> set[str]:
@@ -129,20 +222,14 @@ def end_of_turn_at(turns: Turns, literal: str, *, last: bool) -> str | None:
     return end if literal.startswith(end) else None
 
 
-def gap_before(before: str, prompt: str | None) -> int:
-    """White space (characters) between the generation prompt and an answer: the model writes it, so it is trained.
-
-    `before` is the text up to the answer's content, `prompt` the generation prompt. A template without one tells nothing:
-    then only blanks count, which are one token with the first word.
-    """
-    if prompt and before.startswith(prompt) and not before[len(prompt) :].strip():
-        return len(before) - len(prompt)
-    return len(before) - len(before.rstrip(" "))
-
-
-def make_placeholders(roles: Sequence[str], edge: str = "") -> list[Message]:
-    """A dialogue of these roles with a placeholder in place of each content, and `edge` around it."""
-    return [{"role": role, "content": f"{edge}\ue000{index}\ue001{edge}"} for index, role in enumerate(roles)]
+def make_placeholders(kinds: Sequence[str], edge: str = "") -> list[Message]:
+    """A dialogue of these kinds of messages with a placeholder in place of each content and thought, and `edge` around it."""
+    messages: list[Message] = []
+    for place, kind in enumerate(kinds):
+        content = f"{edge}{Slot(place, 'content').placeholder}{edge}"
+        thought = {"reasoning": f"{edge}{Slot(place, 'reasoning').placeholder}{edge}"} if kind == THINKING else {}
+        messages.append({"role": "assistant" if kind == THINKING else kind, "content": content, **thought})
+    return messages
 
 
 def written_control_tokens(template: Template) -> list[str]:

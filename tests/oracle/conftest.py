@@ -48,6 +48,9 @@ def llama_params(**changed: object) -> TemplateParams:
         "max_length": 100_000,
         "too_long": "reject",
         "train_on": "all_assistant_turns",
+        "options": {},
+        "prompt": "auto",
+        "reasoning": "train",
         "missing_control_tokens": "error",
         "control_tokens_in_content": "reject",
     }

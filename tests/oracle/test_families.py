@@ -1,13 +1,17 @@
 """The official chat templates of many families: what is trained is the assistant's, with and without tools."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from stages.chat.chat import Chat
 from stages.chat.dialogues import number_calls
 from stages.chat.encoding import EncodedRow
-from stages.chat.rendering import Dialogue
+from stages.chat.reasoning import Reasoning, choose_kept, hand_over
+from stages.chat.rendering import Dialogue, Message
+from stages.contracts.tokens import answers
 from stages.core.errors import StageError
 from tests.oracle import llama3
 from tests.stages.chat.test_encoding import byte_level, opened, rows_of, trained
@@ -20,6 +24,9 @@ CONTROL = re.compile("<[|\uff5c][^|\uff5c<>\\s'\"]{1,64}[|\uff5c]>|</?[a-z_]+(?:
 
 PLAIN = [said("user", "where is it?"), said("assistant", "Up."), said("user", "and that?"), said("assistant", "Down.")]
 SYSTEM = [said("system", "Be brief."), *PLAIN]
+
+NO_THOUGHT = "<think>\n\n</think>\n\n"
+"""What Qwen3 writes, and the model with it, before an answer without a thought."""
 
 # family: what ends an answer, whether it takes a system turn, whether it takes tools
 FAMILIES = {
@@ -53,7 +60,12 @@ def test_official_template_of_a_family_trains_answers_with_their_ends(family: st
     end, takes_system, _ = FAMILIES[family]
     source = source_of(llama3_folder, family)
     found = encoded(source, Dialogue(PLAIN))
-    assert [text.strip() for text in found] == ["Up." + end, "Down." + end]
+    if "R1" in family:
+        # it asks a model to go on from "<think>\n</think>", which it writes before no answer of the past
+        assert [text.strip() for text in found] == ["Down." + end]
+    else:
+        last = NO_THOUGHT + "Down." if "Qwen3" in family else "Down."
+        assert [text.strip() for text in found] == ["Up." + end, last + end]
     # Mistral Nemo writes a system message beside the last question only if that is the last message: in training never
     assert (encoded(source, Dialogue(SYSTEM)) == found) is takes_system
 
@@ -66,7 +78,7 @@ def test_official_template_of_a_family_trains_calls_or_refuses_tools_by_name(fam
         assert found == "tools_not_rendered"
         return
     call, answer = found
-    assert answer.strip() == "In the attic." + end
+    assert answer.strip() == (NO_THOUGHT if "Qwen3" in family else "") + "In the attic." + end
     assert call.endswith(end)
     assert '"lamp"' in call
 
@@ -89,3 +101,43 @@ def test_no_official_template_of_any_family_makes_a_tools_result_or_a_question_t
             tools += dialogue.tools is not None
     # 63 and 38 of 72 when this was written; the others are refused whole, by a rule or when they are opened
     assert (plain >= 60, tools >= 35) == (True, True), f"{plain} and {tools} of {len(templates)}"
+
+
+THINKING: list[Message] = [
+    {**message, "reasoning": f"It is {message['content']}"} if message["role"] == "assistant" else message
+    for message in PLAIN
+]
+DIALOGUES = {"one": PLAIN[:2], "two": PLAIN, "one thinks": THINKING[:2], "two think": THINKING, "system": SYSTEM}
+
+
+@pytest.mark.parametrize("reasoning", ["train", "strip", "last_turn"])
+def test_every_trained_answer_of_every_template_goes_on_from_the_prompt_of_inference(
+    llama3_folder: Path, reasoning: Reasoning
+) -> None:
+    """The contract, by rendering what inference would have for each answer: the ids before the labels are those, to the last."""
+    checked = 0
+    for path in sorted((llama3_folder / llama3.TEMPLATES).glob("*.jinja")):
+        source = path.read_text(encoding="utf-8")
+        try:
+            chat = opened(source, byte_level(sorted({*CONTROL.findall(source), "<bos>", "<eos>"})), reasoning=reasoning)
+        except StageError:
+            continue
+        for name, messages in DIALOGUES.items():
+            (row,) = rows_of(chat, [Dialogue(messages)])
+            if isinstance(row, str):
+                continue
+            ids = row.input_ids.tolist()
+            kept = choose_kept(messages, reasoning)
+            asked = [kept[:place] for place, message in enumerate(kept) if message["role"] == "assistant"]
+            prompts = [prompt_ids(chat, before) for before in asked]
+            spans = answers(ids, row.labels.tolist())
+            assert all(ids[:begin] in prompts for begin, _ in spans), (path.stem, name)
+            assert len(spans) + len(row.context) == len(asked), (path.stem, name)
+            checked += len(spans)
+    assert checked > 350
+
+
+def prompt_ids(chat: Chat, messages: Sequence[Message]) -> list[int]:
+    """What `apply_chat_template(messages, add_generation_prompt=True)` of the shipped template gives."""
+    text = chat.turns.template.render(hand_over(messages, chat.turns.style), add_generation_prompt=True)
+    return list(chat.tokenizer.encode(text, add_special_tokens=False).ids)

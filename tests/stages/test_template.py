@@ -43,6 +43,9 @@ def params(**changed: object) -> TemplateParams:
         "max_length": 1000,
         "too_long": "reject",
         "train_on": "all_assistant_turns",
+        "options": {},
+        "prompt": "auto",
+        "reasoning": "train",
         "missing_control_tokens": "error",
         "control_tokens_in_content": "reject",
     }
@@ -246,7 +249,8 @@ def test_date_is_pinned_for_whoever_renders_later(llama_like: Path, templated: T
 
 @pytest.mark.parametrize("clock", ["  {% if true %}x{% endif %}\n", "\n\nx", "{#- c #}\n x"])
 def test_head_written_into_a_template_changes_nothing_of_its_text(clock: str) -> None:
-    from stages.chat.rendering import compile_template, pin_template
+    from stages.chat.pinning import pin_template
+    from stages.chat.rendering import compile_template
 
     source = clock + "{{ date_string }}{{ strftime_now('%Y') }}{{ eos_token }}" + GEMMA_LIKE
     tokens = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -290,7 +294,9 @@ def test_cut_keeps_the_first_tokens_and_rejects_a_row_without_labels(llama_like:
 
 
 def test_nothing_left_is_an_error_with_the_rules_and_no_text(llama_like: Path, templated: Templated) -> None:
-    with pytest.raises(StageError, match=r"no training row is left of 3 \(too_long 3\); max_length is 8") as error:
+    with pytest.raises(
+        StageError, match=r"no training row is left of 3 \(max_length is 8\): 3 too_long: more tokens"
+    ) as error:
         templated(llama_like, CHATS, params(max_length=8))
     assert "attic" not in str(error.value)
 
@@ -428,7 +434,7 @@ from stages.chat.template_choice import OURS
 messages, tokenizer, tokens, workers = sys.argv[1:]
 template(Path(messages), Path(tokenizer), Path("none"), Path(tokens),
     TemplateParams(chat_template="llama-3.1", date_string="26 Jul 2024", max_length=1000, too_long="reject",
-                   train_on="all_assistant_turns", missing_control_tokens="error", control_tokens_in_content="reject"),
+                   train_on="all_assistant_turns", options={}, prompt="auto", reasoning="train", missing_control_tokens="error", control_tokens_in_content="reject"),
     Runtime(device="cpu", workers=int(workers), processes=None, sharding="none", micro_batch=1, memory_limit_gb=None, save_steps=None, report_to="none", gradient_checkpointing="off", evaluation_batch=1,
             log_level="warning"))
 assert not {"torch", "transformers"} & set(sys.modules), "a data stage imported a model library"

@@ -30,6 +30,7 @@ class Letters:
     special = any_of(CONTROL)
     controls: Mapping[int, str] = {index: text for text, index in CONTROL.items()}
     form = AnswerForm(gap="", opens="", closes="")
+    style = "none"
     begin: int | None = None
 
     def __init__(self, says: str = "", stops: tuple[str, ...] = (), context: int = 1000) -> None:

@@ -16,14 +16,15 @@ CHANNELS = "{% if m.reasoning %}{{ '<a>|analysis|' + m.reasoning + '|end|' }}{% 
 @pytest.mark.parametrize(
     ("source", "form"),
     [
-        (HEAD + "{{ '<a>' + m.content }}" + PROMPT, ("", "", "")),
+        # a template that knows no thoughts is given them in the answer's text
+        (HEAD + "{{ '<a>' + m.content }}" + PROMPT, ("", "<think>", "</think>")),
         (HEAD + "{{ '<a><think>\n\n</think>\n\n' + m.content }}" + PROMPT, ("<think>\n\n</think>", "", "")),
         (HEAD + THINKS + PROMPT, ("", "<think>", "</think>")),
         (HEAD + CHANNELS + PROMPT, ("|final|", "|analysis|", "|end|<a>|final|")),
-        (HEAD + THINKS + PROMPT.replace("'<a>'", "'<a><think>\n'"), ("", "", "</think>")),
-        # nothing is claimed where the prompt is no beginning of the text; one without a prompt leaves all to the model
-        (HEAD + "{{ '<b>|x|' + m.content }}" + PROMPT, ("", "", "")),
-        (HEAD + "{{ '<a>|x|' + m.content }}{% endif %}{% endfor %}", ("<a>|x|", "", "")),
+        (HEAD + THINKS + PROMPT.replace("'<a>'", "'<a><think>\n'"), ("</think>", "", "</think>")),
+        # where the prompt is no beginning of the text, the answer is trained behind the prompt; one without a prompt leaves all to the model
+        (HEAD + "{{ '<b>|x|' + m.content }}" + PROMPT, ("<b>|x|", "", "")),
+        (HEAD + "{{ '<a>|x|' + m.content }}{% endif %}{% endfor %}", ("<a>|x|", "<a>|x|<think>", "</think>")),
         ("{{ raise_exception('no') }}", ("", "", "")),
     ],
 )

@@ -1,5 +1,6 @@
 """Spans, labels and refusals of stages/chat/encoding.py, over small tokenizers of several kinds that are trained here."""
 
+import functools
 import itertools
 import json
 import time
@@ -7,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from stages.chat import row_rules as rules
 from stages.chat.chat import Chat, missing_control_tokens, open_chat
 from stages.chat.encoding import EncodedRow, TrainOn, encode_dialogues
+from stages.chat.prompt_choice import WantedPrompt, choose_prompt
+from stages.chat.reasoning import Reasoning
 from stages.chat.rendering import Dialogue, Message, compile_template
 from stages.chat.template_choice import OURS
 from stages.contracts.tokens import NOT_TRAINED, answers
@@ -74,10 +77,23 @@ SAYS_GOODBYE = (
 HUGE = "{% if messages[0].content == 'huge' %}{{ 'x' * 100000000 }}{% endif %}"
 
 
-def byte_level(special: Sequence[str], normalizer: Any = None) -> Tokenizer:
-    """A byte-level BPE, as Llama 3, Qwen and GPT-2 have."""
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""How Llama 3 and Qwen split a text into words: line ends stay together, whatever stands behind them."""
+
+
+def byte_level(special: Sequence[str], normalizer: Any = None, *, as_gpt2: bool = False) -> Tokenizer:
+    """A byte-level BPE, as Llama 3 and Qwen have; or as GPT-2 has, which leaves the last line end to what stands behind it."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if as_gpt2
+        else pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(WORDS), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    )
     tokenizer.decoder = decoders.ByteLevel()
     if normalizer:
         tokenizer.normalizer = normalizer
@@ -137,9 +153,20 @@ TEMPLATES = {
 }
 
 
-def opened(template: str, tokenizer: Tokenizer, spelled: Sequence[str] = ()) -> Chat:
-    compiled = compile_template(template, {"bos_token": "<bos>", "eos_token": "<eos>"}, DAY)
-    return open_chat(tokenizer, open_encoder(tokenizer.to_str().encode(), tokenizer), compiled, spelled)
+def opened(
+    template: str,
+    tokenizer: Tokenizer,
+    spelled: Sequence[str] = (),
+    *,
+    prompt: WantedPrompt = "auto",
+    reasoning: Reasoning = "train",
+    options: dict[str, Any] | None = None,
+) -> Chat:
+    """As `stages.chat.template_choice.prepare` opens it."""
+    tokens = {"bos_token": "<bos>", "eos_token": "<eos>"}
+    compile_source = functools.partial(compile_template, special_tokens=tokens, date_string=DAY, options=options or {})
+    compiled = compile_source(choose_prompt(template, compile_source, prompt).source)
+    return open_chat(tokenizer, open_encoder(tokenizer.to_str().encode(), tokenizer), compiled, spelled, reasoning)
 
 
 def rows_of(
@@ -236,7 +263,10 @@ def test_older_thoughts_that_the_template_drops_are_not_labelled() -> None:
 
 def test_answers_that_end_differently_inside_and_last_are_labelled_with_their_own_ends() -> None:
     chat = opened(HARMONY_LIKE, byte_level(["<|start|>", "<|message|>", "<|end|>", "<|return|>"]))
-    assert trained(chat, one(chat, turns("q", "first", "q", "second"))) == ["first<|end|>", "second<|return|>"]
+    assert trained(chat, one(chat, turns("q", "first", "q", "second"))) == [
+        "<|message|>first<|end|>",
+        "<|message|>second<|return|>",
+    ]
     assert chat.turns.end_of_turn == "<|return|>"
 
 
@@ -308,7 +338,8 @@ def test_content_that_melts_with_the_header_is_refused_beside_an_end_of_turn_tha
     fine, melted = rows_of(chat, [turns("q", "first", "q", "second"), turns("q", "\n\nfirst", "q", "second")])
     assert isinstance(fine, EncodedRow), fine
     assert trained(chat, fine) == ["first<|im_end|", "second<|im_end|>"]
-    assert melted == rules.SPANS_UNVERIFIED
+    assert isinstance(melted, EncodedRow), melted
+    assert (trained(chat, melted), melted.context) == (["second<|im_end|>"], (rules.PROMPT_TOKENS_DIFFER,))
 
 
 def test_content_that_melts_with_an_end_of_turn_and_what_follows_is_refused_as_unverified() -> None:
@@ -319,13 +350,32 @@ def test_content_that_melts_with_an_end_of_turn_and_what_follows_is_refused_as_u
     assert trained(chat, one(chat, turns("q", "yes", "q", "no"))) == [" yes#", " no#"]
 
 
-def test_content_that_melts_with_the_header_is_refused_as_unverified() -> None:
+@pytest.mark.parametrize("answer", ["\nanswer", "\n\nanswer", "\n\n\nanswer\n"])
+def test_last_answer_that_begins_with_a_line_end_is_encoded_behind_its_prompt_and_kept_whole(answer: str) -> None:
+    """A model gets the header with its own line end as its last token, and says the answer's line end next."""
     tokenizer = byte_level(["<|im_start|>", "<|im_end|>"])
     chat = opened(CHATML, tokenizer)
-    assert "ĊĊ" in tokenizer.get_vocab()
-    rows = rows_of(chat, [turns("q", "\n\nanswer"), turns("q", "answer\n\n")])
-    assert rows[0] == rules.SPANS_UNVERIFIED
-    assert isinstance(rows[1], EncodedRow)
+    prompt = chat.turns.template.render(turns("q"), add_generation_prompt=True)
+    (row,) = rows_of(chat, [turns("q", answer)])
+    assert isinstance(row, EncodedRow), row
+    alone = tokenizer.encode(prompt).ids
+    assert row.input_ids[: len(alone)].tolist() == alone
+    assert trained(chat, row) == [answer + "<|im_end|>"]
+    assert row.labels[len(alone)] == row.input_ids[len(alone)]
+    (both,) = rows_of(chat, [turns("q", answer, "q", answer)])
+    assert isinstance(both, EncodedRow), both
+    assert (trained(chat, both), both.context) == ([answer + "<|im_end|>"], (rules.PROMPT_TOKENS_DIFFER,))
+
+
+def test_header_that_a_tokenizer_cuts_by_what_stands_behind_it_trains_the_last_answer_behind_its_prompt() -> None:
+    """GPT-2's leaves the last line end of a header to the answer's first word; alone, the header's two are one token."""
+    tokenizer = byte_level(["<bos>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], as_gpt2=True)
+    chat = opened(LLAMA, tokenizer)
+    (row,) = rows_of(chat, [turns("q", "a", "q", "b")])
+    assert isinstance(row, EncodedRow), row
+    assert (trained(chat, row), row.context) == (["b<|eot_id|>"], (rules.PROMPT_TOKENS_DIFFER,))
+    prompt = tokenizer.encode(chat.turns.template.render(turns("q", "a", "q"), add_generation_prompt=True)).ids
+    assert row.input_ids[: len(prompt)].tolist() == prompt
 
 
 def test_text_that_the_vocabulary_cannot_spell_is_refused_as_unverified() -> None:

@@ -124,6 +124,11 @@ def test_calls_in_a_dialogue_with_many_turns_are_all_trained(kind: str) -> None:
         said("assistant", "hello"),
     ]
     found = texts(kind, messages)
+    if kind == "mistral":
+        # its definitions stand before the last question alone: what stood before the first answers at inference is not there
+        assert [text.strip() for text in found[1:]] == ["hello<eos>"]
+        assert "key" in found[0]
+        return
     assert len(found) == 5
     assert [text.strip().removesuffix(KINDS[kind][2]) for text in found][0::2] == ["hello", "In the attic.", "hello"]
     assert ["lamp" in found[1], "key" in found[3]] == [True, True]
@@ -179,10 +184,10 @@ def test_call_that_ends_with_another_token_is_trained_up_to_that_token() -> None
     [
         (LLAMA, TALK, TOOLS, "tools_not_rendered"),
         (LLAMA, TALK, None, "tools_not_rendered"),
-        (DROPS_CALLS, TALK, None, "tools_not_rendered"),
+        (DROPS_CALLS, TALK, None, "call_not_rendered"),
         (DROPS_DEFINITIONS, TALK, TOOLS, "tools_not_rendered"),
         (LLAMA_LIKE, [said("user", "q"), calls(call("a"), call("b"))], None, "tools_not_rendered"),
-        (LLAMA_LIKE, [said("user", "q"), calls(call("a"), content="beside")], None, "tools_not_rendered"),
+        (LLAMA_LIKE, [said("user", "q"), calls(call("a"), content="beside")], None, "text_beside_call_not_rendered"),
         (
             CHATML.replace('message["content"] }}', '("" if message["role"] == "tool" else message["content"]) }}'),
             TALK,

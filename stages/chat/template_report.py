@@ -1,0 +1,79 @@
+"""What a chat template does and does not write, told before anything is trained; pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.chat.pinning import find_options
+from stages.chat.reasoning import CLOSER, OPENER
+from stages.chat.rendering import RESERVED, Template
+from stages.chat.turns import Turns, make_placeholders
+
+TOOL: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "retune_probe",
+        "description": "d",
+        "parameters": {"type": "object", "properties": {"retune_key": {"type": "string"}}, "required": ["retune_key"]},
+    },
+}
+CALL = {"type": "function", "id": "call00000", "function": {"name": "retune_probe", "arguments": {"retune_key": "v"}}}
+
+KNOWN = RESERVED | {
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "unk_token",
+    "date_string",
+    "loop",
+    "namespace",
+    "range",
+    "dict",
+    "lipsum",
+    "cycler",
+    "joiner",
+}
+"""Names in a template that are no options."""
+
+
+def describe_template(turns: Turns, source: str, options: Mapping[str, Any]) -> dict[str, object]:
+    """Of a template as it is shipped: {system, tools, calls, reasoning, thinks, options_read, options_unused, end_is_added}.
+
+    reasoning: how it takes thoughts (`field`, `inline`, `prompt`, `none`); thinks: what its generation prompt says of thoughts
+    (`opens`, `closes`, `open`: the model decides).
+    """
+    template = turns.template
+    read = find_options(source, set(KNOWN))
+    prompt = template.try_render(make_placeholders(("user",)), add_generation_prompt=True) or ""
+    thinks = "opens" if OPENER.search(prompt) else "closes" if CLOSER.search(prompt) else "open"
+    return {
+        "system": writes_system(template),
+        "tools": writes_definitions(template),
+        "calls": writes_calls(template),
+        "reasoning": turns.style,
+        "thinks": thinks,
+        "options_read": read,
+        "options_unused": sorted(set(options) - set(read)),
+        "end_is_added": turns.end_is_added,
+    }
+
+
+def writes_system(template: Template) -> bool:
+    """Whether a system turn stands in the text."""
+    messages = make_placeholders(("system", "user", "assistant"))
+    return str(messages[0]["content"]) in (template.try_render(messages) or "")
+
+
+def writes_definitions(template: Template) -> bool:
+    """Whether definitions of tools stand in the text."""
+    return "retune_probe" in (template.try_render(make_placeholders(("user", "assistant")), tools=[TOOL]) or "")
+
+
+def writes_calls(template: Template) -> bool:
+    """Whether a call of a tool stands in the text."""
+    asked, answered = make_placeholders(("user", "assistant"))
+    called = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    result = {"role": "tool", "content": "r", "tool_call_id": "call00000", "name": "retune_probe"}
+    text = template.try_render([asked, called, result, answered], tools=[TOOL]) or ""
+    return text.count("retune_probe") > (template.try_render([asked, answered], tools=[TOOL]) or "").count(
+        "retune_probe"
+    )
