@@ -11,6 +11,7 @@ import pytest
 
 from retune.chat.command import remember
 from retune.chat.dialogue import Sampling, answer, choose_token, fit_dialogue, prompt_ids, read_sampling
+from stages.chat.reasoning import Style
 from stages.chat.rendering import compile_template
 from stages.chat.turns import any_of
 from stages.contracts.tokens import AnswerForm
@@ -30,7 +31,7 @@ class Letters:
     special = any_of(CONTROL)
     controls: Mapping[int, str] = {index: text for text, index in CONTROL.items()}
     form = AnswerForm(gap="", opens="", closes="")
-    style = "none"
+    style: Style = "field"
     begin: int | None = None
 
     def __init__(self, says: str = "", stops: tuple[str, ...] = (), context: int = 1000) -> None:
