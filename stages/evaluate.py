@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 from pydantic import Field
@@ -115,6 +115,13 @@ def load_tuned(base: Path, adapter: Path, training: adapter_files.Training, plac
     return tuned
 
 
+def open_tokenizer(tokens: Path) -> Any:  # noqa: ANN401 - tokenizers ships no types that mypy reads
+    """The tokenizer of data/tokens."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(tokens / token_files.TOKENIZER / "tokenizer.json"))
+
+
 def read_stop_rule(tokens: Path, base: Path, params: EvaluateParams) -> StopRule:
     """Answers end at the tokenizer's end of turn, at any end that the base's generation settings name, or at max_new_tokens."""
     summary = read_json(tokens / token_files.SUMMARY)
@@ -123,7 +130,14 @@ def read_stop_rule(tokens: Path, base: Path, params: EvaluateParams) -> StopRule
     for name in ("generation_config.json", "config.json"):
         found = read_json(base / name).get("eos_token_id") if (base / name).exists() else None
         ids |= set(found if isinstance(found, list) else [found]) - {None}
-    return StopRule(ids=frozenset(ids), sequence=end, longest=params.max_new_tokens)
+    inner: list[int] = summary["end_of_turn"]["inner"]
+    if len(inner) != 1 or inner[0] in ids:
+        return StopRule(ids=frozenset(ids), sequence=end, longest=params.max_new_tokens)
+    tokenizer = open_tokenizer(tokens)
+    opens, closes = (
+        tuple(tokenizer.encode(summary["answer"][name], add_special_tokens=False).ids) for name in ("opens", "closes")
+    )
+    return StopRule(frozenset(ids), end, params.max_new_tokens, frozenset(inner), opens, closes)
 
 
 def write_results(
@@ -176,11 +190,8 @@ def answer_table(
     exact_match: bool,
 ) -> pa.Table:
     """ANSWERS_SCHEMA: each answered turn with its reference, as people read it."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokens / token_files.TOKENIZER / "tokenizer.json"))
     summary = read_json(tokens / token_files.SUMMARY)
-    read = partial(read_answer, tokenizer, end=summary["end_of_turn"]["ids"], form=summary["answer"])
+    read = partial(read_answer, open_tokenizer(tokens), end=summary["end_of_turn"]["ids"], form=summary["answer"])
     found: list[dict[str, object]] = []
     for row, turn in sorted(tuned.answers):
         ids = rows["input_ids"][row].as_py()

@@ -25,8 +25,8 @@ from pydantic import Field, field_validator
 
 from stages.arrow.tables import count_rows, open_arrow, read_parquet_batches, write_parquet
 from stages.chat import rendering
-from stages.chat.answer_form import find_answer_form
-from stages.chat.chat import Chat, is_control_token
+from stages.chat.answer_form import describe_end_of_turn, find_answer_form
+from stages.chat.chat import Chat
 from stages.chat.dialogues import COLUMNS
 from stages.chat.encoding import encode_dialogues
 from stages.chat.fit_to_length import fit_batch
@@ -119,7 +119,7 @@ def template(
 
     summary.json: splits.{train,heldout}.{rows, tokens, labelled_tokens, truncated, length, lengths}, rejected.{rule: rows},
     rows_in, answers_not_trained.{rule: answers of kept rows}, chat_template.{name, sha256 and what `describe_template` says},
-    prompt.{choice, reason, gap}, reasoning, options, date_string, end_of_turn.{text, ids, special}, answer (an AnswerForm), bos, pad,
+    prompt.{choice, reason, gap}, reasoning, options, date_string, end_of_turn.{text, ids, special, inner}, answer (an AnswerForm), bos, pad,
     control_tokens.{as_text, added}, vocabulary_size. `end_of_turn.special` false: generation must stop on the text, no token stands for it.
     """
     if count_workers(runtime.workers) > 1:
@@ -186,7 +186,6 @@ def write_rows(
 def summary(choice: TemplateChoice, account: TokenAccount, params: TemplateParams) -> dict[str, object]:
     """summary.json."""
     tokenizer = choice.chat.tokenizer
-    end = choice.chat.turns.end_of_turn.strip()
     sha256 = hashlib.sha256(choice.chat_template.encode()).hexdigest()
     described = describe_template(choice.chat.turns, choice.chat_template, params.options)
     return {
@@ -196,11 +195,7 @@ def summary(choice: TemplateChoice, account: TokenAccount, params: TemplateParam
         "reasoning": params.reasoning,
         "options": params.options,
         "date_string": params.date_string,
-        "end_of_turn": {
-            "text": end,
-            "ids": tokenizer.encode(end, add_special_tokens=False).ids,
-            "special": is_control_token(tokenizer, choice.chat.controls, end),
-        },
+        "end_of_turn": describe_end_of_turn(choice.chat),
         "answer": find_answer_form(choice.chat.turns.template),
         "bos": choice.bos,
         "pad": {"text": choice.tokens["pad_token"], "id": tokenizer.token_to_id(choice.tokens["pad_token"])},

@@ -32,6 +32,8 @@ class Speaker(Protocol):
     """The control tokens' texts."""
     controls: Mapping[int, str]
     """Their texts by id."""
+    inner_ends: frozenset[int]
+    """The ids that end an answer which another turn follows, where that is something else: in thoughts they end nothing."""
     form: AnswerForm
     style: Style
     """How its template takes the thoughts of earlier answers."""
@@ -197,7 +199,8 @@ def answer(
         token = choose_token(speaker.logits(sequence), sampling, draw)
         first = first or time.perf_counter()
         sequence.append(token)
-        if speaker.ends(token):
+        inner = token in speaker.inner_ends
+        if (speaker.ends(token) or inner) and not (inner and stream.thinking):
             ended = "end"
             break
         if token in speaker.controls:

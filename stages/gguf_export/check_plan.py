@@ -29,13 +29,14 @@ class CheckPlan:
     @property
     def ends(self) -> frozenset[int]:
         """Ids that end an answer."""
-        own = {self.tokenizer.eos_token_id} if self.tokenizer.eos_token_id is not None else set()
-        return frozenset(own | (set(self.ending.ids) if self.ending.is_control else set()))
+        own = frozenset({self.tokenizer.eos_token_id} - {None})
+        return self.ending.controls | own
 
     @property
     def stop(self) -> list[str]:
         """Texts that end an answer."""
-        return [self.tokenizer.decode(list(self.ending.ids), skip_special_tokens=False)]
+        runs = [[token] for token in sorted(self.ending.controls)] or [list(self.ending.text)]
+        return [self.tokenizer.decode(run, skip_special_tokens=False) for run in runs]
 
     @property
     def context(self) -> int:
@@ -83,6 +84,7 @@ def make_plan(tokens: Path, rows: int, answers: int) -> CheckPlan:
 def tokenizer_metadata(plan: CheckPlan) -> Overrides:
     """What the file must say so that a runner feeds it as training did, whatever the converter guessed from the tokenizer's files."""
     says: dict[str, str | int | bool] = {"tokenizer.ggml.add_bos_token": tokenization.begins_with_bos(plan.tokenizer)}
-    if plan.ending.is_control and plan.ending.ids[0] != plan.tokenizer.eos_token_id:
-        says["tokenizer.ggml.eot_token_id"] = plan.ending.ids[0]
+    # the file has room for one beside the EOS
+    for token in sorted(plan.ending.controls - {plan.tokenizer.eos_token_id}):
+        says["tokenizer.ggml.eot_token_id"] = token
     return says

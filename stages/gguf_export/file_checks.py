@@ -97,10 +97,13 @@ def verify_ends(model: Model, plan: CheckPlan) -> None:
         raise StageError(
             f"{model.name} has the EOS token {model.eos}, data/tokens' tokenizer {plan.tokenizer.eos_token_id}; merge again with that tokenizer"
         )
-    if plan.ending.is_control and not model.ends(plan.ending.ids[0]):
-        raise StageError(
-            f"{model.name} does not stop at token {plan.ending.ids[0]}, which ends every answer in data/tokens"
-        )
+    for token in sorted(plan.ending.controls):
+        if not model.ends(token):
+            only = " (template.train_on: last_assistant_turn trains those alone that end with another)"
+            raise StageError(
+                f"{model.name} does not stop at token {token}, which ends answers in data/tokens"
+                f"{only if len(plan.ending.controls) > 1 else ''}"
+            )
     within = next((token for question in plan.asked for token in question.gold if model.ends(token)), None)
     if within is not None:
         raise StageError(f"{model.name} would stop at token {within}, which stands within answers of data/tokens")
@@ -147,7 +150,7 @@ def summarize(
         "tokens": tokens,
         "answers": len(plan.asked),
         "stop": plan.stop,
-        "stops_by": "token" if plan.ending.is_control else "text",
+        "stops_by": "token" if plan.ending.controls else "text",
         "modelfile_template": plan.form is not None and go_template(plan.form) is not None,
     }
 

@@ -60,9 +60,16 @@ class HeldoutQuestion:
 class Ending:
     """What ends an assistant's turn in the data."""
 
-    ids: tuple[int, ...]
-    """One control token, or the tokens of a text where the vocabulary has none."""
-    is_control: bool
+    controls: frozenset[int]
+    """Control tokens, any of which does (gpt-oss has one for the last answer and one for those before); empty: a text does."""
+    text: tuple[int, ...] = ()
+    """The tokens of that text, where the vocabulary has no token for it."""
+
+    def length(self, answer: Sequence[int]) -> int:
+        """How many tokens at the end of an answer are what ends it; 0: it is cut off."""
+        if self.controls:
+            return int(bool(answer) and answer[-1] in self.controls)
+        return len(self.text) if tuple(answer[-len(self.text) :]) == self.text else 0
 
 
 def read_examples(tokens: Path, rows: int) -> tuple[str, list[Example]]:
@@ -96,13 +103,15 @@ def find_ending(examples: Sequence[Example], control: frozenset[int], closing: S
     Raises StageError where the answers end in nothing that could stop a model.
     """
     answers = [example.ids[begin:end] for example in examples for begin, end in example.spans()]
-    last = {answer[-1] for answer in answers}
-    if len(last) == 1 and last <= control:
-        return Ending((last.pop(),), is_control=True)
+    if all(answer[-1] in control for answer in answers):
+        # gpt-oss ends thoughts and earlier answers with the same token: where it stands within answers it ends none
+        within = {token for answer in answers for token in answer[:-1]}
+        if ends := frozenset(answer[-1] for answer in answers) - within:
+            return Ending(ends)
     for length in range(len(closing), 0, -1):
         ending = list(closing[:length])
         if all(answer[-length:] == ending for answer in answers):
-            return Ending(tuple(ending), is_control=False)
+            return Ending(frozenset(), tuple(ending))
     raise StageError(
         "the labelled answers of data/tokens end with no common token or text, so nothing would stop the exported model; "
         "the chat template must close an assistant's turn, and that end must be labelled (stage template)"
@@ -116,9 +125,8 @@ def questions(examples: Sequence[Example], ending: Ending, count: int) -> list[H
         offset = 0
         for begin, end in example.spans():
             answer = example.ids[begin:end]
-            whole = tuple(answer[-len(ending.ids) :]) == ending.ids
-            gold = answer[: -len(ending.ids)] if whole else answer
-            limit = len(gold) + len(ending.ids)
+            gold = answer[: len(answer) - ending.length(answer)]
+            limit = len(gold) + max(1, len(ending.text))
             asked.append(HeldoutQuestion(example.row_id, example.ids[:begin], gold, limit, index, offset))
             offset += len(answer)
     return asked[:count]

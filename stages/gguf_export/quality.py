@@ -97,8 +97,7 @@ def strip_ending(answer: Sequence[int], ending: Ending, ends: frozenset[int]) ->
     """An answer without what ends it."""
     if answer and answer[-1] in ends:
         return list(answer[:-1])
-    size = len(ending.ids)
-    return list(answer[:-size]) if tuple(answer[-size:]) == ending.ids else list(answer)
+    return list(answer[: len(answer) - ending.length(answer)])
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

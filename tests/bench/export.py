@@ -120,7 +120,7 @@ def make_rows(folder: Path) -> None:
         write_arrow(folder / f"{split}.arrow", pa.table(table, schema=SCHEMA))
     summary = {
         "control_tokens": {"as_text": [], "added": {}},
-        "end_of_turn": {"text": "<|eot_id|>", "ids": [end], "special": True},
+        "end_of_turn": {"text": "<|eot_id|>", "ids": [end], "special": True, "inner": [end]},
         "answer": {"gap": "", "opens": "", "closes": ""},
         "vocabulary_size": tokenizer.get_vocab_size(),
     }

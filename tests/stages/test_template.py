@@ -183,7 +183,8 @@ def test_saved_tokenizer_gives_the_very_ids_and_ends_a_turn_with_its_eos(
     assert all(row.count(loaded.bos_token_id) == 1 for row in ids)
     assert (loaded.eos_token, loaded.pad_token) == ("<|eot_id|>", "<|finetune_right_pad_id|>")
     summary = read_json(tokens / SUMMARY)
-    assert summary["end_of_turn"] == {"text": "<|eot_id|>", "ids": [loaded.eos_token_id], "special": True}
+    ids = [loaded.eos_token_id]
+    assert summary["end_of_turn"] == {"text": "<|eot_id|>", "ids": ids, "special": True, "inner": ids}
     assert summary["vocabulary_size"] == len(loaded)
     assert (tokens / "tokenizer/tokenizer.json").read_bytes() == (llama_like / "tokenizer.json").read_bytes()
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from stages.chat.answer_form import find_answer_form
+from stages.chat.answer_form import find_answer_form, find_inner_ends
 from stages.chat.rendering import compile_template
 from stages.chat.template_choice import OURS
 from stages.contracts.tokens import AnswerForm
+from tests.stages.chat.test_encoding import CHATML, HARMONY_LIKE
 
 HEAD = "{% for m in messages %}{% if m.role == 'user' %}{{ '<u>' + m.content }}{% else %}"
 PROMPT = "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<a>' }}{% endif %}"
@@ -40,3 +41,10 @@ def test_our_templates_without_thoughts_have_nothing_there(name: str) -> None:
         (OURS / f"{name}.jinja").read_text(encoding="utf-8"), {"bos_token": "<s>"}, "26 Jul 2024"
     )
     assert find_answer_form(template)["gap"] == ""
+
+
+def test_inner_end_is_the_control_token_that_ends_no_last_answer() -> None:
+    controls = {1: "<|start|>", 2: "<|message|>", 3: "<|end|>", 4: "<|return|>", 5: "<|im_end|>", 6: "<|im_start|>"}
+    harmony, chatml = (compile_template(source, {}, "26 Jul 2024") for source in (HARMONY_LIKE, CHATML))
+    assert find_inner_ends(harmony, controls) == {3}
+    assert find_inner_ends(chatml, controls) == frozenset()

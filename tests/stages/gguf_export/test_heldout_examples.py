@@ -8,7 +8,7 @@ from stages.gguf_export.heldout_examples import Ending, Example, find_ending, qu
 from tests.arrow_files import write_arrow
 
 ROW = Example("r", [1, 10, 11, 20, 21, 9, 12, 22, 9], [-100, -100, -100, 20, 21, 9, -100, 22, 9])
-TURN = Ending((9,), is_control=True)
+TURN = Ending(frozenset({9}))
 
 
 def test_spans_are_the_labelled_runs_and_targets_their_tokens() -> None:
@@ -32,7 +32,20 @@ def test_ending_is_the_control_token_that_every_answer_ends_with() -> None:
 
 def test_ending_without_a_control_token_is_the_text_that_closes_an_answer() -> None:
     row = Example("r", [10, 20, 31, 32, 10, 20, 21, 31, 32], [-100, 20, 31, 32, -100, 20, 21, 31, 32])
-    assert find_ending([row], frozenset(), [31, 32, 33]) == Ending((31, 32), is_control=False)
+    assert find_ending([row], frozenset(), [31, 32, 33]) == Ending(frozenset(), (31, 32))
+
+
+def test_several_control_tokens_end_answers_but_none_that_stands_within_one() -> None:
+    first, last = (
+        Example("a", [1, 20, 8, 12, 21, 9], [-100, 20, 8, -100, 21, 9]),
+        Example("b", [1, 30, 9], [-100, 30, 9]),
+    )
+    assert find_ending([first, last], frozenset({8, 9}), []) == Ending(frozenset({8, 9}))
+    assert [question.gold for question in questions([first, last], Ending(frozenset({8, 9})), 9)] == [[20], [21], [30]]
+    thinks = Example("c", [1, 40, 8, 41, 9], [-100, 40, 8, 41, 9])
+    found = find_ending([first, thinks], frozenset({8, 9}), [])
+    assert found == Ending(frozenset({9}))
+    assert [question.gold for question in questions([thinks], found, 9)] == [[40, 8, 41]]
 
 
 def test_answers_without_a_common_end_are_refused() -> None:
