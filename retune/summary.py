@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stages.contracts.messages import FATES
 from stages.core.files import read_json
 
 DATA = Path("data")
@@ -46,7 +47,9 @@ def read_summary(data: Path) -> dict[str, Any]:
         *sorted(data.glob("merged/*.safetensors")),
     ]
     return {
-        "rows": {key: rows[key] for key in ("raw", "train", "heldout", "rejected", "excluded")},
+        "rows": {key: rows[key] for key in ("raw", *FATES)},
+        "flags": {flag: told["rows"] for flag, told in rows["flags"].items()},
+        "seen": rows["seen"],
         "rejected_by_template": sum(tokens["rejected"].values()),
         "trained_tokens": tokens["splits"]["train"]["labelled_tokens"],
         "loss": [metrics["base"]["loss"], metrics["tuned"]["loss"]],
@@ -83,9 +86,11 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows = found["rows"]
     kept = rows["train"] + rows["heldout"] - found["rejected_by_template"]
     aside = rows["rejected"] + found["rejected_by_template"]
-    excluded = f", {rows['excluded']} excluded" if rows["excluded"] else ""
+    others = {"repeated": "repeated", "near_heldout": "near held-out ones", "excluded": "excluded"}
+    more = "".join(f", {rows[fate]:,} {word}" for fate, word in others.items() if rows[fate])
     told = [
-        ("rows", f"{rows['raw']:,} in, {kept:,} kept ({rows['heldout']:,} held out), {aside:,} rejected{excluded}"),
+        ("rows", f"{rows['raw']:,} in, {kept:,} kept ({rows['heldout']:,} held out), {aside:,} rejected{more}"),
+        *flag_and_seen_lines(found),
         ("labelled tokens", f"{found['trained_tokens']:,} in the training rows"),
         ("held-out loss", format_change(found["loss"], "{:.4f}")),
         ("answers right", format_change(found["answers_right"], "{:.1%}")),
@@ -111,6 +116,13 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     return told
+
+
+def flag_and_seen_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is told of rows that are kept, and what the held-out ones measure."""
+    flags = ", ".join(f"{rows:,} {flag}" for flag, rows in found["flags"].items())
+    told = [("flagged", f"{flags} (`data/messages/summary.json` names the first ones)")] if flags else []
+    return [*told, ("held out", found["seen"]["says"])] if found["rows"]["heldout"] else told
 
 
 def format_change(values: list[float | None], form: str) -> str:

@@ -31,6 +31,7 @@ from stages.core.files import read_json, write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
 from stages.reporting.provenance import check_bytes, check_chain, model_files
+from stages.reporting.row_checks import judge_rows
 
 log = logging.getLogger("retune")
 
@@ -50,9 +51,17 @@ class AuditParams(Params):
     """The floors below which a model does not pass. A floor of null is not asked."""
 
     max_rejected_share: Share
-    """Share of the source's rows that may be set aside. With more the data counts as broken."""
+    """Share of the source's rows that rules may reject. Those of standardize and of template together; with more the data counts as broken."""
+    max_repeated_share: Share | None
+    """Share of the source's rows that may repeat others; null: not asked. Duplicates, and near duplicates where they are dropped: they cost nothing but
+    their number."""
+    max_near_heldout_share: Share | None
+    """Share of rows that may nearly repeat a held-out one; null: not asked. They are not trained; with many the data is one of few texts."""
     min_heldout_rows: Annotated[int, Field(ge=0)]
     """Held-out conversations that an evaluation needs to mean something."""
+    max_seen_answers: Share | None
+    """Share of held-out answers that may stand in training, too; null: not asked. Where all do, held-out figures measure memory
+    (`standardize.group_by`); of labels, such as yes and no, all do."""
     min_labelled_share: Share
     """Share of the training tokens that carry a label, at least. Next to 0 means that the mask trains on nothing."""
     min_loss_gain: float | None
@@ -85,13 +94,14 @@ def audit(
     checks = [
         *check_chain(chain, records),
         found,
-        *judge_rows(read_json(messages / message_files.SUMMARY), params),
+        *judge_rows(
+            read_json(messages / message_files.SUMMARY), read_json(tokens / token_files.SUMMARY), params.model_dump()
+        ),
         *judge_tokens(
             read_parquet(messages / message_files.MESSAGES, ["row_id", "split"]),
             tokens,
             read_parquet(adapter / adapter_files.LEDGER, ["row_id"]),
         ),
-        *judge_labels(read_json(tokens / token_files.SUMMARY), params),
         *judge_quality(read_json(metrics), params),
         *judge_merge(read_json(merged / merged_files.CHECKS)),
         *judge_ggufs(read_json(ggufs / gguf_files.CHECKS), params),
@@ -109,24 +119,6 @@ def audit(
     if not found["passed"]:
         raise Refusal(f"{found['says']}. `dvc repro` puts the recorded bytes back, or makes them again")
     log.info("%s", found["says"])
-
-
-def judge_rows(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
-    """No row vanishes, not too many are set aside, enough are held out."""
-    raw = summary["raw"]
-    told = {key: summary[key] for key in ("train", "heldout", "rejected", "excluded")}
-    lost = [source["source"] for source in summary["sources"] if source["raw"] != sum(source[key] for key in told)]
-    whole = sum(told.values()) == raw == sum(source["raw"] for source in summary["sources"])
-    says = f"{raw} rows = " + " + ".join(f"{count} {key}" for key, count in told.items())
-    if lost:
-        says += f"; the rows of {', '.join(lost)} do not add up"
-    yield make_check("rows_accounted", sum(told.values()), raw, passed=whole and not lost, says=says)
-    share, most = summary["rejected"] / raw if raw else 1.0, params.max_rejected_share
-    says = f"{summary['rejected']} of {raw} rows were set aside ({share:.1%}, at most {most:.1%}: audit.max_rejected_share)"
-    yield make_check("rejected_share", share, most, passed=share <= most, says=says)
-    held = summary["heldout"]
-    says = f"{held} conversations are held out (at least {params.min_heldout_rows}: audit.min_heldout_rows)"
-    yield make_check("heldout_rows", held, params.min_heldout_rows, passed=held >= params.min_heldout_rows, says=says)
 
 
 def judge_tokens(rows: pa.Table, tokens: Path, ledger: pa.Table) -> Iterator[dict[str, Any]]:
@@ -148,17 +140,6 @@ def judge_tokens(rows: pa.Table, tokens: Path, ledger: pa.Table) -> Iterator[dic
     foreign = trained - train
     says = f"{len(trained)} conversations were trained, {len(foreign)} of them not from the training rows"
     yield make_check("ledger", len(foreign), 0, passed=not foreign and bool(trained), says=says)
-
-
-def judge_labels(summary: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
-    """The mask trains on something."""
-    train = summary["splits"]["train"]
-    share, least = train["labelled_tokens"] / train["tokens"] if train["tokens"] else 0.0, params.min_labelled_share
-    says = (
-        f"{train['labelled_tokens']} of {train['tokens']} training tokens carry a label "
-        f"({share:.1%}, at least {least:.1%}: audit.min_labelled_share)"
-    )
-    yield make_check("labelled_share", share, least, passed=share >= least, says=says)
 
 
 def judge_quality(metrics: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:

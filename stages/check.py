@@ -27,6 +27,16 @@ from stages.llama_cpp.quantization_names import OURS, QUANTIZATIONS, describe_un
 PROJECT = Path(__file__).resolve().parents[1]
 """The folder with dvc.yaml, which lists the stages, and with the code of each."""
 
+WITHOUT_HELDOUT = {
+    ("standardize", "group_by"): None,
+    ("audit", "max_near_heldout_share"): None,
+    ("audit", "min_heldout_rows"): 0,
+    ("audit", "max_seen_answers"): None,
+    ("audit", "min_loss_gain"): None,
+    ("audit", "min_exact_match"): None,
+}
+"""{(section, key): the one value} of params that say nothing where nothing is held out."""
+
 
 def check(parameters: Input, checked: Output) -> None:
     """Say every error of params.yaml at once, or write that there is none."""
@@ -94,11 +104,10 @@ def find_contradictions(params: Mapping[str, Any]) -> list[str]:
         found.append("merge.into: must be base16 where train.load_in_4bit is false: training never saw the base in NF4")
     found += [f"audit.gguf.{name}: {describe_unknown(name)}" for name in audit["gguf"] if name not in QUANTIZATIONS]
     if params["standardize"]["heldout_fraction"] == 0:
-        floors = {"min_heldout_rows": 0, "min_loss_gain": None, "min_exact_match": None}
         found += [
-            f"audit.{floor}: must be {'null' if free is None else free} where nothing is held out (standardize.heldout_fraction is 0)"
-            for floor, free in floors.items()
-            if audit[floor] != free
+            f"{section}.{key}: must be {'null' if free is None else free} where nothing is held out (standardize.heldout_fraction is 0)"
+            for (section, key), free in WITHOUT_HELDOUT.items()
+            if params[section][key] != free
         ]
     return found
 

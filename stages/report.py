@@ -15,7 +15,6 @@ from typing import Annotated, Any, NamedTuple
 
 import jinja2
 from pydantic import Field
-from tokenizers import Tokenizer
 
 from stages.arrow.tables import read_parquet
 from stages.chat import row_rules as template_rules
@@ -25,19 +24,19 @@ from stages.contracts.audit import PROVENANCE, VERDICT
 from stages.contracts.gguf import ExportChecks as GgufChecks
 from stages.contracts.merged import MergeChecks
 from stages.conversations import row_rules as standardize_rules
+from stages.conversations.row_rules import PRIVATE
 from stages.core.files import read_json, write_json, write_text
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
 from stages.reporting.numbers import NOTHING, format_percent, format_small
-from stages.reporting.token_view import control_ids, spread, token_runs, visible
+from stages.reporting.shown_rows import find_private_rows, leave_out, read_conversations
+from stages.reporting.token_view import visible
 
 PAGES = Path(__file__).parent / "reporting" / "pages"
 WIDTH, HEIGHT = 640, 200
 """Of the loss curve, in CSS pixels."""
 CONVERSATIONS = 4
 """Training conversations shown, at most: they are long, and `retune preview` shows as many as one likes."""
-SHOWN_TOKENS = 800
-"""Of one conversation, at most."""
 
 
 class ReportParams(Params):
@@ -79,6 +78,7 @@ def report(
 ) -> None:
     """Gather what the stages wrote, render both pages, and put the figures that are worth a comparison into one file."""
     log = [json.loads(line) for line in steps.read_text(encoding="utf-8").splitlines()]
+    private = find_private_rows(read_parquet(messages / message_files.MESSAGES, ["row_id", "flags"]), PRIVATE)
     verdict, provenance, checks = read_json(audit / VERDICT), read_json(audit / PROVENANCE), read_json(ggufs)
     facts = {
         "params": params,
@@ -92,8 +92,8 @@ def report(
         "steps": log,
         "curves": draw_curves(log),
         "metrics": read_json(metrics),
-        "answers": read_parquet(answers).slice(0, params.examples).to_pylist(),
-        "conversations": read_conversations(tokens, min(params.examples, CONVERSATIONS)),
+        "answers": leave_out(read_parquet(answers), private).slice(0, params.examples).to_pylist(),
+        "conversations": read_conversations(tokens, min(params.examples, CONVERSATIONS), private),
         "merges": describe_merges(read_json(merge)),
         "ggufs": {
             **checks,
@@ -142,29 +142,6 @@ def gather_figures(merge: MergeChecks, ggufs: GgufChecks) -> dict[str, Any]:
         "merged": ggufs["merged"],
         "gguf": files,
     }
-
-
-def read_conversations(tokens: Path, count: int) -> list[dict[str, Any]]:
-    """Training rows, evenly spread, as the model sees them: {row_id, tokens, trained_tokens, runs, left_out: tokens not shown}."""
-    if not count:
-        return []
-    table = token_files.read_tokens(tokens / token_files.TRAIN)
-    tokenizer = Tokenizer.from_file(str(tokens / token_files.TOKENIZER / "tokenizer.json"))
-    controls = control_ids(tokenizer)
-    shown = []
-    for place in spread(table.num_rows, count):
-        row = table.slice(place, 1).to_pylist()[0]
-        ids, labels = row["input_ids"], row["labels"]
-        shown.append(
-            {
-                "row_id": row["row_id"],
-                "tokens": len(ids),
-                "trained_tokens": sum(label != token_files.NOT_TRAINED for label in labels),
-                "runs": token_runs(tokenizer, controls, ids[:SHOWN_TOKENS], labels[:SHOWN_TOKENS]),
-                "left_out": max(len(ids) - SHOWN_TOKENS, 0),
-            }
-        )
-    return shown
 
 
 def describe_merges(checks: MergeChecks) -> dict[str, Any]:

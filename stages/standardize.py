@@ -13,7 +13,6 @@ need fewer take the first ones by id.
 Worker processes judge rows by themselves; this process decides what depends on other rows, in their order, and writes.
 """
 
-import difflib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -32,11 +31,14 @@ from stages.contracts import raw as raw_contract
 from stages.conversations.dialect_detection import detect_dialect
 from stages.conversations.dialects import Dialect
 from stages.conversations.exclusions import read_exclusions
-from stages.conversations.judging import Judge, JudgedBatch, NearPolicy, judge_batch
-from stages.conversations.language import LANGUAGES
-from stages.conversations.near_rows import settle_near_rows
+from stages.conversations.flag_counts import COMMON_ROWS, COMMON_SHARE, FlagCounts
+from stages.conversations.grouping import check_group_column
+from stages.conversations.judging import Judge, JudgedBatch, judge_batch
+from stages.conversations.language import LANGUAGES, suggest_language
+from stages.conversations.near_rows import make_near_policy, settle_near_rows
 from stages.conversations.row_accounting import RowAccount
 from stages.conversations.schema_check import check_messages
+from stages.conversations.seen_share import SeenShare
 from stages.core.errors import StageError
 from stages.core.files import read_json, write_json
 from stages.core.params import Params, Runtime
@@ -88,6 +90,12 @@ class StandardizeParams(Params):
     aside (rule contaminated)."""
     languages: list[str] | None
     """Languages to keep, by ISO 639-1 code, such as [en, de]; null: all. Conversations in others are set aside (rule other_language)."""
+    group_by: str | None
+    """What rows share that are held out together: a column, or `answer`; null: nothing. Such as the wordings of one fact. The split follows from the
+    hash of the column's value, or of what the assistant says; a row without a value is a group of its own."""
+    flagged: Literal["keep", "drop"]
+    """What becomes of rows with HTML, odd answers, personal data or keys. keep: they are counted and trained; drop: they are set aside, by the
+    name of their flag. Of answers that very many rows have, none is set aside."""
 
     @field_validator("languages")
     @classmethod
@@ -95,28 +103,24 @@ class StandardizeParams(Params):
         """Accept the codes that texts can be told to be in."""
         if value == []:
             raise ValueError("no language is named, so every row would be set aside; null keeps all languages")
-        for code in value or ():
-            if code not in LANGUAGES:
-                near = (
-                    [code[:2].lower()]
-                    if code[:2].lower() in LANGUAGES
-                    else difflib.get_close_matches(code, LANGUAGES, 3, 0.5)
-                )
-                hint = f"; did you mean {' or '.join(sorted(near))}?" if near else ", such as en, de or zh"
-                raise ValueError(f"{code!r} is no ISO 639-1 code that is known here{hint}")
+        if unknown := next((code for code in value or () if code not in LANGUAGES), None):
+            raise ValueError(f"{unknown!r} is no ISO 639-1 code that is known here{suggest_language(unknown)}")
         return value
 
 
 def standardize(
     raw: Input, exclusions: Input, custom: Input, messages: Output, params: StandardizeParams, runtime: Runtime
 ) -> None:
-    """Turn the rows of data/raw into conversations; every row ends in train, heldout, rejected or excluded."""
+    """Turn the rows of data/raw into conversations; every row ends as one of contracts.messages.FATES."""
     rows, sources = raw / raw_contract.ROWS, read_json(raw / raw_contract.SOURCE)["sources"]
     if not count_rows(rows):
         raise StageError(
             "the dataset is empty: no row in it. Look at fetch_data.sources (and the split, for a hub dataset)."
         )
     dialects = detect_dialects(rows, sources)
+    check_group_column(
+        [(one["source"], read_records(rows, index)) for index, one in enumerate(sources)], params.group_by
+    )
     judge = Judge(
         dialects=dialects,
         exclusions=read_exclusions(exclusions),
@@ -126,18 +130,33 @@ def standardize(
         heldout_fraction=params.heldout_fraction,
         languages=params.languages,
         evaluation=read_evaluation_sets(custom, params.contamination),
-        near=near_policy(params),
+        near=make_near_policy(
+            params.near_duplicates, params.near_heldout, params.near_threshold, params.heldout_fraction
+        ),
+        group_by=params.group_by,
+        flagged=params.flagged,
     )
     messages.mkdir(parents=True)
-    account = RowAccount([source["source"] for source in sources], dialects, params.contamination)
-    kept = judge_rows(rows, judge, messages / ".waiting.arrow", account, runtime)
+    names = [source["source"] for source in sources]
+    account, seen, flags = RowAccount(names, dialects, params.contamination), SeenShare(), FlagCounts(names)
+    kept = flags.watch(seen.watch(judge_rows(rows, judge, messages / ".waiting.arrow", account, runtime)))
     write_parquet(messages / contract.MESSAGES, check_and_count(kept, account), contract.SCHEMA)
-    write_parquet(messages / contract.REJECTED, account.sort_rejected(), contract.REJECTED_SCHEMA)
+    rejected = account.sort_rejected()
+    flags.add_set_aside(rejected)
+    flags.add_common_answers(seen.find_common_answers(COMMON_SHARE, COMMON_ROWS), messages / contract.MESSAGES)
+    write_parquet(messages / contract.REJECTED, rejected, contract.REJECTED_SCHEMA)
     write_parquet(messages / contract.EXCLUDED, account.excluded, contract.EXCLUDED_SCHEMA)
     unmatched = judge.exclusions.find_unmatched(account.matched)
-    summary = {**account.summarize(), "exclusions_unmatched": len(unmatched)}
+    summary = {
+        **account.summarize(),
+        "exclusions_unmatched": len(unmatched),
+        "flags": flags.summarize(),
+        "seen": seen.summarize(params.group_by),
+    }
     write_json(messages / contract.SUMMARY, summary)
-    log.info("%s", account.describe())
+    for said in (account.describe(), flags.describe(), summary["seen"]["says"]):
+        if said:
+            log.info("%s", said)
     if unmatched:
         named = ", ".join(map(str, unmatched[:LINES])) + (" ..." if unmatched[LINES:] else "")
         log.warning(
@@ -177,16 +196,6 @@ def read_evaluation_sets(custom: Path, names: Sequence[str]) -> "EvaluationIndex
     return index_evaluation_sets(find_evaluation_files(custom, names))
 
 
-def near_policy(params: StandardizeParams) -> NearPolicy | None:
-    """What is done with near duplicates; None if nothing is."""
-    if params.near_duplicates == "off" and (params.near_heldout == "keep" or not params.heldout_fraction):
-        return None
-    from stages.dedup.prefilter import plan_sampling
-
-    plan = plan_sampling(params.near_duplicates, params.heldout_fraction, params.near_threshold)
-    return NearPolicy(params.near_duplicates, params.near_heldout, params.near_threshold, plan)
-
-
 def judge_rows(
     rows: Path, judge: Judge, waiting: Path, account: RowAccount, runtime: Runtime
 ) -> Iterator[pa.RecordBatch]:
@@ -208,7 +217,9 @@ def show_progress(batches: Iterator[JudgedBatch], total: int) -> Iterator[Judged
     with progress("standardizing", total) as advance:
         for batch in batches:
             # its libraries take half a second to load: here, while the workers work (they are forked by now)
-            Thread(target=check_messages, args=[batch.kept.slice(0, 0)], daemon=True).start()
+            Thread(
+                target=check_messages, args=[batch.kept.slice(0, 0).select(contract.SCHEMA.names)], daemon=True
+            ).start()
             yield batch
             break
         for batch in batches:

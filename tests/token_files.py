@@ -2,8 +2,9 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 from tokenizers import Tokenizer
@@ -32,11 +33,16 @@ def row_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[: message_files.ID_LENGTH]
 
 
-def write_token_files(data: Path, train: Sequence[tuple[str, str]], heldout: Sequence[tuple[str, str]] = ()) -> None:
+def write_token_files(
+    data: Path,
+    train: Sequence[tuple[str, str]],
+    heldout: Sequence[tuple[str, str]] = (),
+    flags: Mapping[str, list[str]] = MappingProxyType({}),
+) -> None:
     """data/raw, data/messages and data/tokens for (question, answer) rows, and rows set aside: one by each stage, a repetition of the
     first row, one excluded.
 
-    The ids are `row_id(question)`; of the rows set aside `row_id("rejected")`, `row_id("too long")` and `row_id("excluded")`.
+    `flags`: those of rows, by their question. The ids are `row_id(question)`; of the rows set aside `row_id("rejected")`, `row_id("too long")` and `row_id("excluded")`.
     """
     rows = [(*pair, split) for split, pairs in (("train", train), ("heldout", heldout)) for pair in pairs]
     (data / "raw").mkdir(parents=True)
@@ -53,6 +59,7 @@ def write_token_files(data: Path, train: Sequence[tuple[str, str]], heldout: Seq
             "near_duplicate_of": None,
             "tools": None,
             "options": None,
+            "flags": flags.get(question),
             "messages": [
                 {"role": role, "content": content, "tool_calls": None, "reasoning": None, "train": True}
                 for role, content in (("user", question), ("assistant", answer))

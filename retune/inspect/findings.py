@@ -34,6 +34,8 @@ NOTES = ("ignored", "handed_on", "nulls_removed", "numbers_as_text", "tools_not_
 """What data/messages' summary tells of keys that nothing reads, and of what was changed in reading."""
 ROLES, ROLE = 3, 20
 """Unknown roles that are told, and characters of each."""
+SET_ASIDE = ("rejected", "repeated", "near_heldout")
+"""What becomes of a row that a rule sets aside."""
 ORIGINS = 3
 """Origins that are told of each rule."""
 
@@ -62,7 +64,7 @@ def collect_findings(trial: TrialRun, examples: int, values: dict[str, Any]) -> 
         "rows": {
             "raw": pq.read_metadata(trial.raw / raw_files.ROWS).num_rows,
             **count_kept_rows(trial),
-            "rejected": sum(rule["rows"] for rule in rules),
+            **{fate: sum(rule["rows"] for rule in rules if rule["fate"] == fate) for fate in SET_ASIDE},
             "excluded": pq.read_metadata(trial.messages / message_files.EXCLUDED).num_rows,
         },
         "rules": rules,
@@ -70,12 +72,9 @@ def collect_findings(trial: TrialRun, examples: int, values: dict[str, Any]) -> 
             "heldout_fraction": values["standardize"]["heldout_fraction"],
             "max_length": values["template"]["max_length"],
         },
-        "gate": {
-            "heldout": summary["heldout"],
-            "rejected_share": summary["rejected"] / summary["raw"],
-            "min_heldout_rows": values["audit"]["min_heldout_rows"],
-            "max_rejected_share": values["audit"]["max_rejected_share"],
-        },
+        "gate": foretell_gate(summary, rules, count_kept_rows(trial)["heldout"], values["audit"]),
+        "flags": list_flags(summary),
+        "seen": summary["seen"],
         "unknown_roles": find_unknown_roles(trial, dialects),
         "contaminated": summary["contaminated"],
         "notes": {name: summary[name] for name in NOTES},
@@ -86,6 +85,40 @@ def collect_findings(trial: TrialRun, examples: int, values: dict[str, Any]) -> 
         "no_tokens": trial.no_tokens or None,
         "examples": list(shown),
     }
+
+
+def foretell_gate(
+    summary: dict[str, Any], rules: list[dict[str, Any]], heldout: int, floors: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures of the rows that the audit will judge, each with its floor.
+
+    Args:
+        summary: summary.json of data/messages.
+        rules: those of both stages that have set rows aside.
+        heldout: held-out rows behind the last stage that was tried.
+        floors: the section `audit` of params.yaml.
+    """
+    shares = {
+        f"{fate}_share": sum(rule["rows"] for rule in rules if rule["fate"] == fate) / summary["raw"]
+        for fate in SET_ASIDE
+    }
+    asked = ("min_heldout_rows", "max_seen_answers", *(f"max_{share}" for share in shares))
+    seen = summary["seen"]["answers"]["share"]
+    return {"heldout": heldout, "seen_answers": seen, **shares, **{floor: floors[floor] for floor in asked}}
+
+
+def list_flags(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """By flag, the one with the most rows first: {flag, meaning, rows, origins of the first ones}."""
+    found = [
+        {
+            "flag": flag,
+            "meaning": standardize_rules.FLAGS[flag],
+            "rows": told["rows"],
+            "origins": [{key: place[key] for key in ("source", "file", "line")} for place in told["places"]],
+        }
+        for flag, told in summary["flags"].items()
+    ]
+    return sorted(found, key=lambda flag: -int(flag["rows"]))
 
 
 def find_uses(trial: TrialRun, dialects: list[Dialect | None]) -> list[dict[str, Any]]:
@@ -109,7 +142,7 @@ def count_kept_rows(trial: TrialRun) -> dict[str, int]:
 
 
 def list_rejected(trial: TrialRun, names: list[str]) -> list[dict[str, Any]]:
-    """By rule, the one with the most rows first: {rule, stage, meaning, rows, origins of the first ones}."""
+    """By rule, the one with the most rows first: {rule, stage, fate, meaning, rows, origins of the first ones}."""
     lists = [("standardize", trial.messages / message_files.REJECTED, standardize_rules.RULES)]
     if trial.tokens:
         lists.append(("template", trial.tokens / token_files.REJECTED, template_rules.RULES))
@@ -119,8 +152,16 @@ def list_rejected(trial: TrialRun, names: list[str]) -> list[dict[str, Any]]:
         for rule in pc.unique(table["rule"]).to_pylist():
             rows = table.filter(pc.equal(table["rule"], rule))
             origins = [origin_of(item, names) for item in rows.slice(0, ORIGINS).to_pylist()]
+            fate = standardize_rules.fate_of(rule)
             found.append(
-                {"rule": rule, "stage": stage, "meaning": meanings[rule], "rows": rows.num_rows, "origins": origins}
+                {
+                    "rule": rule,
+                    "stage": stage,
+                    "fate": fate,
+                    "meaning": meanings[rule],
+                    "rows": rows.num_rows,
+                    "origins": origins,
+                }
             )
     return sorted(found, key=lambda rule: -rule["rows"])
 

@@ -7,6 +7,7 @@ from typing import Any
 from retune.inspect.note_lines import reading_lines
 from retune.terminal import describe_origin, heading, legend, paint_runs
 from stages.chat.row_rules import TOO_LONG
+from stages.contracts.messages import FATES
 from stages.dataset_files.file_kinds import COMPRESSED, OLDER_EXCEL, SEPARATED, ending_of
 from stages.reporting.token_view import Run, visible
 
@@ -25,6 +26,8 @@ FILES, COLUMNS = 5, 30
 """Files and columns that are named."""
 HEAD, TAIL = 500, 150
 """Characters that are shown of a long stretch of text: of its beginning, of its end."""
+SHORT = {"rejected": "rejected", "repeated": "repeated", "near_heldout": "near"}
+"""{what becomes of a row: the name of its field}."""
 RUNS = 80
 """Stretches that are shown of one conversation."""
 
@@ -123,29 +126,17 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
     kept = rows["train"] + rows["heldout"]
     yield heading(
         f"{rows['raw']:,} {'row' if rows['raw'] == 1 else 'rows'}: {kept:,} kept ({rows['train']:,} to train, {rows['heldout']:,} held out), "
-        f"{rows['rejected']:,} rejected, {rows['excluded']:,} excluded",
+        f"{rows['rejected']:,} rejected, {count_others(rows)}{rows['excluded']:,} excluded",
         colour=colour,
     )
     several = len(found["sources"]) > 1
-    for place, rule in enumerate(found["rules"]):
-        limit = f" ({found['params']['max_length']:,})" if rule["rule"] == TOO_LONG else ""
-        yield format_field(
-            "rejected" if not place else "", f"{rule['rows']:,} {rule['rule']}: {rule['meaning']}{limit}"
-        )
-        more = ", ..." if rule["rows"] > len(rule["origins"]) else ""
-        yield format_field("", f"    at {join_places(rule['origins'], several=several)}{more}")
-        if rule["rule"] == TOO_LONG and found["too_long"]:
-            yield format_field("", f"    {describe_lengths(found['too_long'], found['params']['max_length'])}")
-        yield from advise_on_encoding(rule)
-        if rule["rule"] == "unknown_role":
-            yield format_field("", f"    such as {', '.join(map(repr, found['unknown_roles']))}")
-        if rule["rule"] == "contaminated":
-            yield format_field(
-                "", f"    {', '.join(f'{rows:,} by {name}' for name, rows in found['contaminated'].items())}"
-            )
+    yield from rule_lines(found, several=several)
     if kept and found["rows_limit"] is None:
         for place, said in enumerate(gate_words(found)):
             yield format_field("gate" if not place else "", said)
+    yield from flag_lines(found, several=several)
+    if found["seen"]["answers"]["heldout"]:
+        yield format_field("held out", found["seen"]["says"])
     for about, said in reading_lines(found):
         yield format_field(about, said)
     if found["tokenizer"]:
@@ -160,6 +151,49 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
         )
 
 
+def rule_lines(found: Mapping[str, Any], *, several: bool) -> Iterator[str]:
+    """The rules that rows were set aside by, with places and what helps."""
+    named = set()
+    for rule in sorted(found["rules"], key=lambda rule: FATES.index(rule["fate"])):
+        limit = f" ({found['params']['max_length']:,})" if rule["rule"] == TOO_LONG else ""
+        yield format_field(
+            SHORT.get(rule["fate"], "") if rule["fate"] not in named else "",
+            f"{rule['rows']:,} {rule['rule']}: {rule['meaning']}{limit}",
+        )
+        named.add(rule["fate"])
+        yield from place_lines(rule, several=several)
+        if rule["rule"] == TOO_LONG and found["too_long"]:
+            yield format_field("", f"    {describe_lengths(found['too_long'], found['params']['max_length'])}")
+        yield from advise_on_encoding(rule)
+        if rule["rule"] == "unknown_role":
+            yield format_field("", f"    such as {', '.join(map(repr, found['unknown_roles']))}")
+        if rule["rule"] == "contaminated":
+            yield format_field(
+                "", f"    {', '.join(f'{rows:,} by {name}' for name, rows in found['contaminated'].items())}"
+            )
+
+
+def count_others(rows: Mapping[str, int]) -> str:
+    """Rows that were set aside for what other rows are, where there are some."""
+    words = {"repeated": "repeated", "near_heldout": "near held-out ones"}
+    return "".join(f"{rows[fate]:,} {word}, " for fate, word in words.items() if rows[fate])
+
+
+def place_lines(one: Mapping[str, Any], *, several: bool) -> Iterator[str]:
+    """Where the first rows of a rule or flag stand."""
+    more = ", ..." if one["rows"] > len(one["origins"]) else ""
+    yield format_field("", f"    at {join_places(one['origins'], several=several)}{more}")
+
+
+def flag_lines(found: Mapping[str, Any], *, several: bool) -> Iterator[str]:
+    """What is told of rows that no rule has set aside."""
+    rules = {rule["rule"] for rule in found["rules"]}
+    told = [flag for flag in found["flags"] if flag["flag"] not in rules]
+    for place, flag in enumerate(told):
+        yield format_field("flagged" if not place else "", f"{flag['rows']:,} {flag['flag']}: {flag['meaning']}")
+        yield from place_lines(flag, several=several)
+
+
 def gate_words(found: Mapping[str, Any]) -> Iterator[str]:
     """What the gate would refuse a model of these rows for: so much is known before it is trained."""
     gate = found["gate"]
@@ -168,11 +202,15 @@ def gate_words(found: Mapping[str, Any]) -> Iterator[str]:
             f"will ask for {gate['min_heldout_rows']:,} held-out rows (audit.min_heldout_rows), here are {gate['heldout']:,}: "
             f"a larger standardize.heldout_fraction (now {found['params']['heldout_fraction']}), more rows, or a lower floor"
         )
-    if gate["rejected_share"] > gate["max_rejected_share"]:
-        yield (
-            f"will refuse that {gate['rejected_share']:.1%} of the rows are set aside by `standardize`: more than "
-            f"{gate['max_rejected_share']:.1%} (audit.max_rejected_share)"
-        )
+    for share, what in (
+        ("rejected_share", "of the rows are rejected, by `standardize` and `template` together"),
+        ("repeated_share", "of the rows repeat others"),
+        ("near_heldout_share", "of the rows nearly repeat a held-out one"),
+        ("seen_answers", "of the held-out answers also stand in training"),
+    ):
+        most = gate[f"max_{share}"]
+        if most is not None and gate[share] is not None and gate[share] > most:
+            yield f"will refuse that {gate[share]:.1%} {what}: more than {most:.1%} (audit.max_{share})"
 
 
 def join_places(origins: Sequence[Mapping[str, object]], *, several: bool) -> str:

@@ -8,15 +8,29 @@ MESSAGES = "messages.parquet"
 REJECTED = "rejected.parquet"
 EXCLUDED = "excluded.parquet"
 SUMMARY = "summary.json"
-"""Counts: {raw, train, heldout, rejected, excluded, rules: {rule: rows}, dialects: {layout: rows kept}, sources: [{source, layout, raw, train, heldout,
-rejected, excluded}], near_duplicates: rows flagged, contaminated: {evaluation set: rows}, exclusions_unmatched: lines of data/exclusions.csv
-that no row has}; raw is the sum of the next four, in all and for each source.
+"""Counts: {raw, train, heldout, rejected, repeated, near_heldout, excluded, rules: {rule: rows}, dialects: {layout: rows kept}, sources: [{source, layout, raw,
+and the same counts}], near_duplicates: rows marked as such, contaminated: {evaluation set: rows}, exclusions_unmatched: lines of data/exclusions.csv that no
+row has, flags: {flag: {rows, places: the first three, [{row_id, source, file, line}]}}, seen}; raw is the sum of FATES, in all and for each source.
+
+`flags` counts the rows of messages.parquet, by its column `flags`, and those with an answer that more than 1 % of its rows have (`same_answer`; no row has
+it in its column); where `standardize.flagged` is drop, the rows that were set aside for a flag, each for its first.
+
+`seen`: {answers: {heldout, seen, share, different_in_train}, question_words: {heldout, seen, share, all_read}, says}. `answers.share`: of the answers of
+held-out rows (what an assistant says and may be trained on, with its calls; one that a row has twice counts once) those that a training row has, too. Answers
+of 200 characters or fewer are the same where case, white space and signs at the edges alone differ, longer ones letter by letter. `question_words.share`: of
+the different words in the users' messages of held-out rows those that stand in a user's message of a training row; words as stages/dedup/shingles.py has them.
+Of each split 2,000,000 characters of questions are read; where there are more, all_read is false, and the share is the least that it can be for the held-out
+words that were read. A share of nothing is null. `says`: both in words; empty where nothing is held out.
 
 And of the rows that break no rule, repetitions with them: {ignored: {columns: {name: rows}, message_keys: {place and name, such as
 messages[].name: rows}, more: names that are not listed} (keys that hold something and that nothing reads), handed_on: {place and name, such as
 tools[].x: rows} (keys of tools that the format has not: the chat template gets them), nulls_removed: rows that lost nulls which their file's
 columns had put into arguments, tools, options or parts, numbers_as_text: rows with an answer that is a number, true or false, tools_not_shown: rows with an untrained answer that calls a tool which they show nowhere,
 merged, greetings: rows that `standardize.turns` changed}."""
+
+FATES = ("train", "heldout", "rejected", "repeated", "near_heldout", "excluded")
+"""Where a row ends, one of them: kept in a split; rejected by a rule; repeated: as the rules duplicate and near_duplicate say; near_heldout: as the rule of
+this name says; excluded on request. rejected.parquet holds the third to fifth, each row with its rule."""
 
 ROLES = ("system", "user", "assistant", "tool")
 SPLITS = ("train", "heldout")
@@ -37,6 +51,8 @@ MESSAGE = pa.struct(
     ]
 )
 
+FLAGS = pa.list_(pa.string())
+
 SCHEMA = pa.schema(
     [
         pa.field("row_id", pa.string(), nullable=False),
@@ -48,6 +64,8 @@ SCHEMA = pa.schema(
         pa.field("tools", pa.string()),
         # what the row itself asks of the chat template (`chat_template_kwargs`): a JSON object; else null
         pa.field("options", pa.string()),
+        # what is told of a row that breaks no rule (row_rules.FLAGS, stages/conversations/flags.py); null where nothing is
+        pa.field("flags", FLAGS),
         pa.field("messages", pa.list_(pa.field("element", MESSAGE, nullable=False)), nullable=False),
     ]
 )

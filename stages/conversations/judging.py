@@ -6,7 +6,7 @@ What depends on other rows (duplicates, near duplicates, what is held out near i
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +20,11 @@ from stages.conversations.canonical import Conversation, read_conversation, spli
 from stages.conversations.canonical_message import calls_of, is_train, reasoning_of, text_with_thoughts
 from stages.conversations.dialects import Dialect
 from stages.conversations.exclusions import Exclusions
-from stages.conversations.row_notes import Note
+from stages.conversations.flags import find_flags, list_flags
+from stages.conversations.grouping import group_of
+from stages.conversations.row_notes import COLUMN, Note
 from stages.conversations.row_rules import CONTAMINATED, OTHER_LANGUAGE
+from stages.conversations.seen_share import SCHEMA, hash_answers
 from stages.dataset_files.file_kinds import COLUMNAR
 
 if TYPE_CHECKING:
@@ -63,6 +66,10 @@ class Judge:
     """What rows must not hold."""
     near: NearPolicy | None
     """What is done with near duplicates afterwards; None: nothing."""
+    group_by: str | None
+    """What decides the split in place of the row itself."""
+    flagged: str
+    """What becomes of flagged rows: `keep` or `drop`."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class JudgedBatch:
     """One batch, each row of it in one of the three tables, in their order."""
 
     kept: pa.RecordBatch
+    """Of seen_share.SCHEMA."""
     rejected: pa.RecordBatch
     excluded: pa.RecordBatch
     signs: "Signs | None"
@@ -114,7 +122,17 @@ def judge_batch(batch: pa.RecordBatch, judge: Judge) -> JudgedBatch:
         kept, more, contaminated = reject_by_text(kept, judge)
         rejected = sorted(rejected + more)
     origin = batch.select(ORIGIN_NAMES)
-    messages = build_messages(origin, kept, judge.heldout_fraction)
+    groups = [group_of(found, records[index], judge.group_by) for index, found in kept]
+    messages = build_messages(origin, kept, groups, judge.heldout_fraction)
+    flagged = find_flags(messages["messages"])
+    if flagged and judge.flagged == "drop":
+        stays = np.ones(len(kept), np.bool_)
+        stays[[row for row, _ in flagged]] = False
+        rejected = sorted(rejected + [(kept[row][0], kept[row][1].row_id, flags[0]) for row, flags in flagged])
+        kept, messages, flagged = list(compress(kept, stays)), messages.filter(pa.array(stays)), []
+    messages = add_columns(messages, list_flags(flagged, len(kept)), hash_answers([found for _, found in kept]))
+    notes = count_notes(found.notes for _, found in kept)
+    notes.pop((COLUMN, judge.group_by or ""), None)
     signs = None
     if judge.near:
         from stages.dedup.prefilter import compute_signs
@@ -127,7 +145,7 @@ def judge_batch(batch: pa.RecordBatch, judge: Judge) -> JudgedBatch:
         signs,
         frozenset(matched),
         contaminated,
-        count_notes(found.notes for _, found in kept),
+        notes,
     )
 
 
@@ -199,13 +217,14 @@ def heldout_rows(messages: pa.RecordBatch) -> NDArray[np.bool_]:
 
 
 def build_messages(
-    origin: pa.RecordBatch, kept: list[tuple[int, Conversation]], heldout_fraction: float
+    origin: pa.RecordBatch, kept: list[tuple[int, Conversation]], groups: list[str], heldout_fraction: float
 ) -> pa.RecordBatch:
-    """Conversations as Arrow; built from flat columns, four times as fast as from nested rows.
+    """Conversations as Arrow, without flags; built from flat columns, four times as fast as from nested rows.
 
     Args:
         origin: where the rows of the batch come from.
         kept: (index in the batch, conversation).
+        groups: of each the hash that its split follows from.
         heldout_fraction: as in standardize's params.
     """
     flat = [message for _, found in kept for message in found.messages]
@@ -227,14 +246,21 @@ def build_messages(
         [
             pa.array([found.row_id for _, found in kept], pa.string()),
             *taken.columns,
-            pa.array([split_of(found.row_id, heldout_fraction) for _, found in kept], pa.string()),
+            pa.array([split_of(group, heldout_fraction) for group in groups], pa.string()),
             pa.nulls(len(kept), pa.string()),
             pa.array([found.tools.decode() if found.tools else None for _, found in kept], pa.string()),
             pa.array([found.options.decode() if found.options else None for _, found in kept], pa.string()),
+            pa.nulls(len(kept), contract.FLAGS),
             lists,
         ],
         schema=contract.SCHEMA,
     )
+
+
+def add_columns(messages: pa.RecordBatch, flags: pa.Array, answers: pa.Array) -> pa.RecordBatch:
+    """The rows with their flags, and with ANSWERS beside them."""
+    columns = [flags if name == "flags" else messages[name] for name in messages.schema.names]
+    return pa.RecordBatch.from_arrays([*columns, answers], schema=SCHEMA)
 
 
 def build_set_aside(origin: pa.RecordBatch, rows: list[tuple[int, str, str]], schema: pa.Schema) -> pa.RecordBatch:

@@ -1,5 +1,6 @@
 """Texts in other languages than the asked ones, told by py3langid, whose model is in its wheel; loaded only where `languages` is asked for."""
 
+import difflib
 from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
@@ -53,3 +54,9 @@ def load_identifier() -> Any:  # noqa: ANN401 - py3langid ships no types
     found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     found.set_languages([*LANGUAGES, NO_LANGUAGE])
     return found
+
+
+def suggest_language(code: str) -> str:
+    """What to write in place of an unknown code, for the end of an error."""
+    near = [code[:2].lower()] if code[:2].lower() in LANGUAGES else difflib.get_close_matches(code, LANGUAGES, 3, 0.5)
+    return f"; did you mean {' or '.join(sorted(near))}?" if near else ", such as en, de or zh"

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages.contracts import messages as contract
 from stages.conversations.judging import JudgedBatch, NearPolicy, heldout_rows, whole_texts
 from stages.conversations.row_accounting import Mask, RowAccount, mark_rejected
 from stages.conversations.row_rules import NEAR_DUPLICATE, NEAR_HELDOUT
+from stages.conversations.seen_share import SCHEMA
 from stages.show.progress import progress
 
 if TYPE_CHECKING:
@@ -32,6 +32,15 @@ class Decision:
     """A held-out one."""
     earlier: NDArray[np.int64]
     """An earlier one."""
+
+
+def make_near_policy(duplicates: str, heldout: str, threshold: float, heldout_fraction: float) -> NearPolicy | None:
+    """What is done with near rows, by standardize's params; None if nothing is."""
+    if duplicates == "off" and (heldout == "keep" or not heldout_fraction):
+        return None
+    from stages.dedup.prefilter import plan_sampling
+
+    return NearPolicy(duplicates, heldout, threshold, plan_sampling(duplicates, heldout_fraction, threshold))
 
 
 class AllSigns:
@@ -89,7 +98,7 @@ def settle_near_rows(
     """
     ids: list[bytes] = []
     signs = AllSigns(total, near.sampling)
-    with pa.OSFile(str(waiting), "wb") as sink, pa.ipc.new_file(sink, contract.SCHEMA) as writer:
+    with pa.OSFile(str(waiting), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for judged in rows:
             batch, fresh = account.add_judged(judged)
             if judged.signs is not None:

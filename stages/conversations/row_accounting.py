@@ -13,7 +13,7 @@ from stages.contracts import messages as contract
 from stages.conversations.dialects import Dialect
 from stages.conversations.judging import JudgedBatch
 from stages.conversations.note_counts import NoteCounts
-from stages.conversations.row_rules import DUPLICATE, INVALID_UNICODE, RULES
+from stages.conversations.row_rules import DUPLICATE, INVALID_UNICODE, RULES, fate_of
 from stages.dataset_files.file_kinds import OLDER_EXCEL, SEPARATED, ending_of, place_in
 
 Mask = NDArray[np.bool_]
@@ -27,7 +27,7 @@ class RowAccount:
     def __init__(self, sources: Sequence[str], dialects: Sequence[Dialect | None], evaluation: Sequence[str]) -> None:
         """The sources' names and dialects, in their order; the evaluation sets' names."""
         self.sources, self.dialects, self.evaluation = sources, dialects, evaluation
-        self.counts = {fate: np.zeros(len(sources), np.int64) for fate in (*contract.SPLITS, "rejected", "excluded")}
+        self.counts = {fate: np.zeros(len(sources), np.int64) for fate in contract.FATES}
         """By source, how many rows ended so."""
         self.raw = np.zeros(len(sources), np.int64)
         self.rules: Counter[str] = Counter()
@@ -67,8 +67,11 @@ class RowAccount:
     def reject(self, rows: pa.RecordBatch) -> None:
         """Set rows of REJECTED_SCHEMA aside."""
         self.rejected.append(rows)
-        self.rules.update(rows["rule"].to_pylist())
-        self.counts["rejected"] += self.count_by_source(rows)
+        rules = rows["rule"].to_pylist()
+        self.rules.update(rules)
+        fates = np.array([fate_of(rule) for rule in rules], np.str_)
+        for fate in set(fates.tolist()):
+            self.counts[fate] += self.count_by_source(rows, fates == fate)
 
     def keep(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Count conversations that are to be written; they come back as they are."""
@@ -134,25 +137,31 @@ class RowAccount:
         return next((file for file in files if ending_of(file).startswith(SEPARATED)), "")
 
     def describe(self) -> str:
-        """One line for the log: `10 rows (messages: role/content): 8 train, 1 heldout, 1 rejected (1 duplicate: the same ...), 0 excluded`."""
+        """One line for the log: `10 rows (messages: role/content): 7 train, 1 heldout, 1 rejected (1 null_content: a message ...), 1 repeated (...), 0 excluded`."""
         names = dict.fromkeys(dialect.name for dialect in self.dialects if dialect)
-        most = sorted((rule for rule in RULES if self.rules[rule]), key=lambda rule: -self.rules[rule])
+        counts = {fate: int(counts.sum()) for fate, counts in self.counts.items()}
+        always = (*contract.SPLITS, "rejected", "excluded")
+        told = [
+            f"{count} {fate}{self.describe_rules(fate)}" for fate, count in counts.items() if count or fate in always
+        ]
+        flagged = f"; {self.near_duplicates} flagged as near duplicates" if self.near_duplicates else ""
+        by = ", ".join(f"{count} by {name}" for name, count in self.count_contaminated().items())
+        held = f"; contaminated: {by}" if by else ""
+        return f"{self.raw.sum()} rows ({', '.join(names) or 'no layout'}): {', '.join(told)}{flagged}{held}{self.notes.describe()}"
+
+    def describe_rules(self, fate: str) -> str:
+        """The rules by which rows ended so, in brackets, the one with the most rows first; empty where there are none."""
+        mine = [rule for rule in RULES if self.rules[rule] and fate_of(rule) == fate]
+        most = sorted(mine, key=lambda rule: -self.rules[rule])
         # one more takes no more room than to say that there is one more
         named = most if len(most) == TOLD + 1 else most[:TOLD]
         rules = ", ".join(f"{self.rules[rule]} {rule}: {RULES[rule]}" for rule in named)
         if len(named) < len(most):
             left = sum(self.rules[rule] for rule in most[TOLD:])
             rules += f", {left} by {len(most) - TOLD} other rules: data/messages/summary.json"
-        if file := self.find_file_not_utf8():
+        if INVALID_UNICODE in most and (file := self.find_file_not_utf8()):
             rules += f"; {file} {OLDER_EXCEL}"
-        counts = {fate: int(counts.sum()) for fate, counts in self.counts.items()}
-        flagged = f"; {self.near_duplicates} flagged as near duplicates" if self.near_duplicates else ""
-        by = ", ".join(f"{count} by {name}" for name, count in self.count_contaminated().items())
-        held = f"; contaminated: {by}" if by else ""
-        return (
-            f"{self.raw.sum()} rows ({', '.join(names) or 'no layout'}): {counts['train']} train, {counts['heldout']} heldout, "
-            f"{counts['rejected']} rejected{f' ({rules})' if rules else ''}, {counts['excluded']} excluded{flagged}{held}{self.notes.describe()}"
-        )
+        return f" ({rules})" if rules else ""
 
 
 def mark_rejected(kept: pa.RecordBatch, rule: str, of: pa.Array) -> pa.RecordBatch:

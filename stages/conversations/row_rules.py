@@ -43,6 +43,28 @@ CONTAMINATED = "contaminated"
 DUPLICATE = "duplicate"
 NEAR_HELDOUT = "near_heldout"
 NEAR_DUPLICATE = "near_duplicate"
+PLACEHOLDER_ANSWER = "placeholder_answer"
+ANSWER_REPEATS_QUESTION = "answer_repeats_question"
+HTML_LEFT_IN = "html_left_in"
+EMAIL_ADDRESS = "email_address"
+PHONE_NUMBER = "phone_number"
+SECRET_KEY = "secret_key"  # noqa: S105 - the name of a flag
+SAME_ANSWER = "same_answer"
+
+FLAGS: Mapping[str, str] = {
+    PLACEHOLDER_ANSWER: "an answer that is none, such as n/a, - or TODO",
+    ANSWER_REPEATS_QUESTION: "an answer that is its question again",
+    HTML_LEFT_IN: "HTML tags or entities outside of code",
+    EMAIL_ADDRESS: "an e-mail address",
+    PHONE_NUMBER: "a phone number, as it is written for abroad or in North America",
+    SECRET_KEY: "a key, token or password that looks like a secret",
+    SAME_ANSWER: "an answer that more than 1 % of the rows have",
+}
+"""{flag: what it means}: what is told of rows that break no rule. All but the last are told by the row itself, and are its rule where
+`standardize.flagged` is drop."""
+
+PRIVATE = frozenset({EMAIL_ADDRESS, PHONE_NUMBER, SECRET_KEY})
+"""Flags of rows whose text no page shows."""
 
 RULES: Mapping[str, str] = {
     INVALID_JSON: "the record is not JSON, or nested too deep",
@@ -83,8 +105,17 @@ RULES: Mapping[str, str] = {
     DUPLICATE: "the same conversation came before (the first one is kept)",
     NEAR_HELDOUT: "nearly repeats a held-out conversation, which would then measure what was trained",
     NEAR_DUPLICATE: "nearly repeats a conversation that came before (the first one is kept)",
+    **FLAGS,
 }
-"""{rule: what it means}, in the order in which they are looked at; the keys are the values of data/messages' rejected.parquet, column `rule`."""
+"""{rule: what it means}, in the order in which they are looked at, but for the flags; the keys are the values of data/messages' rejected.parquet, column `rule`."""
+
+OTHER_FATES: Mapping[str, str] = {DUPLICATE: "repeated", NEAR_DUPLICATE: "repeated", NEAR_HELDOUT: NEAR_HELDOUT}
+"""{rule: fate} of the rules that say nothing against a row itself (contracts.messages.FATES)."""
+
+
+def fate_of(rule: str) -> str:
+    """What the rows of a rule are counted as: rejected, repeated or near_heldout."""
+    return OTHER_FATES.get(rule, "rejected")
 
 
 class Rejected(Exception):  # noqa: N818 - no error of the program's: a row that a rule sets aside

@@ -73,6 +73,7 @@ def schema() -> "pandera.DataFrameSchema":
             "near_duplicate_of": pandera.Column(pl.String, nullable=True),
             "tools": pandera.Column(pl.String, nullable=True),
             "options": pandera.Column(pl.String, nullable=True),
+            "flags": pandera.Column(pl.List(pl.String), nullable=True),
             "messages": pandera.Column(
                 pl.List(message),
                 [

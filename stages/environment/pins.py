@@ -14,10 +14,12 @@ PINNED = {
     "data": [
         *TOKENS,
         "datasets",
+        "detect-secrets",
         "huggingface-hub",
         "numpy",
         "orjson",
         "pandera",
+        "phonenumberslite",
         "polars",
         "py3langid",
         "python-calamine",

@@ -16,6 +16,7 @@ from retune.inspect.command import locate
 from retune.inspect.findings import percentile
 from retune.use.overrides import apply_overrides
 from stages.arrow.tables import read_parquet
+from stages.contracts.messages import FATES
 from stages.conversations.canonical import canonical_form
 from stages.conversations.dialect_detection import recognize
 from stages.conversations.row_rules import DUPLICATE, RULES
@@ -76,7 +77,7 @@ def test_inspect_tells_what_is_recognized_shows_rows_and_counts_them(retune: Run
     assert said.count("<|begin_of_text|>") == 10
     assert "\u27e6in the attic, 0.<|eot_id|>\u27e7" in said
     assert "43 rows: 40 kept (" in said
-    assert "3 rejected, 0 excluded" in said
+    assert "1 rejected, 2 repeated, 0 excluded" in said
     assert "2 duplicate: the same conversation came before" in said
     assert "at talk.jsonl:41, talk.jsonl:43\n" in said
     assert "1 ends_without_answer: " in said
@@ -94,11 +95,12 @@ def test_inspect_json_has_the_same_facts(retune: Run, demo: Path) -> None:
     done = retune("inspect", "talk.jsonl", "--json", cwd=demo)
     assert (done.returncode, done.stderr.strip()) == (0, "") or "held out" in done.stderr
     found = json.loads(done.stdout)
-    assert found["rows"]["raw"] == 13 == sum(found["rows"][key] for key in ("train", "heldout", "rejected", "excluded"))
+    assert found["rows"]["raw"] == 13 == sum(found["rows"][key] for key in FATES)
     assert found["rules"] == [
         {
             "rule": "duplicate",
             "stage": "standardize",
+            "fate": "repeated",
             "meaning": RULES[DUPLICATE],
             "rows": 1,
             "origins": [{"source": "data/custom/talk.jsonl", "file": "talk.jsonl", "line": 13}],
@@ -290,7 +292,10 @@ def test_inspect_tells_what_the_gate_will_ask_for(retune: Run, demo: Path) -> No
     (demo / "few.jsonl").write_text(jsonl([*map(sharegpt, range(30)), *[bad] * 10]))
     said = retune("inspect", "few.jsonl", cwd=demo).stdout
     assert re.search(r"gate +will ask for 50 held-out rows \(audit.min_heldout_rows\), here are \d:", said)
-    assert "will refuse that 25.0% of the rows are set aside by `standardize`: more than 5.0%" in said
+    assert (
+        "will refuse that 25.0% of the rows are rejected, by `standardize` and `template` together: more than 5.0%"
+        in said
+    )
     said = retune(
         "inspect", "few.jsonl", "--set", "audit.min_heldout_rows=0", "--set", "audit.max_rejected_share=0.25", cwd=demo
     ).stdout
@@ -373,7 +378,7 @@ def test_inspect_recognizes_the_files_of_other_projects(retune: Run, demo: Path,
     done = retune("inspect", str(SHARED / name), "--json", cwd=demo)
     found = json.loads(done.stdout)
     assert done.returncode == 0 if found["rows"]["train"] + found["rows"]["heldout"] else 3
-    assert found["rows"]["raw"] == sum(found["rows"][key] for key in ("train", "heldout", "rejected", "excluded"))
+    assert found["rows"]["raw"] == sum(found["rows"][key] for key in FATES)
 
 
 def test_inspect_with_a_template_that_the_tokenizer_cannot_write_says_so(retune: Run, demo: Path) -> None:

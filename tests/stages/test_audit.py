@@ -13,6 +13,7 @@ from stages.contracts import adapter, gguf, merged, messages, tokens
 from stages.core.errors import Refusal, StageError
 from stages.core.files import read_json, sha256_files, sha256_tree, write_json
 from stages.gate import GateParams, gate
+from stages.reporting.row_checks import judge_rows
 from tests.arrow_files import write_arrow
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 PARAMS = AuditParams.model_validate(
     {
         "max_rejected_share": 0.3,
+        "max_repeated_share": 0.25,
+        "max_near_heldout_share": None,
         "min_heldout_rows": 1,
+        "max_seen_answers": 0.5,
         "min_labelled_share": 0.1,
         "min_loss_gain": 0.5,
         "min_exact_match": 0.9,
@@ -50,12 +54,25 @@ class World:
         self.records: dict[str, Any] = {}
         self.break_records: Callable[[], object] = lambda: None
         self.break_bytes: Callable[[], object] = lambda: None
-        self.rows = {"raw": 6, "train": 3, "heldout": 1, "rejected": 1, "excluded": 1}
+        self.rows = {
+            "raw": 10,
+            "train": 3,
+            "heldout": 1,
+            "rejected": 1,
+            "repeated": 2,
+            "near_heldout": 2,
+            "excluded": 1,
+        }
+        self.seen = {"answers": {"heldout": 4, "seen": 1, "share": 0.25}, "says": "1 of 4 stand in training"}
         self.second = dict.fromkeys(self.rows, 0)
         """Those of them that are the second source's."""
         self.split = {"a": "train", "b": "train", "c": "train", "h": "heldout"}
         self.train, self.heldout, self.refused, self.trained = ["a", "b"], ["h"], ["c"], ["a", "b"]
-        self.labels = {"splits": {"train": {"tokens": 100, "labelled_tokens": 40}}}
+        self.labels: dict[str, Any] = {
+            "rows_in": 4,
+            "splits": {"train": {"tokens": 100, "labelled_tokens": 40}, "heldout": {"rows": 1}},
+            "rejected": {"too_long": 1},
+        }
         self.metrics: dict[str, Any] = {
             "base": {"loss": 2.0, "exact_match": 0.0},
             "tuned": {"loss": 0.5, "exact_match": 0.95},
@@ -75,7 +92,7 @@ class World:
             (root / folder).mkdir(exist_ok=True)
         first = {key: count - self.second[key] for key, count in self.rows.items()}
         sources = [{"source": "one", **first}, {"source": "two", **self.second}]
-        write_json(root / "messages" / messages.SUMMARY, {**self.rows, "sources": sources})
+        write_json(root / "messages" / messages.SUMMARY, {**self.rows, "sources": sources, "seen": self.seen})
         origin = {"row": 0, "source": 0, "file": "f", "line": 1}
         said = {
             **{name: [value] * len(self.split) for name, value in origin.items()},
@@ -84,6 +101,7 @@ class World:
             "near_duplicate_of": [None] * len(self.split),
             "tools": [None] * len(self.split),
             "options": [None] * len(self.split),
+            "flags": [None] * len(self.split),
             "messages": [[{"role": "user", "content": "x", "tool_calls": None, "reasoning": None, "train": True}]]
             * len(self.split),
         }
@@ -151,9 +169,14 @@ BREAKS = {
     "chain": lambda world: setattr(
         world, "break_records", lambda: world.records["template"]["inputs"]["messages"].update(sha256="other")
     ),
-    "rows_accounted": lambda world: world.rows.update(raw=7),
-    "rejected_share": lambda world: world.rows.update(rejected=3, train=1),
-    "heldout_rows": lambda world: world.rows.update(heldout=0, train=4),
+    "rows_accounted": lambda world: world.rows.update(raw=11),
+    "rejected_share": lambda world: (
+        world.rows.update(raw=9, near_heldout=1),
+        world.labels.update(rejected={"too_long": 2}),
+    ),
+    "repeated_share": lambda world: world.rows.update(repeated=3, near_heldout=1),
+    "heldout_rows": lambda world: world.labels["splits"]["heldout"].update(rows=0),
+    "seen_answers": lambda world: world.seen["answers"].update(share=0.75),
     "tokens_accounted": lambda world: world.refused.clear(),
     "no_leak": lambda world: (world.train.append("h"), world.trained.append("h")),
     "ledger": lambda world: world.trained.append("z"),
@@ -173,8 +196,35 @@ def test_audit_rows_that_one_source_lost_and_another_won_are_named(world: World)
     (reason,) = world.judge()["reasons"]
     assert (
         reason
-        == "rows_accounted: 6 rows = 3 train + 1 heldout + 1 rejected + 1 excluded; the rows of one, two do not add up"
+        == "rows_accounted: 10 rows = 3 train + 1 heldout + 1 rejected + 2 repeated + 2 near_heldout + 1 excluded; the rows of one, two do not add up"
     )
+
+
+def test_audit_rows_that_never_came_to_template_are_missed(world: World) -> None:
+    world.labels["rows_in"] = 3
+    (reason,) = world.judge()["reasons"]
+    assert reason.endswith("; 4 were kept and 3 came to `template`")
+
+
+def test_audit_what_template_rejects_counts_and_repetitions_do_not(world: World) -> None:
+    checks = {check["name"]: check for check in world.judge()["checks"]}
+    assert (checks["rejected_share"]["found"], checks["repeated_share"]["found"]) == (0.2, 0.2)
+    assert checks["rejected_share"]["says"].startswith(
+        "2 of 10 rows were rejected: 1 by standardize, 1 by template (20.0%"
+    )
+    assert checks["near_heldout_share"]["passed"] is None
+    assert checks["near_heldout_share"]["says"].endswith("(20.0%; audit.max_near_heldout_share asks nothing)")
+
+
+def test_audit_seen_answers_are_said_where_no_floor_is_asked(world: World) -> None:
+    floors = PARAMS.model_dump() | {"max_seen_answers": None}
+    world.judge()
+    rows, tokens_ = (
+        read_json(world.root / "messages" / messages.SUMMARY),
+        read_json(world.root / "tokens" / tokens.SUMMARY),
+    )
+    (seen,) = (check for check in judge_rows(rows, tokens_, floors) if check["name"] == "seen_answers")
+    assert (seen["passed"], seen["says"]) == (None, "1 of 4 stand in training")
 
 
 @pytest.mark.parametrize("name", BREAKS)

@@ -14,7 +14,6 @@ from stages.conversations import row_rules as standardize_rules
 from stages.core.files import write_json
 from stages.report import (
     HEIGHT,
-    SHOWN_TOKENS,
     WIDTH,
     ReportParams,
     describe_merges,
@@ -27,6 +26,7 @@ from stages.report import (
     format_small,
     report,
 )
+from stages.reporting.shown_rows import SHOWN_TOKENS
 from tests.token_files import ids_and_labels, write_token_files
 
 
@@ -124,12 +124,20 @@ def facts() -> dict[str, Any]:
             "inputs": {},
             "outputs": {},
         },
+        "standardize": {"params": {"flagged": "keep"}, "inputs": {}, "outputs": {}},
         "gguf": {"params": {"quantizations": ["q8_0", "q4_k_m"]}, "inputs": {}, "outputs": {}},
     }
     return {
         "audit/verdict.json": {"passed": True, "checks": [], "reasons": []},
         "audit/provenance.json": {"chain": chain},
-        "data/messages/summary.json": {"raw": 5, "rules": {"duplicate": 1}, "excluded": 1},
+        "data/messages/summary.json": {
+            "raw": 5,
+            "rules": {"duplicate": 1},
+            "excluded": 1,
+            "heldout": 1,
+            "flags": {},
+            "seen": {"says": "1 of 1 held-out answers also stand in training"},
+        },
         "data/tokens/summary.json": {
             "splits": {"train": {"rows": 2, "labelled_tokens": 9}, "heldout": {"rows": 1}},
             "rejected": {},
@@ -140,9 +148,14 @@ def facts() -> dict[str, Any]:
     }
 
 
-def made(root: Path, rows: list[tuple[str, str]], examples: int, **changed: Any) -> tuple[str, str]:
-    """The report's page and the model card of a run on (question, answer) rows; `changed` files by their stem."""
-    write_token_files(root / "data", rows, [("held", "out")])
+def made(
+    root: Path, rows: list[tuple[str, str]], examples: int, flagged: dict[str, list[str]] | None = None, **changed: Any
+) -> tuple[str, str]:
+    """The report's page and the model card of a run on (question, answer) rows; `changed` files by their stem.
+
+    `flagged`: flags of rows by their question.
+    """
+    write_token_files(root / "data", rows, [("held", "out")], flagged or {})
     for name, value in (facts() | {f"{stem}.json": value for stem, value in changed.items()}).items():
         write_json(root / name, value)
     (root / "steps.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "eval_loss": None}) + "\n")
@@ -254,6 +267,29 @@ def test_report_says_what_each_rule_means_in_the_words_of_its_stage(tmp_path: Pa
     assert f'{rule}</code><div class="soft">{template_rules.RULES[rule]}</div></td><td class="n">2<' in page
 
 
+def test_report_shows_flags_with_places_and_no_text_of_rows_with_personal_data(tmp_path: Path) -> None:
+    place = {"row_id": "cd" * 16, "source": "s", "file": "a.jsonl", "line": 7}
+    flags = {"email_address": {"rows": 2, "places": [place]}}
+    rows = facts()["data/messages/summary.json"] | {"flags": flags}
+    talks = [(f"question {number}", f"secret {number}") for number in range(3)]
+    page, card = made(
+        tmp_path,
+        talks,
+        12,
+        flagged={"question 1": ["html_left_in", "email_address"]},
+        **{"data/messages/summary": rows},
+    )
+    assert rows_of(page, "Flagged rows")[1] == [
+        f"email_address  {standardize_rules.FLAGS['email_address']}",
+        "2",
+        "cdcdcdcd: a.jsonl, 7",
+    ]
+    assert len(Talks(page).talks) == 2
+    assert "secret 1" not in page
+    for text in (page, card):
+        assert "What is held out: 1 of 1 held-out answers also stand in training." in text
+
+
 def test_report_model_card_names_every_source(tmp_path: Path) -> None:
     _, card = made(tmp_path, [("a", "b")], examples=0)
     assert "datasets:\n- o/one\n- o/two\n" in card
@@ -342,7 +378,7 @@ def test_report_marks_and_counts_what_is_not_judged_apart(tmp_path: Path) -> Non
     root = tmp_path / "passed"
     page, _ = made(root, [("a", "b")], 0, **{"audit/verdict": {"passed": True, "reasons": [], "checks": checks}})
     assert "Passed: all 1 checks" in page
-    assert "1 not judged" in page
+    assert "Not judged: 1, of which" in page
     assert [row[0] for row in rows_of(page, "The verdict, check by check")] == ["\N{CHECK MARK}", "\N{EN DASH}"]
     assert rows_of(page, "Files, each measured")[2][3] == "0.01", "a file's KL has its floor beside it"
 

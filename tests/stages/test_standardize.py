@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from retune.use.presets import read_preset
 from stages.arrow.tables import write_parquet
 from stages.contracts import raw as raw_contract
-from stages.contracts.messages import EXCLUDED_SCHEMA, REJECTED_SCHEMA, SCHEMA
+from stages.contracts.messages import EXCLUDED_SCHEMA, FATES, REJECTED_SCHEMA, SCHEMA
 from stages.conversations.canonical import canonical_json
 from stages.conversations.roles import ALIASES, CALL
-from stages.conversations.row_rules import RULES
+from stages.conversations.row_rules import FLAGS, RULES
 from stages.conversations.schema_check import check_messages
 from stages.core.errors import StageError
 from stages.core.files import write_json
@@ -44,6 +44,8 @@ PARAMS = {
     "near_threshold": 0.8,
     "contamination": [],
     "languages": None,
+    "group_by": None,
+    "flagged": "keep",
 }
 
 
@@ -90,8 +92,8 @@ class Result:
         rows = sorted(row["row"] for row in self.kept + self.rejected + self.excluded)
         assert rows == list(range(self.summary["raw"])), "every row ends in exactly one place"
         for counts in (self.summary, *self.summary["sources"]):
-            assert counts["raw"] == sum(counts[key] for key in ("train", "heldout", "rejected", "excluded"))
-        for key in ("raw", "train", "heldout", "rejected", "excluded"):
+            assert counts["raw"] == sum(counts[key] for key in FATES)
+        for key in ("raw", *FATES):
             assert self.summary[key] == sum(source[key] for source in self.summary["sources"])
         assert not list(folder.glob(".*")), "nothing is left over"
 
@@ -270,7 +272,7 @@ def test_every_rule_has_a_hostile_row() -> None:
     assert {rule for _, rule in HOSTILE} | {
         *("too_many_messages", "too_large", "other_language", "contaminated", "near_heldout", "near_duplicate"),
         "transcript_unreadable",  # of a layout of its own: tests/layouts.py
-    } == RULES.keys()
+    } == RULES.keys() - FLAGS.keys()
 
 
 def test_limits_reject_what_is_over_them_and_nothing_at_them(tmp_path: Path) -> None:
@@ -411,11 +413,12 @@ def test_sources_have_layouts_of_their_own_and_are_counted_apart(tmp_path: Path)
         (2, 2, "rows.jsonl"),
     ]
     assert [
-        (source["layout"], source["raw"], source["train"], source["rejected"]) for source in result.summary["sources"]
+        (source["layout"], source["raw"], source["train"], source["rejected"], source["repeated"])
+        for source in result.summary["sources"]
     ] == [
-        ("messages: role/content", 3, 2, 1),
-        ("instruction/input/output", 3, 3, 0),
-        ("messages: role/content", 2, 1, 1),
+        ("messages: role/content", 3, 2, 1, 0),
+        ("instruction/input/output", 3, 3, 0, 0),
+        ("messages: role/content", 2, 1, 0, 1),
     ]
     assert result.summary["dialects"] == {"messages: role/content": 3, "instruction/input/output": 3}
     by_row = {rejected["row"]: rejected for rejected in result.rejected}
