@@ -23,6 +23,7 @@ from stages.conversations import row_rules as standardize_rules
 from stages.conversations.canonical import canonical_form, parse_record
 from stages.conversations.dialect_detection import parse_objects
 from stages.conversations.dialects import Dialect
+from stages.conversations.note_counts import CHANGES
 from stages.conversations.roles import role_of
 from stages.core.files import read_json
 from stages.reporting.token_view import Run, control_ids, spread, token_runs
@@ -30,7 +31,7 @@ from stages.standardize import detect_dialects, read_records
 
 ROWS_TO_TRY = 200
 """Rows of each source that the uses of its columns are found by."""
-NOTES = ("ignored", "handed_on", "nulls_removed", "numbers_as_text", "tools_not_shown", "merged", "greetings")
+NOTES = ("ignored", "handed_on", *CHANGES)
 """What data/messages' summary tells of keys that nothing reads, and of what was changed in reading."""
 ROLES, ROLE = 3, 20
 """Unknown roles that are told, and characters of each."""

@@ -5,13 +5,17 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-CHANGED = {
-    "nulls_removed": ("nulls", "lost nulls that their file's columns put into arguments, tools, options or parts"),
-    "numbers_as_text": ("numbers", "have an answer that is a number, true or false: it is read as text"),
-    "tools_not_shown": ("calls", "call tools that they show nowhere: those answers are not trained"),
-    "merged": ("turns", "have neighbours of one role joined (standardize.turns)"),
-    "greetings": ("turns", "open with an answer, which is context (standardize.turns)"),
+from stages.conversations.note_counts import CHANGES, count_rows
+from stages.conversations.row_notes import GREETING, MERGED, NULLS_REMOVED, NUMBERS_AS_TEXT, TOOLS_NOT_SHOWN
+
+ABOUT = {
+    NULLS_REMOVED: "nulls",
+    NUMBERS_AS_TEXT: "numbers",
+    TOOLS_NOT_SHOWN: "calls",
+    MERGED: "turns",
+    GREETING: "turns",
 }
+"""What each change is about."""
 
 
 def reading_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -32,9 +36,9 @@ def note_lines(notes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"and {notes['ignored']['more']:,} keys more"
     for line in group_names(notes["handed_on"]):
         yield "handed on", f"{line} (the chat template gets them, and may not write them)"
-    for name, (about, words) in CHANGED.items():
-        if rows := notes[name]:
-            yield about, f"{count_rows(rows)} {words}"
+    for kind, words in CHANGES.items():
+        if rows := notes[kind]:
+            yield ABOUT[kind], f"in {count_rows(rows)} {words}"
 
 
 def group_names(names: Mapping[str, int]) -> list[str]:
@@ -44,8 +48,3 @@ def group_names(names: Mapping[str, int]) -> list[str]:
         f"{', '.join(name for name, _ in group)}: in {count_rows(rows)}"
         for rows, group in groupby(by_rows, key=itemgetter(1))
     ]
-
-
-def count_rows(rows: int) -> str:
-    """A number of rows in words."""
-    return f"{rows:,} {'row' if rows == 1 else 'rows'}"

@@ -24,7 +24,7 @@ words that were read. A share of nothing is null. `says`: both in words; empty w
 
 And of the rows that break no rule, repetitions with them: {ignored: {columns: {name: rows}, message_keys: {place and name, such as
 messages[].name: rows}, more: names that are not listed} (keys that hold something and that nothing reads), handed_on: {place and name, such as
-tools[].x: rows} (keys of tools that the format has not: the chat template gets them), nulls_removed: rows that lost nulls which their file's
+tools[].x: rows} (keys of tools that the format has not, and the row's options: the chat template gets them), nulls_removed: rows that lost nulls which their file's
 columns had put into arguments, tools, options or parts, numbers_as_text: rows with an answer that is a number, true or false, tools_not_shown: rows with an untrained answer that calls a tool which they show nowhere,
 merged, greetings: rows that `standardize.turns` changed}."""
 

@@ -20,7 +20,15 @@ from stages.conversations.message_reading import read_messages
 from stages.conversations.message_text import has_media_column
 from stages.conversations.repeated_keys import keep_first_values, seems_to_repeat_keys
 from stages.conversations.roles import CALL
-from stages.conversations.row_notes import COLUMN, NULLS_REMOVED, TOOLS_NOT_SHOWN, Note, note_columns
+from stages.conversations.row_notes import (
+    COLUMN,
+    HANDED_ON,
+    NULLS_REMOVED,
+    TOOLS_NOT_SHOWN,
+    Note,
+    note_columns,
+    shorten,
+)
 from stages.conversations.row_rules import (
     DUPLICATE_KEY,
     INVALID_JSON,
@@ -176,7 +184,7 @@ def read_form(row: Row, dialect: Dialect | None, turns: str, notes: list[Note]) 
     tools = defined
     if tools and messages and messages[0][0] == "system" and shows_tools(messages[0][1], orjson.loads(tools)):
         tools = None
-    options = read_options(row)
+    options = read_options(row, notes)
     note_columns(row, dialect.columns | columns | READ_COLUMNS, notes)
     if SECOND_SYSTEM in row:
         note_second_system(row, dialect, notes)
@@ -201,7 +209,7 @@ def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], by
     return read_form(row, dialect, STRICT, [])[:3]
 
 
-def read_options(row: Row) -> bytes | None:
+def read_options(row: Row, notes: list[Note]) -> bytes | None:
     """What the row asks of the chat template, as canonical JSON; None where it asks nothing. Raises Rejected."""
     value = row.get(OPTIONS_COLUMN)
     if isinstance(value, str) and value:
@@ -210,6 +218,7 @@ def read_options(row: Row) -> bytes | None:
         return None
     if not isinstance(value, dict):
         raise Rejected(OPTIONS_UNREADABLE)
+    notes += [(HANDED_ON, f"{OPTIONS_COLUMN}.{shorten(key)}") for key in value]
     return dump_canonical(value, OPTIONS_UNREADABLE)
 
 

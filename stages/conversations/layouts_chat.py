@@ -92,7 +92,9 @@ def exchange_turns(row: Row, *, column: str, question: str, answer: str) -> list
         if not isinstance(item, dict) or (question not in item and answer not in item):
             raise Rejected(LAYOUT)
         turns += system_turns(item, ("system",))
-        turns += [Turn("user", item.get(question), None), Turn("assistant", item.get(answer), None)]
+        # what else an exchange says, such as a weight, it says of its answer
+        more = item if len(item) > 2 else None  # noqa: PLR2004
+        turns += [Turn("user", item.get(question), None), Turn("assistant", item.get(answer), more)]
     return turns
 
 

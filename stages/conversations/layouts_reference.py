@@ -55,4 +55,6 @@ def reference_turns(row: Row, *, question: str, about: str | None, answers: str)
     if not isinstance(texts, list):
         raise Rejected(CONTENT_NOT_TEXT)
     asked = join_question(row[question], row.get(about) if about else None)
-    return [*system_turns(row, SYSTEM_COLUMNS), Turn("user", asked, None), Turn("assistant", texts[0], None)]
+    given = row[answers]
+    more = {key: value for key, value in given.items() if key not in TEXT_KEYS} if isinstance(given, dict) else None
+    return [*system_turns(row, SYSTEM_COLUMNS), Turn("user", asked, None), Turn("assistant", texts[0], more)]

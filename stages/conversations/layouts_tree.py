@@ -63,7 +63,10 @@ def tree_turns(row: Row, *, column: str | None, longest: bool) -> list[Turn]:
         (index for index, node in enumerate(path) if role_of(node.get("role")) == "assistant"), default=len(path) - 1
     )
     system = system_turns(row, SYSTEM_COLUMNS) if column else []
-    return [*system, *(Turn(node.get("role"), text_in(node), None) for node in path[: last + 1])]
+    return [
+        *system,
+        *(Turn(node.get("role"), text_in(node), None if node is row else node) for node in path[: last + 1]),
+    ]
 
 
 def follow(root: Any, depth_of: Callable[[int], int] | None) -> list[dict[str, Any]]:  # noqa: ANN401 - JSON

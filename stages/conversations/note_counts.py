@@ -45,6 +45,15 @@ WEIGHTY = frozenset(
 )
 """Names of keys that say what is trained or thought: the log tells where these are not read."""
 
+CHANGES: Mapping[str, str] = {
+    NULLS_REMOVED: "nulls are taken out that the file's columns put into arguments, tools, options or parts",
+    NUMBERS_AS_TEXT: "an answer is a number, true or false: read as text",
+    TOOLS_NOT_SHOWN: "an answer calls a tool that is shown nowhere in the row: not trained",
+    MERGED: "neighbours of one role are joined (standardize.turns)",
+    GREETING: "the opening answer is context (standardize.turns)",
+}
+"""{kind of note: what was changed in reading}: log and command line say these words behind "in N rows"."""
+
 
 class NoteCounts:
     """The counts so far."""
@@ -72,11 +81,7 @@ class NoteCounts:
                 "more": len(self.unlisted),
             },
             HANDED_ON: self.list_names(HANDED_ON),
-            NULLS_REMOVED: self.rows[NULLS_REMOVED, ""],
-            NUMBERS_AS_TEXT: self.rows[NUMBERS_AS_TEXT, ""],
-            TOOLS_NOT_SHOWN: self.rows[TOOLS_NOT_SHOWN, ""],
-            MERGED: self.rows[MERGED, ""],
-            GREETING: self.rows[GREETING, ""],
+            **{kind: self.rows[kind, ""] for kind in CHANGES},
         }
 
     def list_names(self, kind: str) -> dict[str, int]:
@@ -92,12 +97,11 @@ class NoteCounts:
             for name, rows in self.list_names(kind).items()
             if name.rsplit(".", 1)[-1] in WEIGHTY
         ]
-        said = [
-            (self.rows[NULLS_REMOVED, ""], "without the nulls that their file's columns put in"),
-            (self.rows[NUMBERS_AS_TEXT, ""], "whose answers are numbers, true or false, as text"),
-            (self.rows[TOOLS_NOT_SHOWN, ""], "call tools that they show nowhere, in answers that are not trained"),
-            (self.rows[MERGED, ""], "with neighbours of one role joined (standardize.turns)"),
-            (self.rows[GREETING, ""], "open with an answer, which is context (standardize.turns)"),
-            *[(rows, f"have {name!r}, which is ignored") for name, rows in names],
-        ]
-        return "".join(f"; {rows} {words}" for rows, words in said if rows)
+        said = [(self.rows[kind, ""], words) for kind, words in CHANGES.items()]
+        said += [(rows, f"{name!r} is ignored") for name, rows in names]
+        return "".join(f"; in {count_rows(rows)} {words}" for rows, words in said if rows)
+
+
+def count_rows(rows: int) -> str:
+    """A number of rows in words."""
+    return f"{rows:,} {'row' if rows == 1 else 'rows'}"

@@ -22,7 +22,7 @@ from stages.conversations.row_rules import (
     TOOLS_UNREADABLE,
     Rejected,
 )
-from stages.conversations.tool_schemas import flatten_tools, spell_out_schema
+from stages.conversations.tool_schemas import DECLARATIONS, flatten_tools, spell_out_schema
 
 TOOL_COLUMNS = ("tools", "functions", "tools_json")
 """Columns that hold tools and nothing else."""
@@ -38,6 +38,7 @@ CALL_KEYS = ("tool_calls", "function_call")
 CALL_PLACE = "messages[].tool_calls[]"
 CALL_PART_KEYS = frozenset({"type", "value"})
 TOOL_KEYS = frozenset({"type", "function"})
+DECLARATION_KEYS = frozenset(DECLARATIONS)
 FUNCTION_KEYS = frozenset({"name", "description", "parameters", "strict", "return", "returns"})
 
 
@@ -95,7 +96,8 @@ def read_tools(value: object, notes: list[Note] | None = None) -> bytes | None:
         return None
     if isinstance(value, str):
         value = parse_text(value, TOOLS_UNREADABLE)
-    found = flatten_tools(value if isinstance(value, list) else [value])
+    given = value if isinstance(value, list) else [value]
+    found = flatten_tools(given)
     try:
         tools = [spell_out_schema(read_tool(each)) for each in found]
     except RecursionError as error:
@@ -103,6 +105,9 @@ def read_tools(value: object, notes: list[Note] | None = None) -> bytes | None:
     if notes is not None:
         for tool in tools:
             note_handed_on(tool, notes)
+        for wrapper in given:
+            if isinstance(wrapper, dict) and not DECLARATION_KEYS.isdisjoint(wrapper):
+                note_unread(wrapper, DECLARATION_KEYS, "tools[]", notes)
     return dump_canonical(tools, TOOLS_UNREADABLE) if tools else None
 
 
