@@ -35,7 +35,7 @@ def note_lines(notes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if notes["ignored"]["more"]:
         yield "", f"and {notes['ignored']['more']:,} keys more"
     for line in group_names(notes["handed_on"]):
-        yield "handed on", f"{line} (the chat template gets them, and may not write them)"
+        yield "handed", f"{line} (the chat template gets them, and may not write them)"
     for kind, words in CHANGES.items():
         if rows := notes[kind]:
             yield ABOUT[kind], f"in {count_rows(rows)} {words}"
