@@ -50,28 +50,33 @@ def mark_answers(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Re
 
     `split`: control tokens in a content do not refuse it; they are to stay text.
     """
-    messages, tools, options = choose_kept(dialogue.messages, turns.reasoning), dialogue.tools, dialogue.options
+    messages, tools, options = dialogue.messages, dialogue.tools, dialogue.options
+    thinks = any("reasoning" in message for message in messages)
+    if thinks:
+        messages = choose_kept(messages, turns.reasoning)
+    texts = texts_of(messages) if thinks else [message["content"] for message in messages]
     with_tools = bool(tools) or any("tool_calls" in message for message in messages)
-    forged = any(turns.forbidden.search(text) for message in messages for text in texts_of(message))
-    refused = forged and not (split and may_stay_text(turns, messages))
-    if rule := find_broken_rule(turns, messages, dialogue, with_tools=with_tools, forged=refused):
+    forged = any(turns.forbidden.search(text) for text in texts)
+    refused = forged and not (split and not any(turns.spelled.search(text) for text in texts))
+    if rule := find_broken_rule(turns, dialogue, texts, with_tools=with_tools, forged=refused):
         return rule
     try:
-        text = turns.template.render(hand_over(messages, turns.style), tools=tools, options=options)
+        handed = hand_over(messages, turns.style) if thinks else messages
+        text = turns.template.render(handed, tools=tools, options=options)
     except RenderingTooLargeError:
         return RENDERING_TOO_LARGE
     except TemplateRefusedError:
         return name_refusal(turns, messages, dialogue) if with_tools else TEMPLATE_REFUSED
     script = Script(turns, messages, tools, options)
     if not with_tools:
-        return mark_plain(script, text, forged=forged)
+        return mark_plain(script, text, thinks=thinks, forged=forged)
     found = find_spans_by_substitution(script, script.add_end(text))
     return found if isinstance(found, str) else Rendered(*found, len(turns.special.findall(found[0])))
 
 
-def texts_of(message: Message) -> tuple[str, ...]:
-    """What a message says: its content, and its thought where it has one."""
-    return (message["content"], message["reasoning"]) if "reasoning" in message else (message["content"],)
+def texts_of(messages: Sequence[Message]) -> list[str]:
+    """What messages say: contents and thoughts."""
+    return [message[key] for message in messages for key in ("content", "reasoning") if key in message]
 
 
 def name_refusal(turns: Turns, messages: Sequence[Message], dialogue: Dialogue) -> str:
@@ -85,25 +90,31 @@ def name_refusal(turns: Turns, messages: Sequence[Message], dialogue: Dialogue) 
 
 
 def find_broken_rule(
-    turns: Turns, messages: Sequence[Message], dialogue: Dialogue, *, with_tools: bool, forged: bool
+    turns: Turns, dialogue: Dialogue, texts: Sequence[str], *, with_tools: bool, forged: bool
 ) -> str | None:
     """The rule that refuses a dialogue before it is rendered, or None."""
-    if not any(message["role"] == "assistant" for message in messages):
+    if not any(message["role"] == "assistant" for message in dialogue.messages):
         return NO_ASSISTANT_TURN
     if dialogue.options and not RESERVED.isdisjoint(dialogue.options):
         return OPTION_NOT_ALLOWED
-    if forged or (with_tools and forges(turns, [dialogue.tools, list(messages)])) or forges(turns, dialogue.options):
+    if (
+        forged
+        or (with_tools and forges(turns, [dialogue.tools, list(dialogue.messages)]))
+        or forges(turns, dialogue.options)
+    ):
         return CONTROL_TOKEN_IN_CONTENT
-    if turns.between and any(turns.between.search(text) for message in messages for text in texts_of(message)):
+    if turns.between and any(turns.between.search(text) for text in texts):
         return TURN_IN_CONTENT
     return None
 
 
-def mark_plain(script: Script, text: str, *, forged: bool) -> Rendered | str:
+def mark_plain(script: Script, text: str, *, thinks: bool, forged: bool) -> Rendered | str:
     """The spans of a dialogue without tools, whose contents may hold control tokens only where the skeleton tells them from real ones."""
     turns, messages = script.turns, script.messages
-    kinds = tuple([THINKING if "reasoning" in message else message["role"] for message in messages])
-    skeleton = find_skeleton(turns, kinds, script.options)
+    roles = [message["role"] for message in messages]
+    if thinks:
+        roles = [THINKING if "reasoning" in message else role for message, role in zip(messages, roles, strict=True)]
+    skeleton = find_skeleton(turns, tuple(roles), script.options)
     if isinstance(skeleton, str):
         return skeleton
     if skeleton and (matched := match_skeleton(skeleton, messages, text)):
@@ -113,11 +124,6 @@ def mark_plain(script: Script, text: str, *, forged: bool) -> Rendered | str:
         return CONTROL_TOKEN_IN_CONTENT
     found = find_spans_by_prefix(script, script.add_end(text))
     return Rendered(*found, len(turns.special.findall(found[0]))) if found else SPANS_UNVERIFIED
-
-
-def may_stay_text(turns: Turns, messages: Sequence[Message]) -> bool:
-    """Whether the control tokens in contents can be told from real ones: not those that are spelled out themselves."""
-    return not any(turns.spelled.search(text) for message in messages for text in texts_of(message))
 
 
 def forges(turns: Turns, value: object) -> bool:

@@ -17,17 +17,18 @@ LONGEST_HEADER = 64
 """Tokens of a prompt's end that is remembered."""
 
 
-def check_prompts(chat: Chat, ids: Ids, bounds: Places, rows: Places, begins: Places) -> Flags:
+def check_prompts(chat: Chat, ids: Ids, controls: Places, row_begins: Places, begins: Places) -> Flags:
     """By answer, whether ids[row's begin:begin] are what the tokenizer makes of that text alone.
 
     Args:
         chat: the tokenizer, and what has been seen of it.
         ids: the tokens of all rows, one behind the other.
-        bounds: where each row begins in `ids`; one more than there are rows.
-        rows: by answer, its row.
+        controls: where `ids` has control tokens.
+        row_begins: by answer, where its row begins in `ids`.
         begins: by answer, its first token in `ids`.
     """
-    starts = find_last_control(chat, ids, bounds[rows], begins)
+    last = np.concatenate([[-1], controls])[controls.searchsorted(begins)]
+    starts = np.maximum(last, row_begins)
     ends = [ids[start:begin] for start, begin in zip(starts.tolist(), begins.tolist(), strict=True)]
     keys = [end.tobytes() for end in ends]
     known = chat.prompt_ends
@@ -36,14 +37,6 @@ def check_prompts(chat: Chat, ids: Ids, bounds: Places, rows: Places, begins: Pl
     # a long one is not remembered: it holds a dialogue
     known.update({key: same for key, same in fresh.items() if len(new[key]) <= LONGEST_HEADER})
     return np.array([known[key] if key in known else fresh[key] for key in keys], bool)
-
-
-def find_last_control(chat: Chat, ids: Ids, row_begins: Places, begins: Places) -> Places:
-    """By answer, the last control token before it in its row, or the row's first token."""
-    places = np.where(chat.is_special[ids], np.arange(len(ids)), -1)
-    last = np.concatenate([[-1], np.maximum.accumulate(places)]) if len(ids) else np.array([-1])
-    found: Places = np.maximum(last[begins], row_begins)
-    return found
 
 
 def encode_again(chat: Chat, found: Sequence[Ids]) -> list[bool]:

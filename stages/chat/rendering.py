@@ -117,9 +117,6 @@ class Template:
         Raises TemplateRefusedError when the template raises, RenderingTooLargeError when its output outgrows the contents.
         """
         size_in = sum([len(message["content"]) for message in messages])
-        if options or any("reasoning" in message for message in messages):
-            # the thoughts stand in several fields, of which a template writes one
-            size_in += len(json.dumps([options, [message.get("reasoning") for message in messages]]))
         if tools or any("tool_calls" in message for message in messages):
             size_in += len(json.dumps([tools, [message.get("tool_calls") for message in messages]]))
         limit = ROOM + 8 * size_in
@@ -140,7 +137,10 @@ class Template:
                 pieces.append(piece)
                 size += len(piece)
                 if size > limit:
-                    break
+                    # counted only here: few rows come so far
+                    limit = ROOM + 8 * (size_in + count_beside(messages, options))
+                    if size > limit:
+                        break
         except (RenderingTooLargeError, MemoryError) as error:
             raise RenderingTooLargeError from error
         except Exception as error:  # a template is a program of somebody else's: it may raise anything
@@ -163,6 +163,11 @@ class Template:
             return self.render(messages, tools=tools, options=options, add_generation_prompt=add_generation_prompt)
         except (TemplateRefusedError, RenderingTooLargeError):
             return None
+
+
+def count_beside(messages: Sequence[Message], options: Mapping[str, Any] | None) -> int:
+    """Characters of thoughts and options. A thought may stand in several fields; a template writes one of them."""
+    return len(json.dumps([options, [message.get("reasoning", message["content"]) for message in messages]]))
 
 
 def parse_date(date_string: str) -> dt.date:

@@ -37,8 +37,9 @@ def prove_spans(chat: Chat, rendered: Sequence[Rendered], ids: Ids, lengths: Pla
     `ids`: the tokens of all rows, one behind the other; `lengths`: how many each row has.
     """
     bounds = np.concatenate([[0], lengths.cumsum()])
-    counts = count_control_tokens(chat, ids, bounds)
-    by_bytes = find_spans_by_bytes(chat, rendered, ids, bounds)
+    controls = np.flatnonzero(chat.is_special[ids])
+    counts = np.diff(controls.searchsorted(bounds)).tolist()
+    by_bytes = find_spans_by_bytes(chat, rendered, ids, bounds, controls)
     proven: list[list[ProvenSpan] | str] = []
     for one, count, spans, here in zip(rendered, counts, by_bytes, pairwise(bounds.tolist()), strict=True):
         if count != one.control_tokens:
@@ -55,18 +56,10 @@ def prove_spans(chat: Chat, rendered: Sequence[Rendered], ids: Ids, lengths: Pla
     return proven
 
 
-def count_control_tokens(chat: Chat, ids: Ids, bounds: Places) -> list[int]:
-    """By row, how many of its tokens are control tokens."""
-    before = np.zeros(len(ids) + 1, np.int64)
-    np.cumsum(chat.is_special[ids], out=before[1:])
-    counts: list[int] = np.diff(before[bounds]).tolist()
-    return counts
-
-
 def find_spans_by_bytes(
-    chat: Chat, rendered: Sequence[Rendered], ids: Ids, bounds: Places
+    chat: Chat, rendered: Sequence[Rendered], ids: Ids, bounds: Places, controls: Places
 ) -> list[list[ProvenSpan] | None]:
-    """By row its answers; None if its tokens do not spell its text, or do not cut it at an answer's end."""
+    """By row its answers; None if its tokens do not spell its text, or do not cut it at an answer's end. `controls`: where `ids` has control tokens."""
     if chat.token_bytes is None:
         return [None] * len(rendered)
     texts = [one.text.encode() for one in rendered]
@@ -78,7 +71,7 @@ def find_spans_by_bytes(
     rows = np.repeat(np.arange(len(rendered)), [len(one.spans) for one in rendered])
     to_check = begins_there & ends_there & np.array(spelled, bool)[rows]
     prompted = np.zeros(len(rows), bool)
-    prompted[to_check] = check_prompts(chat, ids, bounds, rows[to_check], begins[to_check])
+    prompted[to_check] = check_prompts(chat, ids, controls, bounds[rows[to_check]], begins[to_check])
     starts = bounds[:-1][rows]
     answers = zip((begins - starts).tolist(), (ends - starts).tolist(), prompted.tolist(), strict=True)
     closed = ends_there.tolist()
