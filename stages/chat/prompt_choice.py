@@ -94,7 +94,7 @@ def extend_to(source: str, compile_source: Callable[[str], Template], opening: O
     if opening.gap is not None:
         extended = extend_prompt(source, opening.gap.rstrip(" "))
     else:
-        extended = replace_prompt(source, PLACEHOLDER.split(opening.written)[-1].rstrip(" "))
+        extended = replace_prompt(source, opening.written.removeprefix(opening.unasked).rstrip(" "))
     if any(found.prompt != found.written.rstrip(" ") for found in find_openings(compile_source(extended))):
         raise StageError(
             "template.prompt: extend_prompt cannot be had with this chat template: what it writes before an answer depends on the "
