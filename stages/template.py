@@ -29,6 +29,7 @@ from stages.chat.answer_form import describe_end_of_turn, find_answer_form
 from stages.chat.chat import Chat
 from stages.chat.dialogues import COLUMNS
 from stages.chat.encoding import encode_dialogues
+from stages.chat.firm_values import hold_values
 from stages.chat.fit_to_length import fit_batch
 from stages.chat.row_rules import NO_LABELS_LEFT, RULES, TOO_LONG
 from stages.chat.template_choice import TemplateChoice, TemplateWishes, list_our_templates, prepare
@@ -143,9 +144,12 @@ def template(
         choice = prepare(came, custom, wishes, lambda _, reference: ReferenceEncoder(reference))
         account, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
     folder = tokens / contract.TOKENIZER
-    write_tokenizer_folder(folder, came, choice.source, choice.tokens, choice.chat_template, choice.added)
+    shipped = choice.chat_template
+    if not has_row_options(messages / messages_contract.MESSAGES):
+        shipped = hold_values(shipped, choice.chat.turns.template, params.options)
+    write_tokenizer_folder(folder, came, choice.source, choice.tokens, shipped, choice.added)
     write_parquet(tokens / contract.REJECTED, rejected, contract.REJECTED_SCHEMA)
-    said = summary(choice, account, params)
+    said = summary(choice, account, params, hashlib.sha256(shipped.encode()).hexdigest())
     write_json(tokens / contract.SUMMARY, said)
     if not account.splits["train"].lengths:
         raise StageError(nothing_left(account, params))
@@ -153,6 +157,11 @@ def template(
     if unused := said["chat_template"]["options_unused"]:  # type: ignore[index]
         log.warning("template.options: the chat template reads no %s", ", no ".join(unused))
     log.info("%s", account.describe())
+
+
+def has_row_options(path: Path) -> bool:
+    """Whether a row asks something of the template itself."""
+    return any(batch["options"].null_count < len(batch) for batch in read_parquet_batches(path, ["options"], BATCH))
 
 
 def write_rows(
@@ -183,10 +192,9 @@ def write_rows(
     return account, rejected
 
 
-def summary(choice: TemplateChoice, account: TokenAccount, params: TemplateParams) -> dict[str, object]:
-    """summary.json."""
+def summary(choice: TemplateChoice, account: TokenAccount, params: TemplateParams, sha256: str) -> dict[str, object]:
+    """summary.json; `sha256` of the template that is shipped."""
     tokenizer = choice.chat.tokenizer
-    sha256 = hashlib.sha256(choice.chat_template.encode()).hexdigest()
     described = describe_template(choice.chat.turns, choice.chat_template, params.options)
     return {
         **account.summarize(),

@@ -32,7 +32,7 @@ def pin_template(
 ) -> str:
     """The source with what it needs from outside written into its head, where it needs it.
 
-    - the date: `date_string` if nobody gives one, and `strftime_now` as a macro that knows the formats asked for;
+    - the date: `date_string`, and `strftime_now` as a macro that knows the formats asked for;
     - `set_tokens`: special tokens whose value in the tokenizer is no longer the one that the template was written for;
     - `write_bos`: the BOS, for a template that leaves it to the tokenizer;
     - `options`: the values that the template's own variables have if nobody gives others.
@@ -48,9 +48,8 @@ def pin_template(
     # a template that declares date_string when it is not defined still reads it, so the names are looked up in the tree
     names = {node.name for node in tree.find_all(nodes.Name)}
     if "date_string" in names:
-        head.append(
-            f"{{%- if date_string is not defined %}}{{%- set date_string = {json.dumps(date_string)} %}}{{%- endif %}}"
-        )
+        # whatever is given: llama.cpp's server gives every template today's
+        head.append(f"{{%- set date_string = {json.dumps(date_string)} %}}")
     for name, value in sorted((options or {}).items()):
         if name in names:
             head.append(f"{{%- if {name} is not defined %}}{{%- set {name} = {spell_value(value)} %}}{{%- endif %}}")

@@ -30,8 +30,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from retune.use.presets import read_preset
+from stages.chat.reasoning import hand_over
 from tests.oracle import llama3
-from tests.oracle.prompts import as_published
+from tests.oracle.prompts import as_published, read_style
 from tests.project import ROOT, STAGES
 
 TEMPLATES = {"qwen3": "Qwen-Qwen3-0.6B.jinja", "gpt-oss": "openai-gpt-oss-120b.jinja"}
@@ -219,9 +220,9 @@ def ask_tokenizer(root: Path, questions: Sequence[Question]) -> tuple[list[list[
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     summary = read_json(root / "data/tokens/summary.json")
-    prompts, said = [], []
+    prompts, said, style = [], [], read_style(root / "data/tokens")
     for question in questions:
-        asked = as_published(question.messages, "reasoning_content", "thinking")
+        asked = hand_over(question.messages, style)
         ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
         given = model.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False)[0, len(ids) :].tolist()
         prompts.append(ids)
@@ -248,8 +249,9 @@ def compare(root: Path, count: int) -> Outcome:
     prompts["chat"], said["chat"] = ask_speaker(speaker, questions)
     with open_gguf(file, CONTEXT, 1) as opened:
         prompts["file"], said["file"] = ask_speaker(opened, questions)
+    style = read_style(root / "data/tokens")
     with open_server(file, CONTEXT) as ask:
-        prompts["serve"] = [ask(as_published(one.messages, "reasoning_content"))["ids"] for one in questions]
+        prompts["serve"] = [ask(as_published(one.messages, style))["ids"] for one in questions]
     summary = read_json(root / "data/tokens/summary.json")
     return Outcome(
         root.name,

@@ -8,8 +8,10 @@ from typing import Any
 
 from retune.use.presets import read_preset
 from stages.arrow.tables import read_parquet
+from stages.chat.reasoning import Style, hand_over
 from stages.chat.rendering import Message
 from stages.contracts import tokens as contract
+from stages.core.files import read_json
 from stages.core.params import Runtime
 from stages.template import TemplateParams, template
 from tests.oracle.small_gguf import write_small_gguf
@@ -85,8 +87,14 @@ def write_served(made: Templated, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = open_tokenizer(made)
     write_small_gguf(folder / "model.gguf", made.tokens / contract.TOKENIZER, adds_bos=begins_with_bos(tokenizer))
-    asked = [as_published(one.messages, "reasoning_content") for one in made.asked]
+    asked = [as_published(one.messages, read_style(made.tokens)) for one in made.asked]
     (folder / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+
+
+def read_style(tokens: Path) -> Style:
+    """How the template of data/tokens takes thoughts."""
+    style: Style = read_json(tokens / contract.SUMMARY)["chat_template"]["reasoning"]
+    return style
 
 
 def open_tokenizer(made: Templated) -> Any:
@@ -96,12 +104,12 @@ def open_tokenizer(made: Templated) -> Any:
     return AutoTokenizer.from_pretrained(made.tokens / contract.TOKENIZER)
 
 
-def as_published(messages: Sequence[Message], *names: str) -> list[dict[str, Any]]:
-    """Messages with their thoughts under the names that public templates read."""
+def as_published(messages: Sequence[Message], style: Style) -> list[dict[str, Any]]:
+    """Messages as a client of llama.cpp's server sends them: thoughts in the field that it hands on, or in the text of a template that takes none."""
+    given = hand_over(messages, style) if style == "inline" else messages
     return [
-        {key: value for key, value in message.items() if key != "reasoning"}
-        | (dict.fromkeys(names, message["reasoning"]) if "reasoning" in message else {})
-        for message in messages
+        {"reasoning_content" if key == "reasoning" else key: value for key, value in message.items()}
+        for message in given
     ]
 
 
@@ -123,9 +131,7 @@ def ask_all(made: Templated, file: Path) -> dict[str, list[list[int] | str]]:
     found: dict[str, list[list[int] | str]] = {
         "transformers": [
             tokenizer.apply_chat_template(
-                as_published(one.messages, "reasoning_content", "thinking"),
-                add_generation_prompt=True,
-                return_dict=False,
+                hand_over(one.messages, read_style(made.tokens)), add_generation_prompt=True, return_dict=False
             )
             for one in made.asked
         ],

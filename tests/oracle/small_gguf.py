@@ -11,7 +11,7 @@ WIDTH, CONTEXT = 32, 8_192
 
 
 def write_small_gguf(target: Path, folder: Path, *, adds_bos: bool) -> None:
-    """Write the vocabulary and the template of a folder with a byte-level BPE that splits as GPT-2 does, and a Llama of one layer of zeros."""
+    """Write the vocabulary and the template of a folder with a byte-level BPE that splits as Llama 3 does, and a Llama of one layer of zeros."""
     import gguf
 
     came = read_tokenizer_folder(folder)
@@ -29,7 +29,7 @@ def write_small_gguf(target: Path, folder: Path, *, adds_bos: bool) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(entries))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre("llama-bpe")
     writer.add_token_list([entries[index] for index in range(len(entries))])
     writer.add_token_types([find_kind(added.get(index), gguf.TokenType) for index in range(len(entries))])
     writer.add_token_merges(read_merges(came.source))

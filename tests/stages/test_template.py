@@ -260,6 +260,19 @@ def test_head_written_into_a_template_changes_nothing_of_its_text(clock: str) ->
     assert compile_template(pinned, {"bos_token": "<s>", "eos_token": "<other>"}, DAY).render(CHATS[0]) == before
 
 
+def test_shipped_template_gives_the_date_and_the_option_that_were_trained_whatever_a_runner_says(
+    llama_like: Path, templated: Templated
+) -> None:
+    said = "{{ date_string }}{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}"
+    (llama_like / "chat_template.jinja").write_text(said + GEMMA_LIKE)
+    tokens = templated(llama_like, CHATS, params(options={"enable_thinking": False}))
+    loaded = load(tokens)
+    for chat, ids in zip(CHATS, read_tokens(tokens / TRAIN)["input_ids"].to_pylist(), strict=True):
+        assert ids == loaded.apply_chat_template(
+            chat, return_dict=False, date_string="1 Jan 2030", enable_thinking=True
+        )
+
+
 # --- length ---------------------------------------------------------------------------------------------------------
 
 
