@@ -97,7 +97,9 @@ def find_phone_numbers(texts: TextBytes, digits: Places) -> Texts:
     starts = digits[: max(len(digits) - PHONE_DIGITS + 1, 0)]
     near = digits[PHONE_DIGITS - 1 :] - starts < PHONE_BYTES
     # the first digit of its run, and a run that is no sum, date or hash: behind + or (, or broken as phone numbers are
-    first = np.concatenate([[True], np.diff(digits) > 1])[: len(starts)]
+    begins = np.zeros(len(texts.data) + 1, np.bool_)
+    begins[texts.ends] = True
+    first = (np.diff(digits, prepend=-2) > 1)[: len(starts)] | begins[starts]
     starts = starts[near & first]
     before = texts.data[np.maximum(starts - 1, 0)]
     starts = starts[(before == PLUS) | (before == BRACKET) | is_broken(texts, starts)]
@@ -154,7 +156,7 @@ def find_secret_keys(texts: TextBytes, digits: Places, ats: Places) -> Texts:
 
 
 def find_key_places(texts: TextBytes, digits: Places) -> Places:
-    """Digits beside a letter in a run that is long enough for a key: of those in one stretch of STRETCH bytes the first."""
+    """Digits beside a letter in a run that is long enough for a key: of those in one stretch of STRETCH bytes of a text the first."""
     data = texts.data
     inside = digits[(digits > 0) & (digits < len(data) - 1)]
     beside = inside[IS_LETTER[data[inside - 1]] | IS_LETTER[data[inside + 1]]]
@@ -162,7 +164,8 @@ def find_key_places(texts: TextBytes, digits: Places) -> Places:
     window = IS_KEY[data[np.clip(beside[:, None] + reach, 0, len(data) - 1)]]
     run = count_true(window[:, KEY_BYTES::-1]) + count_true(window[:, KEY_BYTES:]) - 1
     places = beside[run >= KEY_BYTES]
-    return places[np.diff(places // STRETCH, prepend=-1) > 0]
+    new_stretch = np.diff(places // STRETCH, prepend=-1) > 0
+    return places[new_stretch | (np.diff(texts.find_text(places), prepend=-1) > 0)]
 
 
 def count_true(rows: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -26,9 +26,10 @@ LONGEST_REDUCED = 200
 QUESTION_CHARACTERS = 2_000_000
 """Of the questions of each split that are looked at: some 7,000 rows of FineTome."""
 
-ALL = 0.995
+ALL = 0.9995
 """From this share on all are seen, as it is written."""
 HALF = 0.5
+"""From this share on it is said what that means."""
 LABELS = 20
 """Rows a different answer, from which answers are labels: a few that many rows share, and that a held-out row must share too."""
 
@@ -62,7 +63,7 @@ class SeenShare:
         self.words: dict[str, set[str]] = {split: set() for split in contract.SPLITS}
         """The different words of the questions of a split."""
         self.left = dict.fromkeys(contract.SPLITS, QUESTION_CHARACTERS)
-        """Characters of questions that are still to be looked at; below 0 where some were not."""
+        """Characters of questions that are still to be looked at; above 0 where all were."""
 
     def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The same rows without ANSWERS, counted as they pass."""
@@ -82,7 +83,6 @@ class SeenShare:
     def add_words(self, messages: pa.ListArray, mask: NDArray[np.bool_], split: str) -> None:
         """Add the words of the questions of a split's rows, as far as they are to be looked at."""
         if self.left[split] <= 0:
-            self.left[split] = -1
             return
         from stages.dedup.shingles import normalize_text
 
@@ -90,7 +90,6 @@ class SeenShare:
         questions = flat.field("content").filter(pc.equal(flat.field("role"), "user"))
         for question in questions.to_pylist():
             if self.left[split] <= 0:
-                self.left[split] = -1
                 return
             self.words[split].update(normalize_text(question[: self.left[split]]).split())
             self.left[split] -= len(question)
@@ -155,9 +154,9 @@ def describe_seen(found: dict[str, dict[str, Any]], rows_an_answer: float, group
         return said
     if rows_an_answer >= LABELS:
         return f"{said}; they are labels: {answers['different_in_train']} different answers, each of {rows_an_answer:.0f} training rows in the mean"
-    much = "100 %" if answers["share"] >= 1 else f"{answers['share']:.1%}"
-    measured = (
-        "these figures measure memory" if answers["share"] >= ALL else "to that part these figures measure memory"
-    )
+    if answers["share"] >= ALL:
+        measured = "held-out is 100 % seen: these figures measure memory, unless answers follow from a text beside the question"
+    else:
+        measured = f"held-out is {answers['share']:.1%} seen: so much of these figures may be memory"
     advice = "" if group_by else " (standardize.group_by: answer holds out all rows of an answer, or none)"
-    return f"{said}; held-out is {much} seen: {measured}{advice}"
+    return f"{said}; {measured}{advice}"

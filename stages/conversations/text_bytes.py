@@ -35,9 +35,13 @@ class TextBytes(NamedTuple):
         # one comparison in place of two: bytes below "0" wrap around
         return np.flatnonzero(self.data - np.uint8(ord("0")) < len(string.digits))
 
+    def find_text(self, places: Places) -> NDArray[np.int64]:
+        """Which text each place is in."""
+        return np.searchsorted(self.ends, places, side="right") - 1
+
     def walk(self, places: Places) -> Iterator[tuple[int, int, int, int]]:
         """(place, text, where the text begins, where it ends) of each place."""
-        texts = np.searchsorted(self.ends, places, side="right") - 1
+        texts = self.find_text(places)
         columns = (places, texts, self.ends[texts], self.ends[texts + 1])
         yield from zip(*(column.tolist() for column in columns), strict=True)
 

@@ -27,6 +27,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from stages.contracts.messages import FATES
 from tests.bench.compare import compare
 from tests.bench.measure import Measured, measured
 from tests.bench.ours import DATA_STAGES, Project, make_project
@@ -154,7 +155,7 @@ def ours_result(project: Project, rows: int, megabytes: float | None, repeat: in
         "ours_runs_s": [round(sum(run[stage].wall for stage in DATA_STAGES), 2) for run in runs],
         "ours": table,
         "tokens": sum(split["tokens"] for split in summary["splits"].values()),
-        "ours_rows": {key: messages[key] for key in ("raw", "train", "heldout", "rejected", "excluded", "rules")},
+        "ours_rows": {key: messages[key] for key in ("raw", *FATES, "rules", "flags")},
         "template_rejected": summary["rejected"],
     }
     return result | ({"mb_per_s": round(megabytes / seconds, 1)} if megabytes else {})

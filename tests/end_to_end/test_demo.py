@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from stages.contracts.messages import FATES
 from tests.end_to_end.conftest import Project, copy_project
 from tests.project import STAGES
 
@@ -39,8 +40,8 @@ def test_demo_gguf_files_answer_like_the_merged_model(demo: Project) -> None:
 def test_demo_rows_broken_on_purpose_are_all_set_aside(demo: Project) -> None:
     rows = json.loads((demo.root / "data/messages/summary.json").read_text())
     tokens = json.loads((demo.root / "data/tokens/summary.json").read_text())
-    assert rows["raw"] == rows["train"] + rows["heldout"] + rows["rejected"] + rows["excluded"] == 3014
-    assert rows["rejected"] + sum(tokens["rejected"].values()) == 14
+    assert rows["raw"] == sum(rows[fate] for fate in FATES) == 3014
+    assert rows["rejected"] + rows["repeated"] + sum(tokens["rejected"].values()) == 14
 
 
 def test_demo_passes_its_gate_and_the_summary_says_so(demo: Project) -> None:

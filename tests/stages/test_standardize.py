@@ -426,6 +426,95 @@ def test_sources_have_layouts_of_their_own_and_are_counted_apart(tmp_path: Path)
     assert (by_row[6]["source"], by_row[6]["line"], by_row[6]["of"]) == (2, 1, result.kept[0]["row_id"])
 
 
+def test_rows_that_repeat_others_are_no_rejected_ones(tmp_path: Path) -> None:
+    result = run(tmp_path, [*map(good, range(360)), *map(good, range(40)), b"{"], heldout_fraction=0)
+    assert (result.summary["rejected"], result.summary["repeated"]) == (1, 40)
+    assert result.summary["rules"] == {"invalid_json": 1, "duplicate": 40}
+    assert {row["of"] for row in result.rejected if row["rule"] == "duplicate"} == {
+        row["row_id"] for row in result.kept[:40]
+    }
+
+
+FLAGGED = [
+    (chat(("user", "what is it?"), ("assistant", "N/A")), ["placeholder_answer"]),
+    (chat(("user", "what is it?"), ("assistant", "What is it")), ["answer_repeats_question"]),
+    (chat(("user", "q"), ("assistant", "<p>a</p>, ann@mail.example.org")), ["html_left_in", "email_address"]),
+    (chat(("user", "call +49 30 1234567"), ("assistant", "b")), ["phone_number"]),
+    (chat(("user", "q"), ("assistant", f"AKIA{'IOSFODNN7'}EXAMPLE")), ["secret_key"]),
+]
+
+
+def test_flagged_rows_are_kept_and_told_with_places_and_never_their_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "retune")
+    result = run(tmp_path, [*map(good, range(3)), *(record for record, _ in FLAGGED)] * 2)
+    assert [row["flags"] for row in result.kept] == [None] * 3 + [flags for _, flags in FLAGGED]
+    place = {"row_id": result.kept[5]["row_id"], "source": "source 0", "file": "rows.jsonl", "line": 6}
+    assert result.summary["flags"] == {
+        flag: {"rows": 1, "places": [place | {"row_id": row["row_id"], "line": row["line"]}]}
+        for row in result.kept
+        for flag in row["flags"] or ()
+    }
+    assert result.summary["flags"].keys() == FLAGS.keys() - {"same_answer"}
+    assert "flagged rows: 1 placeholder_answer, 1 answer_repeats_question, 1 html_left_in" in caplog.text
+    for text in (caplog.text, json.dumps(result.summary)):
+        assert not any(secret in text for secret in ("ann@", "1234567", "AKIA", "N/A"))
+
+
+def test_flagged_rows_are_dropped_where_that_is_asked_each_by_its_first_flag(tmp_path: Path) -> None:
+    many = [chat(("user", f"is it {number}?"), ("assistant", "Yes.")) for number in range(4)]
+    result = run(tmp_path, [*many, *(record for record, _ in FLAGGED)], flagged="drop", heldout_fraction=0)
+    assert result.rules() == {4 + place: flags[0] for place, (_, flags) in enumerate(FLAGGED)}
+    assert (result.summary["rejected"], result.summary["train"]) == (5, 4)
+    assert {flag: told["rows"] for flag, told in result.summary["flags"].items()} == {
+        **{flags[0]: 1 for _, flags in FLAGGED},
+        "same_answer": 4,
+    }
+    assert [place["line"] for place in result.summary["flags"]["same_answer"]["places"]] == [1, 2, 3]
+    assert [row["flags"] for row in result.kept] == [None] * 4
+
+
+def facts() -> list[bytes]:
+    """100 facts in three wordings each."""
+    rows = [
+        {"fact": number, "question": wording.format(f"Land{number}x"), "answer": f"It is Town{number}x."}
+        for wording in (
+            "What is the capital of {}?",
+            "Where does the government of {} sit?",
+            "Name the first city of {}.",
+        )
+        for number in range(100)
+    ]
+    random.Random(0).shuffle(rows)
+    return [json.dumps(row).encode() for row in rows]
+
+
+@pytest.mark.parametrize("group_by", ["answer", "fact"])
+def test_rows_of_one_group_are_all_trained_or_all_held_out(tmp_path: Path, group_by: str) -> None:
+    wanted = {"columns": {"prompt": "question", "answer": "answer", "system": None}, "near_heldout": "keep"}
+    alone = run(tmp_path, facts(), **wanted)
+    seen = alone.summary["seen"]
+    assert seen["answers"]["share"] > 0.9
+    assert "held-out is" in seen["says"]
+    result = run(tmp_path, facts(), name="grouped", group_by=group_by, **wanted)
+    answers: dict[str, set[str]] = {}
+    for row in result.kept:
+        answers.setdefault(row["messages"][-1]["content"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in answers.values())
+    assert 30 <= result.summary["heldout"] <= 100
+    assert result.summary["seen"]["answers"]["seen"] == 0
+    assert result.summary["seen"]["question_words"]["share"] < 0.5
+    assert sorted(row["row_id"] for row in result.kept) == sorted(row["row_id"] for row in alone.kept)
+    # of the column that rows are grouped by nobody says that it is ignored
+    assert ("fact" in result.summary["ignored"]["columns"]) == (group_by != "fact")
+
+
+def test_column_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="none of the first 1000 rows of source 0 has the column `topic`"):
+        run(tmp_path, [good(1)], group_by="topic")
+
+
 WORDS = [f"w{number}" for number in range(4_000)]
 
 
@@ -813,7 +902,8 @@ def test_any_rows_end_somewhere_and_crash_nothing(
 
 def test_same_rows_give_same_bytes_anywhere(tmp_path: Path) -> None:
     records = [record for number in range(2_200) for record in (good(number % 2_100), b"{" + str(number % 9).encode())]
-    write_raw(tmp_path / "raw", [*records, like(1, 0), like(1, 1)])
+    flagged = chat(("user", "your address?"), ("assistant", "ann@mail.example.org"))
+    write_raw(tmp_path / "raw", [*records, flagged, like(1, 0), like(1, 1)])
     (tmp_path / "exclusions.csv").write_text(HEADER + hashlib.sha256(b"answer 5").hexdigest() + ",r,w,2026-01-01\n")
     script = (
         "import sys; from pathlib import Path; from tests.stages.test_standardize import *; from stages import standardize as s\n"
@@ -836,6 +926,8 @@ def test_same_rows_give_same_bytes_anywhere(tmp_path: Path) -> None:
     assert counts["near_duplicates"] + counts["rules"].get("near_heldout", 0) == 1, (
         "the last row repeats the one before it"
     )
+    assert counts["flags"]["email_address"]["rows"] == 1
+    assert counts["seen"]["answers"]["heldout"] > 0
 
 
 def test_stage_loads_no_heavy_library_before_its_work() -> None:
