@@ -123,8 +123,11 @@ def test_wrong_key_of_one_source_is_answered_with_the_keys_of_a_source(demo: dic
             {
                 "standardize": {"heldout_fraction": 0.0, "group_by": "answer"},
                 "audit": {
-                    **{"min_heldout_rows": 0, "min_loss_gain": None, "min_exact_match": None},
-                    **{"max_seen_answers": 0.1, "max_near_heldout_share": 0.1},
+                    "min_heldout_rows": 0,
+                    "min_loss_gain": None,
+                    "min_exact_match": None,
+                    "max_seen_answers": 0.1,
+                    "max_near_heldout_share": 0.1,
                 },
             },
             ["standardize.group_by", "audit.max_near_heldout_share", "audit.max_seen_answers"],
