@@ -120,7 +120,7 @@ def template(
 
     summary.json: splits.{train,heldout}.{rows, tokens, labelled_tokens, truncated, length, lengths}, rejected.{rule: rows},
     rows_in, answers_not_trained.{rule: answers of kept rows}, chat_template.{name, sha256 and what `describe_template` says},
-    prompt.{choice, reason, gap}, reasoning, options, date_string, end_of_turn.{text, ids, special, inner}, answer (an AnswerForm), bos, pad,
+    prompt.{choice, reason, gap}, reasoning, options, row_options_unread.{option of rows that the template does not read: rows}, date_string, end_of_turn.{text, ids, special, inner}, answer (an AnswerForm), bos, pad,
     control_tokens.{as_text, added}, vocabulary_size. `end_of_turn.special` false: generation must stop on the text, no token stands for it.
     """
     if count_workers(runtime.workers) > 1:
@@ -154,8 +154,11 @@ def template(
     if not account.splits["train"].lengths:
         raise StageError(nothing_left(account, params))
     log.info("%s", choice.prompt.reason)
-    if unused := said["chat_template"]["options_unused"]:  # type: ignore[index]
+    if unused := said["chat_template"]["options_unused"]:
         log.warning("template.options: the chat template reads no %s", ", no ".join(unused))
+    if unread := account.find_unread(said["chat_template"]["options_read"]):
+        asked = ", ".join(f"{name} ({rows} rows)" for name, rows in unread.items())
+        log.warning("the chat template does not read what rows ask for in chat_template_kwargs: %s", asked)
     log.info("%s", account.describe())
 
 
@@ -183,7 +186,9 @@ def write_rows(
             for split, name in contract.SPLITS.items()
         }
         advance = stack.enter_context(progress("tokenizing", count_rows(path)))
-        for done in ordered_map(fit, read_parquet_batches(path, COLUMNS, BATCH), runtime.workers):
+        for done in ordered_map(
+            fit, account.count_options(read_parquet_batches(path, COLUMNS, BATCH)), runtime.workers
+        ):
             for split, batch in done.tokens.items():
                 writers[split](batch)
             account.add(done)
@@ -192,7 +197,7 @@ def write_rows(
     return account, rejected
 
 
-def summary(choice: TemplateChoice, account: TokenAccount, params: TemplateParams, sha256: str) -> dict[str, object]:
+def summary(choice: TemplateChoice, account: TokenAccount, params: TemplateParams, sha256: str) -> dict[str, Any]:
     """summary.json; `sha256` of the template that is shipped."""
     tokenizer = choice.chat.tokenizer
     described = describe_template(choice.chat.turns, choice.chat_template, params.options)
@@ -202,6 +207,7 @@ def summary(choice: TemplateChoice, account: TokenAccount, params: TemplateParam
         "prompt": {"choice": choice.prompt.choice, "reason": choice.prompt.reason, "gap": choice.prompt.gap},
         "reasoning": params.reasoning,
         "options": params.options,
+        "row_options_unread": account.find_unread(described["options_read"]),
         "date_string": params.date_string,
         "end_of_turn": describe_end_of_turn(choice.chat),
         "answer": find_answer_form(choice.chat.turns.template),

@@ -32,6 +32,9 @@ from stages.chat.spans_by_prefix import find_spans_by_prefix
 from stages.chat.spans_by_substitution import find_spans_by_substitution
 from stages.chat.turns import THINKING, DialogueSkeleton, Span, Turns
 
+TOOL_OPTIONS = ("xml_tools", "python_tools")
+"""Options in which a row defines its tools (smoltalk2's way): a template that does not read them shows calls of tools that nobody saw."""
+
 
 class Rendered(NamedTuple):
     """A dialogue's text and what is known of it."""
@@ -67,6 +70,8 @@ def mark_answers(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Re
         return RENDERING_TOO_LARGE
     except TemplateRefusedError:
         return name_refusal(turns, messages, dialogue) if with_tools else TEMPLATE_REFUSED
+    if options and any(options.get(name) and is_unread(turns, handed, dialogue, name, text) for name in TOOL_OPTIONS):
+        return TOOLS_NOT_RENDERED
     script = Script(turns, messages, tools, options)
     if not with_tools:
         return mark_plain(script, text, thinks=thinks, forged=forged)
@@ -77,6 +82,12 @@ def mark_answers(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Re
 def texts_of(messages: Sequence[Message]) -> list[str]:
     """What messages say: contents and thoughts."""
     return [message[key] for message in messages for key in ("content", "reasoning") if key in message]
+
+
+def is_unread(turns: Turns, messages: Sequence[Message], dialogue: Dialogue, name: str, text: str) -> bool:
+    """Whether the text is the same without one of the row's options."""
+    others = {key: value for key, value in (dialogue.options or {}).items() if key != name}
+    return turns.template.try_render(messages, tools=dialogue.tools, options=others) == text
 
 
 def name_refusal(turns: Turns, messages: Sequence[Message], dialogue: Dialogue) -> str:

@@ -41,7 +41,8 @@ RULES: Mapping[str, str] = {
     "(template.reasoning: last_turn trains them without)",
     PROMPT_DIFFERS: "in training the chat template writes something else before the answer than it asks a model to go on from "
     "(template.options or template.prompt may change that; where earlier thoughts are the difference, template.reasoning: last_turn)",
-    PROMPT_TOKENS_DIFFER: "the answer's first characters melt into one token with its prompt, so no model could begin with them",
+    PROMPT_TOKENS_DIFFER: "the answer's first characters melt into one token with its prompt, so no model could begin with them (if it is that the prompt opens a "
+    "thought and answers have none: template.options, such as {enable_thinking: false})",
     OPTION_NOT_ALLOWED: "its chat_template_kwargs set what only the rendering may (messages, tools, add_generation_prompt ...)",
     TURN_IN_CONTENT: "a text holds what this chat template writes between two turns, which would forge one (a template with control tokens tells them apart)",
     TURN_NOT_RENDERED: "the chat template leaves a turn out",

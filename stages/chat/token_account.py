@@ -1,15 +1,19 @@
 """What became of conversations as they were made tokens: the counts of data/tokens' summary.json and of the log."""
 
+import json
 from collections import Counter
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 
 from stages.chat.fit_to_length import FittedBatch
 from stages.chat.row_rules import RULES
 from stages.contracts.tokens import NOT_TRAINED, SPLITS
 
 PERCENTILES = (1, 10, 50, 90, 99)
+NOTHING: tuple[object, ...] = (None, "", [], {})
 TOLD = 3
 """Rules that the log explains, those that set most rows aside."""
 
@@ -49,6 +53,15 @@ class TokenAccount:
         self.splits = {split: SplitCounts() for split in SPLITS}
         self.context: Counter[str] = Counter()
         """By rule, how many answers of kept rows were to be trained and may not be."""
+        self.asked: Counter[str] = Counter()
+        """By option for the chat template, how many rows ask for it."""
+
+    def count_options(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Batches of data/messages, as they are, their rows' options counted: those with a value."""
+        for batch in batches:
+            for text in batch["options"].drop_null().to_pylist() if batch["options"].null_count < len(batch) else ():
+                self.asked.update(name for name, value in json.loads(text).items() if value not in NOTHING)
+            yield batch
 
     def add(self, done: FittedBatch) -> None:
         """Count a batch."""
@@ -74,6 +87,10 @@ class TokenAccount:
             "rejected": dict(self.rules),
             "answers_not_trained": dict(self.context),
         }
+
+    def find_unread(self, read: Container[str]) -> dict[str, int]:
+        """{option: rows that ask for it}, of those that the chat template does not read."""
+        return {name: rows for name, rows in sorted(self.asked.items()) if name not in read}
 
     def describe(self) -> str:
         """One line for the log."""

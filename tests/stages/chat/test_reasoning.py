@@ -202,3 +202,13 @@ def test_thought_that_a_prompt_opened_is_closed_in_its_own_form() -> None:
         "</think>",
         "\n</seed:think>\n\n",
     ]
+
+
+@pytest.mark.parametrize(
+    "definition", ['{"name": "look", "parameters": {}}', {"name": "look"}, "def look(at: str) -> str: ...", "look"]
+)
+def test_tools_in_a_rows_options_must_be_written(definition: object) -> None:
+    options = {"xml_tools": [definition]}
+    written = opened("{{ xml_tools | tojson if xml_tools else '' }}" + CHATML, TOKENS)
+    assert isinstance(rows_of(written, [Dialogue(turns("q", "a"), options=options)])[0], EncodedRow)
+    assert rows_of(opened(CHATML, TOKENS), [Dialogue(turns("q", "a"), options=options)]) == ["tools_not_rendered"]
