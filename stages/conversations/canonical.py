@@ -24,6 +24,8 @@ from stages.conversations.row_notes import (
     COLUMN,
     HANDED_ON,
     NULLS_REMOVED,
+    OF_EVERY_LAYOUT,
+    OPTIONS,
     TOOLS_NOT_SHOWN,
     Note,
     note_columns,
@@ -47,9 +49,8 @@ from stages.conversations.row_rules import (
 )
 from stages.conversations.shown_tools import leave_out_unshown, may_call
 from stages.conversations.tool_calls import (
-    METADATA,
-    OTHER_TOOL_COLUMNS,
-    TOOL_COLUMNS,
+    ALL_TOOL_COLUMNS,
+    NONE,
     dump_canonical,
     find_tools,
     parse_text,
@@ -59,9 +60,6 @@ from stages.conversations.tool_schemas import shows_tools
 from stages.conversations.turn_joining import STRICT, join_turns
 from stages.conversations.turn_order import find_broken_turn_rule
 
-OPTIONS_COLUMN = "chat_template_kwargs"
-READ_COLUMNS = frozenset({OPTIONS_COLUMN})
-NONE: frozenset[str] = frozenset()
 SECOND_SYSTEM = SYSTEM_COLUMNS[1]
 NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """A NUL character as JSON writes it (behind an odd number of backslashes it is text)."""
@@ -163,7 +161,7 @@ def parse_record(record: bytes) -> Row:
 
 def clean_row(row: Row, dialect: Dialect, notes: list[Note]) -> Row:
     """A row of a file of columns without the nulls that its format put in."""
-    whole = {*TOOL_COLUMNS, *OTHER_TOOL_COLUMNS, METADATA, OPTIONS_COLUMN}
+    whole = ALL_TOOL_COLUMNS | OF_EVERY_LAYOUT
     cleaned, found = remove_nulls(row, dialect.columns - whole, whole)
     if found:
         notes.append((NULLS_REMOVED, ""))
@@ -185,11 +183,11 @@ def read_form(row: Row, dialect: Dialect | None, turns: str, notes: list[Note]) 
     if tools and messages and messages[0][0] == "system" and shows_tools(messages[0][1], orjson.loads(tools)):
         tools = None
     options = read_options(row, notes)
-    note_columns(row, dialect.columns | columns | READ_COLUMNS, notes)
+    note_columns(row, dialect.columns, columns, notes)
     if SECOND_SYSTEM in row:
         note_second_system(row, dialect, notes)
     canonical = canonical_json(messages, tools, options)
-    if may_call(canonical):
+    if may_call(messages, canonical):
         trained = leave_out_unshown(messages, defined, options)
         if trained != messages:
             notes.append((TOOLS_NOT_SHOWN, ""))
@@ -211,14 +209,14 @@ def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], by
 
 def read_options(row: Row, notes: list[Note]) -> bytes | None:
     """What the row asks of the chat template, as canonical JSON; None where it asks nothing. Raises Rejected."""
-    value = row.get(OPTIONS_COLUMN)
+    value = row.get(OPTIONS)
     if isinstance(value, str) and value:
         value = parse_text(value, OPTIONS_UNREADABLE)
     if value is None or value in ("", {}):
         return None
     if not isinstance(value, dict):
         raise Rejected(OPTIONS_UNREADABLE)
-    notes += [(HANDED_ON, f"{OPTIONS_COLUMN}.{shorten(key)}") for key in value]
+    notes += [(HANDED_ON, f"{OPTIONS}.{shorten(key)}") for key in value]
     return dump_canonical(value, OPTIONS_UNREADABLE)
 
 

@@ -18,6 +18,9 @@ TOOLS_NOT_SHOWN = "tools_not_shown"
 MERGED = "merged"
 GREETING = "greetings"
 
+OPTIONS = "chat_template_kwargs"
+OF_EVERY_LAYOUT = frozenset({OPTIONS})
+"""Columns that are read whatever the dialect."""
 EMPTY_TEXTS = ("[]", "{}", "null")
 """Nothing, as columns of JSON text say it."""
 LONGEST_NAME = 80
@@ -37,9 +40,21 @@ def note_unread(item: Mapping[str, object], read: frozenset[str], place: str, no
     notes += [(MESSAGE_KEY, f"{place}.{shorten(key)}") for key in unread if is_something(item[key])]
 
 
-def note_columns(row: Mapping[str, object], read: frozenset[str], notes: list[Note]) -> None:
-    """Add a note for each column of a row that holds something and that nothing reads."""
-    notes += [(COLUMN, shorten(key)) for key in list_unread(tuple(row), read) if is_something(row[key])]
+def note_columns(row: Mapping[str, object], read: frozenset[str], more: frozenset[str], notes: list[Note]) -> None:
+    """Add a note for each column of a row that holds something and that nothing reads: neither the dialect (`read`) nor another (`more`)."""
+    for key, note in list_unread_columns(tuple(row), read, more):
+        value = row[key]
+        # most hold a number or a text
+        if (value and type(value) is not str) or is_something(value):
+            notes.append(note)
+
+
+@lru_cache(maxsize=1_000)
+def list_unread_columns(
+    keys: tuple[str, ...], read: frozenset[str], more: frozenset[str]
+) -> tuple[tuple[str, Note], ...]:
+    """The columns that are not read, each with its note."""
+    return tuple([(key, (COLUMN, shorten(key))) for key in list_unread(keys, read | more | OF_EVERY_LAYOUT)])
 
 
 @lru_cache(maxsize=1_000)

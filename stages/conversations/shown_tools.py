@@ -11,9 +11,11 @@ CALLS_IN_TEXT = re.compile(r"<(?:tool_call|functioncall|function_call)>\s*\{[^{}
 """The name in a call that stands in an answer's text."""
 
 
-def may_call(canonical: bytes) -> bool:
-    """A quick look at whether a conversation's canonical JSON may hold a call."""
-    return b"tool_call" in canonical or b"<function" in canonical
+def may_call(messages: list[Message], canonical: bytes) -> bool:
+    """A quick look at whether a conversation may hold a call: beside an answer, or in a text, as its canonical JSON tells."""
+    if max(map(len, messages), default=0) > 2:  # noqa: PLR2004
+        return True
+    return b"<" in canonical and (b"<tool_call>" in canonical or b"<function" in canonical)
 
 
 def leave_out_unshown(messages: list[Message], tools: bytes | None, options: bytes | None) -> list[Message]:

@@ -33,6 +33,8 @@ OTHER_TOOL_COLUMNS = (
 """Columns that hold tools in some datasets, and names or prose in others: what cannot be read as tools is none."""
 METADATA = "metadata"
 """A column that may hold tools under one of the names above."""
+ALL_TOOL_COLUMNS = frozenset({*TOOL_COLUMNS, *OTHER_TOOL_COLUMNS, METADATA})
+NONE: frozenset[str] = frozenset()
 
 CALL_KEYS = ("tool_calls", "function_call")
 CALL_PLACE = "messages[].tool_calls[]"
@@ -47,6 +49,8 @@ def find_tools(row: Mapping[str, object], notes: list[Note]) -> tuple[bytes | No
 
     Raises Rejected for a column of tools that holds something else.
     """
+    if ALL_TOOL_COLUMNS.isdisjoint(row):
+        return None, NONE
     for name in TOOL_COLUMNS:
         if name in row and (found := read_tools(row[name], notes)):
             return found, frozenset({name})
@@ -54,7 +58,7 @@ def find_tools(row: Mapping[str, object], notes: list[Note]) -> tuple[bytes | No
         if name in row and (found := read_tools_if_any(row[name], notes)):
             return found, frozenset({name})
     found = find_tools_in(row[METADATA], notes) if METADATA in row else None
-    return found, frozenset({METADATA}) if found else frozenset()
+    return found, frozenset({METADATA}) if found else NONE
 
 
 def find_tools_in(metadata: object, notes: list[Note]) -> bytes | None:
