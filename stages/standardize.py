@@ -35,6 +35,7 @@ from stages.conversations.flag_counts import COMMON_ROWS, COMMON_SHARE, FlagCoun
 from stages.conversations.grouping import check_group_column
 from stages.conversations.judging import Judge, JudgedBatch, judge_batch
 from stages.conversations.language import LANGUAGES, suggest_language
+from stages.conversations.layouts_tree import Trees
 from stages.conversations.near_rows import make_near_policy, settle_near_rows
 from stages.conversations.row_accounting import RowAccount
 from stages.conversations.schema_check import check_messages
@@ -71,6 +72,8 @@ class StandardizeParams(Params):
     turns: Literal["strict", "merge_same_role", "greeting_first"]
     """What becomes of turns out of order. strict: the row is set aside; merge_same_role: neighbouring questions, or answers,
     are joined with an empty line between; greeting_first: an opening answer is kept as context, untrained."""
+    trees: Trees
+    """What becomes of trees of replies, such as OASST's. best_ranked: the reply ranked best is taken at each message; longest: the longest branch; refuse: none."""
     max_messages: Annotated[int, Field(ge=2)] | None
     """Messages in a conversation, at most (rule too_many_messages); null: no limit. Longer ones are set aside."""
     max_chars: Annotated[int, Field(ge=1)] | None
@@ -117,7 +120,7 @@ def standardize(
         raise StageError(
             "the dataset is empty: no row in it. Look at fetch_data.sources (and the split, for a hub dataset)."
         )
-    dialects = detect_dialects(rows, sources)
+    dialects = detect_dialects(rows, sources, params.trees)
     check_group_column(
         [(one["source"], read_records(rows, index)) for index, one in enumerate(sources)], params.group_by
     )
@@ -168,11 +171,13 @@ def standardize(
         log.warning("no conversation is held out: too few rows for heldout_fraction %s", params.heldout_fraction)
 
 
-def detect_dialects(rows: Path, sources: Sequence[Mapping[str, Any]]) -> list[Dialect | None]:
+def detect_dialects(rows: Path, sources: Sequence[Mapping[str, Any]], trees: Trees) -> list[Dialect | None]:
     """The dialect of each source. Raises StageError where one is not clear or refused."""
     named = TypeAdapter(Columns | None)
     return [
-        detect_dialect(read_records(rows, index), named.validate_python(source["columns"]), source["source"], index)
+        detect_dialect(
+            read_records(rows, index), named.validate_python(source["columns"]), source["source"], index, trees
+        )
         for index, source in enumerate(sources)
     ]
 

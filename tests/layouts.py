@@ -232,6 +232,24 @@ LAYOUTS = (
         rule="transcript_unreadable",
     ),
     Layout(
+        "OpenThoughts",
+        {
+            "system": "s",
+            "conversations": [
+                {"from": "user", "value": "q"},
+                {
+                    "from": "assistant",
+                    "value": "<|begin_of_thought|>\n\nt\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\na\n\n<|end_of_solution|>",
+                },
+            ],
+        },
+        "the conversation; thoughts and answer apart",
+        "conversations: from/value",
+        [("system", "s"), USER, ("assistant", "a", {"reasoning": "t"})],
+        hostile={"conversations": []},
+        rule="no_messages",
+    ),
+    Layout(
         "s1K",
         {
             "question": "q",

@@ -52,7 +52,7 @@ def collect_findings(trial: TrialRun, examples: int, values: dict[str, Any]) -> 
     sources = read_json(trial.raw / raw_files.SOURCE)["sources"]
     summary = read_json(trial.messages / message_files.SUMMARY)
     names = [source["source"] for source in sources]
-    dialects = detect_dialects(trial.raw / raw_files.ROWS, sources)
+    dialects = detect_dialects(trial.raw / raw_files.ROWS, sources, values["standardize"]["trees"])
     uses = find_uses(trial, dialects)
     rules = list_rejected(trial, names)
     shown = (

@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stages.conversations.layouts_tree import Trees
 
 
 def find_unrecognized(root: Path, data: Sequence[Path], values: Mapping[str, Any]) -> list[str]:
@@ -19,7 +22,7 @@ def find_unrecognized(root: Path, data: Sequence[Path], values: Mapping[str, Any
     found = []
     for number, (path, source) in enumerate(zip(data, values["fetch_data"]["sources"], strict=False)):
         try:
-            look(root, source, number)
+            look(root, source, number, values["standardize"]["trees"])
         except StageError as error:
             found.append(str(error).replace(source["source"], str(path)))
     return (
@@ -29,8 +32,8 @@ def find_unrecognized(root: Path, data: Sequence[Path], values: Mapping[str, Any
     )
 
 
-def look(root: Path, source: Mapping[str, Any], number: int) -> None:
-    """Recognize the layout of a source's first rows. Raises StageError if there is none."""
+def look(root: Path, source: Mapping[str, Any], number: int, trees: "Trees") -> None:
+    """Recognize the layout of a source's first rows, as `standardize.trees` says. Raises StageError if there is none."""
     from stages.conversations.dialect_detection import ROWS_TO_RECOGNIZE, detect_dialect
     from stages.core.errors import StageError
     from stages.fetch_data import DataSource
@@ -39,7 +42,7 @@ def look(root: Path, source: Mapping[str, Any], number: int) -> None:
     rows = list(islice(first_rows(root, params), ROWS_TO_RECOGNIZE))
     if not rows:
         raise StageError(f"{params.source} holds no rows")
-    if detect_dialect(rows, params.columns, params.source, number) is None:
+    if detect_dialect(rows, params.columns, params.source, number, trees) is None:
         raise StageError(f"{params.source}: no row is a JSON object")
 
 

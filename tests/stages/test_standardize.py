@@ -37,6 +37,7 @@ RUNTIME = section_params(Runtime, "runtime", read_preset(ROOT, "demo")).model_co
 PARAMS = {
     "heldout_fraction": 0.2,
     "turns": "strict",
+    "trees": "best_ranked",
     "max_messages": None,
     "max_chars": None,
     "near_duplicates": "off",

@@ -1,8 +1,10 @@
 import orjson
 import pytest
 
-from stages.conversations.canonical import read_conversation
-from stages.conversations.row_rules import RULES
+from stages.conversations.canonical import canonical_form, read_conversation
+from stages.conversations.dialect_detection import detect_dialect
+from stages.conversations.layouts_tree import Trees, tree_turns
+from stages.conversations.row_rules import RULES, Rejected
 from stages.core.errors import StageError
 from tests.layouts import LAYOUTS, Layout, detect, print_table, read
 from tests.project import ROOT
@@ -47,3 +49,40 @@ def test_hostile_row_of_a_layout_ends_in_a_rule(layout: Layout) -> None:
 
 def test_page_of_layouts_is_as_the_table_says() -> None:
     assert (ROOT / "docs/layouts.md").read_text(encoding="utf-8") == f"{print_table()}\n"
+
+
+def reply(
+    text: str, rank: int | None = None, *replies: dict[str, object], role: str = "assistant"
+) -> dict[str, object]:
+    return {"text": text, "role": role, "rank": rank, "replies": list(replies)}
+
+
+def ask(text: str, *replies: dict[str, object]) -> dict[str, object]:
+    return reply(text, None, *replies, role="prompter")
+
+
+def test_path_through_a_tree_is_the_one_that_the_param_names() -> None:
+    best = reply("best", 0, ask("more"))
+    longest = reply("long", 1, ask("and?", reply("so", 1), reply("thus", 0), {**reply("gone", -1), "deleted": True}))
+    row = orjson.dumps({"prompt": ask("q", reply("unranked"), longest, best)})
+
+    def contents(trees: Trees) -> list[object]:
+        dialect = detect_dialect([row], None, "it", 0, trees)
+        assert dialect is not None
+        return [message[1] for message in canonical_form(orjson.loads(row), dialect)[0]]
+
+    assert contents("best_ranked") == ["q", "best"]
+    assert contents("longest") == ["q", "long", "and?", "thus"]
+    with pytest.raises(StageError, match=r"(?s)it is trees of replies.*standardize\.trees.*best_ranked"):
+        contents("refuse")
+
+
+def test_tree_that_is_deeper_than_any_conversation_is_set_aside() -> None:
+    tree = reply("a")
+    for _ in range(300):
+        tree = reply("a", 0, ask("q", tree))
+    dialect = detect({"prompt": ask("q", reply("a"))})
+    for longest in (False, True):
+        with pytest.raises(Rejected, match="layout"):
+            tree_turns({"prompt": ask("q", tree)}, column="prompt", longest=longest)
+    assert dialect.columns == {"prompt", "system", "system_prompt"}
