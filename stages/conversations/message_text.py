@@ -73,7 +73,7 @@ def holds_media(value: object) -> bool:
 def has_media_part(messages: object) -> bool:
     """Whether a part of some message is a picture, sound or film."""
     return isinstance(messages, list) and any(
-        isinstance(part, dict) and part.get("type") in MEDIA_PARTS
+        isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] in MEDIA_PARTS
         for message in messages
         if isinstance(message, dict)
         for content in message.values()

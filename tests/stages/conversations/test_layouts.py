@@ -1,3 +1,7 @@
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+
 import orjson
 import pytest
 
@@ -86,3 +90,56 @@ def test_tree_that_is_deeper_than_any_conversation_is_set_aside() -> None:
         with pytest.raises(Rejected, match="layout"):
             tree_turns({"prompt": ask("q", tree)}, column="prompt", longest=longest)
     assert dialect.columns == {"prompt", "system", "system_prompt"}
+
+
+STRANGE = (
+    None,
+    3,
+    True,
+    "",
+    "x",
+    "[{",
+    [],
+    {},
+    [None],
+    ["x"],
+    [[]],
+    {"x": 1},
+    [{"x": 1}],
+    [{"type": "tool_use"}],
+    "\ud800",
+)
+
+
+def change_each(value: object, change: object) -> Iterator[object]:
+    """The value with one thing in it changed, at every depth."""
+    yield change
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from ({**value, key: changed} for changed in change_each(inner, change))
+            yield {name: kept for name, kept in value.items() if name != key}
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from ([*value[:place], changed, *value[place + 1 :]] for changed in change_each(inner, change))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=name_of)
+def test_anything_in_the_place_of_anything_is_read_or_breaks_a_rule(layout: Layout) -> None:
+    usual = detect(layout.row) if layout.name else None
+    for strange in STRANGE:
+        for row in change_each(layout.row, strange):
+            dialects = [usual]
+            with suppress(StageError):
+                dialects.append(detect_dialect([json.dumps(row).encode()], None, "it"))
+            for dialect in dialects:
+                found = read_conversation(
+                    json.dumps(row).encode(),
+                    dialect,
+                    may_repeat_keys=True,
+                    columnar=True,
+                    turns="strict",
+                    max_messages=None,
+                    max_chars=None,
+                )
+                assert found.rule is None or found.rule in RULES
+                assert found.rule or found.messages
