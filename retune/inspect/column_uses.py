@@ -3,7 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from stages.conversations.row_rules import Rejected
+from stages.conversations.tool_calls import read_tools
+from stages.conversations.tool_schemas import shows_tools
 
 Row = Mapping[str, object]
 Form = tuple[list[tuple[Any, ...]], bytes | None, bytes | None]
@@ -19,6 +23,7 @@ ANSWER = "the answer"
 PART = "part of the question"
 IGNORED = "ignored"
 EMPTY = "ignored (empty)"
+SHOWN = "tools that the system message lists already"
 UNKNOWN = "not known, since no row can be read"
 BLOCKING = "the reason why rows are rejected"
 
@@ -40,9 +45,22 @@ def find_column_uses(rows: Sequence[Row], form_of: Callable[[Row], Form]) -> dic
         ]
         empty = all(row.get(column) in (None, "", [], {}) for row in rows)
         # most rows decide: in one row, an empty system message may not be told from none
-        unused = EMPTY if empty else IGNORED if any(forms) else UNKNOWN
+        shown = any(form and is_shown(row.get(column), form) for row, form in zip(rows, forms, strict=True))
+        unused = EMPTY if empty else SHOWN if shown else IGNORED if any(forms) else UNKNOWN
         uses[column] = max(found, key=found.count) if found else unused
     return uses
+
+
+def is_shown(value: object, form: Form) -> bool:
+    """Whether these are tools that stand in the system's message of a row, so that they are not written again."""
+    role, text, *_ = form[0][0]
+    if role != "system" or not isinstance(value, list | dict | str):
+        return False
+    try:
+        tools = read_tools(value)
+    except Rejected:
+        return False
+    return tools is not None and shows_tools(text, orjson.loads(tools))
 
 
 def read_form(row: Row, form_of: Callable[[Row], Form]) -> Form | None:
@@ -75,6 +93,8 @@ def find_use(row: Row, column: str, form: Form | None, form_of: Callable[[Row], 
 
 def name_side(value: object, messages: Sequence[tuple[Any, ...]]) -> str | None:
     """Which one this is: the last answer, or (the beginning of) the last question."""
+    if isinstance(value, int | float):
+        value = orjson.dumps(value).decode()
     for role, use in (("assistant", ANSWER), ("user", QUESTION)):
         last = next((message for message in reversed(messages) if message[0] == role), None)
         if last is not None and isinstance(value, str) and value and last[1].startswith(value):
