@@ -25,15 +25,15 @@ from pydantic import Field, field_validator
 
 from stages.arrow.tables import count_rows, open_arrow, read_parquet_batches, write_parquet
 from stages.chat import rendering
-from stages.chat.answer_form import describe_end_of_turn, find_answer_form
 from stages.chat.chat import Chat
+from stages.chat.choice_summary import summarize_choice
 from stages.chat.dialogues import COLUMNS
 from stages.chat.encoding import encode_dialogues
 from stages.chat.firm_values import hold_values
 from stages.chat.fit_to_length import fit_batch
 from stages.chat.row_rules import NO_LABELS_LEFT, RULES, TOO_LONG
-from stages.chat.template_choice import TemplateChoice, TemplateWishes, list_our_templates, prepare
-from stages.chat.template_report import describe_template
+from stages.chat.template_choice import TemplateWishes, list_our_templates, prepare
+from stages.chat.template_words import say_template
 from stages.chat.token_account import TokenAccount
 from stages.contracts import messages as messages_contract
 from stages.contracts import tokens as contract
@@ -119,8 +119,9 @@ def template(
     """Render, tokenize and label every conversation; write the rows by split and what later stages need to know of them.
 
     summary.json: splits.{train,heldout}.{rows, tokens, labelled_tokens, truncated, length, lengths}, rejected.{rule: rows},
-    rows_in, answers_not_trained.{rule: answers of kept rows}, chat_template.{name, sha256 and what `describe_template` says},
-    prompt.{choice, reason, gap}, reasoning, options, row_options_unread.{option of rows that the template does not read: rows}, date_string, end_of_turn.{text, ids, special, inner}, answer (an AnswerForm), bos, pad,
+    rows_in, answers_not_trained.{rule: answers of kept rows}, chat_template.{name, sha256, says and what `describe_template` finds},
+    prompt.{choice, reason, gap}, reasoning, options, row_options_unread.{option of rows that the template does not read: rows}, date_string,
+    end_of_turn.{text, ids, special, inner}, answer (an AnswerForm), bos, pad,
     control_tokens.{as_text, added}, vocabulary_size. `end_of_turn.special` false: generation must stop on the text, no token stands for it.
     """
     if count_workers(runtime.workers) > 1:
@@ -128,14 +129,7 @@ def template(
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     came = read_tokenizer_folder(tokenizer)
     tokens.mkdir(parents=True)
-    wishes = TemplateWishes(
-        params.chat_template,
-        params.date_string,
-        params.missing_control_tokens,
-        params.options,
-        params.prompt,
-        params.reasoning,
-    )
+    wishes = read_wishes(params)
     try:
         choice = prepare(came, custom, wishes, open_encoder)
         account, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
@@ -149,17 +143,31 @@ def template(
         shipped = hold_values(shipped, choice.chat.turns.template, params.options)
     write_tokenizer_folder(folder, came, choice.source, choice.tokens, shipped, choice.added)
     write_parquet(tokens / contract.REJECTED, rejected, contract.REJECTED_SCHEMA)
-    said = summary(choice, account, params, hashlib.sha256(shipped.encode()).hexdigest())
+    said = {**account.summarize(), **summarize_choice(choice, wishes)}
+    unread = said["row_options_unread"] = account.find_unread(said["chat_template"]["options_read"])
+    said["chat_template"] |= {"sha256": hashlib.sha256(shipped.encode()).hexdigest(), "says": say_template(said)}
     write_json(tokens / contract.SUMMARY, said)
     if not account.splits["train"].lengths:
         raise StageError(nothing_left(account, params))
     log.info("%s", choice.prompt.reason)
     if unused := said["chat_template"]["options_unused"]:
         log.warning("template.options: the chat template reads no %s", ", no ".join(unused))
-    if unread := account.find_unread(said["chat_template"]["options_read"]):
+    if unread:
         asked = ", ".join(f"{name} ({rows} rows)" for name, rows in unread.items())
         log.warning("the chat template does not read what rows ask for in chat_template_kwargs: %s", asked)
     log.info("%s", account.describe())
+
+
+def read_wishes(params: TemplateParams) -> TemplateWishes:
+    """What the params ask of the template."""
+    return TemplateWishes(
+        params.chat_template,
+        params.date_string,
+        params.missing_control_tokens,
+        params.options,
+        params.prompt,
+        params.reasoning,
+    )
 
 
 def has_row_options(path: Path) -> bool:
@@ -195,30 +203,6 @@ def write_rows(
             rejected.append(done.rejected)
             advance(sum(batch.num_rows for batch in done.tokens.values()) + done.rejected.num_rows)
     return account, rejected
-
-
-def summary(choice: TemplateChoice, account: TokenAccount, params: TemplateParams, sha256: str) -> dict[str, Any]:
-    """summary.json; `sha256` of the template that is shipped."""
-    tokenizer = choice.chat.tokenizer
-    described = describe_template(choice.chat.turns, choice.chat_template, params.options)
-    return {
-        **account.summarize(),
-        "chat_template": {"name": params.chat_template, "sha256": sha256, **described},
-        "prompt": {"choice": choice.prompt.choice, "reason": choice.prompt.reason, "gap": choice.prompt.gap},
-        "reasoning": params.reasoning,
-        "options": params.options,
-        "row_options_unread": account.find_unread(described["options_read"]),
-        "date_string": params.date_string,
-        "end_of_turn": describe_end_of_turn(choice.chat),
-        "answer": find_answer_form(choice.chat.turns.template),
-        "bos": choice.bos,
-        "pad": {"text": choice.tokens["pad_token"], "id": tokenizer.token_to_id(choice.tokens["pad_token"])},
-        "control_tokens": {
-            "as_text": choice.spelled,
-            "added": {token: tokenizer.token_to_id(token) for token in choice.added},
-        },
-        "vocabulary_size": len(choice.chat.is_special),
-    }
 
 
 def nothing_left(account: TokenAccount, params: TemplateParams) -> str:

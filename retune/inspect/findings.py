@@ -82,6 +82,7 @@ def collect_findings(trial: TrialRun, examples: int, values: dict[str, Any]) -> 
         "too_long": measure_too_long(trial),
         "tools": count_tools(trial),
         "tokens": measure_tokens(trial),
+        "template": read_json(trial.tokens / token_files.SUMMARY)["chat_template"]["says"] if trial.tokens else None,
         "tokenizer": trial.tokenizer or None,
         "no_tokens": trial.no_tokens or None,
         "examples": list(shown),

@@ -6,6 +6,7 @@ from typing import Any
 
 from retune.inspect.note_lines import reading_lines
 from retune.terminal import describe_origin, heading, legend, paint_runs
+from retune.use.changes import template_lines
 from stages.chat.row_rules import TOO_LONG
 from stages.contracts.messages import FATES
 from stages.dataset_files.file_kinds import COMPRESSED, OLDER_EXCEL, SEPARATED, ending_of
@@ -149,6 +150,7 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
             f"{tokens['tokens']:,}, {tokens['trained_share']:.1%} trained; a row has {tokens['p50']:,} (median), "
             f"{tokens['p90']:,} (90%), {tokens['max']:,} at most{cut}, of max_length {found['params']['max_length']:,}",
         )
+    yield from template_lines(found["template"] or {})
 
 
 def rule_lines(found: Mapping[str, Any], *, several: bool) -> Iterator[str]:

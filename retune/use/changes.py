@@ -1,6 +1,6 @@
 """What `retune use` says when it is done: which params changed, and what the next `dvc repro` will do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ class Changes:
     """Names in data/custom under which something else lay before."""
     reminders: Sequence[str]
     """What to think of."""
+    template: Mapping[str, str]
+    """What the chat template will do, by what it is about; empty: it is as it was, or not known yet."""
 
 
 def compare_params(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -42,7 +44,7 @@ def tell(root: Path, changes: Changes, as_json: bool) -> None:
     runs, then = find_runs(root, set(stages)) if stages else ([], [])
     if as_json:
         said = {"changed": changes.params, "replaced": changes.replaced, "reminders": changes.reminders}
-        print_json({**said, "runs": runs, "then": then, "note": note})
+        print_json({**said, "template": changes.template, "runs": runs, "then": then, "note": note})
         return
     # a key that came or went with the rest of its mapping, and was null, tells nothing
     told = {name: values for name, values in changes.params.items() if values[0] != values[1]}
@@ -53,6 +55,8 @@ def tell(root: Path, changes: Changes, as_json: bool) -> None:
         print(f"{name} was replaced: it held something else")
     for line in changes.reminders:
         print(f"note: {line}")
+    for line in template_lines(changes.template):
+        print(line)
     if note:
         print(note)
     elif runs:
@@ -61,6 +65,16 @@ def tell(root: Path, changes: Changes, as_json: bool) -> None:
             print(f"and, where these give other outputs, {', '.join(then)}")
     else:
         print("`dvc repro` has nothing to do")
+
+
+def template_lines(template: Mapping[str, str]) -> Iterator[str]:
+    """What the chat template will do, as `retune inspect` says it too."""
+    from stages.reporting.token_view import visible
+
+    if template:
+        yield "The chat template:"
+    for about, words in template.items():
+        yield f"  {about:<13}{visible(words)}"
 
 
 def find_runs(root: Path, changed: set[str]) -> tuple[list[str], list[str]]:

@@ -7,7 +7,7 @@ import typer
 
 from retune.project import give_up, print_json, project_root
 from retune.use.copying import bring_files, find_replaced, override_base, override_sources
-from retune.use.first_look import find_unrecognized
+from retune.use.first_look import find_unrecognized, look_at_template
 
 
 def use(
@@ -94,7 +94,9 @@ def use(
         write_params(parameters, explain(text, [change.partition("=")[0] for change in changes]) if changes else text)
         keep()
     changed = compare_params(old, values)
-    tell(root, Changes(changed, others, reminders(changed, values, whole=preset is not None and not changes)), as_json)
+    notes = reminders(changed, values, whole=preset is not None and not changes)
+    template, refused = look_at_template(root, values, changed)
+    tell(root, Changes(changed, others, [*notes, *refused], template), as_json)
 
 
 def print_presets(root: Path, as_json: bool) -> None:

@@ -1,6 +1,6 @@
-"""A first look at what `retune use --data` brings: whether the stages will recognize it."""
+"""A first look at what `retune use` chooses: whether the stages will recognize the data, and what the chat template will do to them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,3 +55,32 @@ def first_rows(root: Path, source: Any) -> Iterator[bytes]:  # noqa: ANN401 - st
     for name, path in find_source_files(demo, custom, source.source, source.revision, source.config, source.split):
         for _, record in read_rows(path, name):
             yield record
+
+
+def look_at_template(
+    root: Path, values: Mapping[str, Any], changed: Collection[str]
+) -> tuple[dict[str, str], list[str]]:
+    """({what it is about: what is said of the chat template with these params}, why `template` will refuse it).
+
+    Both are empty where no param that it depends on has `changed`, or the model is not fetched yet.
+    """
+    from retune.inspect.trial_run import find_tokenizer
+    from stages.chat.choice_summary import summarize_choice
+    from stages.chat.template_choice import prepare
+    from stages.chat.template_words import say_template
+    from stages.core.errors import StageError
+    from stages.core.params import section_params
+    from stages.template import TemplateParams, read_wishes
+    from stages.tokenization.loading.fast import ReferenceEncoder
+    from stages.tokenization.loading.tokenizer_folder import read_tokenizer_folder
+
+    folder = find_tokenizer(root, values)
+    if folder is None or not any(name.startswith(("fetch_model.", "template.")) for name in changed):
+        return {}, []
+    wishes = read_wishes(section_params(TemplateParams, "template", dict(values)))
+    try:
+        came = read_tokenizer_folder(folder)
+        choice = prepare(came, root / "data/custom", wishes, lambda _, reference: ReferenceEncoder(reference))
+    except StageError as error:
+        return {}, [f"`template` will refuse this: {error}"]
+    return say_template(summarize_choice(choice, wishes)), []

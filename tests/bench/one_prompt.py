@@ -1,6 +1,6 @@
 r"""One prompt from training to the server, measured: each combination of template, turns and reasoning is trained, and all that answers is asked the same.
 
-    python -m tests.bench.one_prompt FOLDER [--only qwen3] [--steps 90] [--questions 40]
+    python -m tests.bench.one_prompt FOLDER [--only qwen3] [--steps 240] [--questions 40]
 
 The demo's base learns its village with the official templates of Qwen3 and of gpt-oss (tests/oracle/llama3.py has them), in one turn or in
 three, with thoughts before the answers or without. The stages run as dvc.yaml says; then the same held-out questions go to
@@ -339,7 +339,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the projects are made; it must not hold them yet")
     parser.add_argument("--only", default="", help="combinations whose name holds this")
-    parser.add_argument("--steps", type=int, default=90)
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--questions", type=int, default=40)
     given = parser.parse_args()
     chosen = [one for one in COMBINATIONS if given.only in one.name]

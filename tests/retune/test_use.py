@@ -5,6 +5,7 @@ import pytest
 
 from retune.use.overrides import apply_overrides
 from retune.use.presets import read_preset, write_preset
+from tests.project import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -212,3 +213,15 @@ def test_use_counts_the_changes_that_it_lists(project, retune, tmp_path):
     said = retune("use", "--data", *paths, cwd=project).stdout
     assert "params.yaml: 2 changed\n" in said
     assert said.count(" -> ") == 2
+
+
+def test_use_says_what_a_chosen_template_does_or_why_it_will_be_refused(project, retune):
+    (project / "data/demo").symlink_to(ROOT / "data/demo")
+    said = retune("use", "--set", "template.chat_template=plain", cwd=project).stdout
+    assert "The chat template:\n  prompt       an answer follows the generation prompt" in said
+    assert "  BOS          once" in said
+    assert "chat template" not in retune("use", "--set", "train.steps=61", cwd=project).stdout
+    (project / "data/custom/mine.jinja").write_text("{{ raise_exception('no') }}")
+    refused = json.loads(retune("use", "--json", "--set", "template.chat_template=mine.jinja", cwd=project).stdout)
+    assert refused["template"] == {}
+    assert "`template` will refuse this: the chat template refuses a plain dialogue" in refused["reminders"][-1]

@@ -141,6 +141,7 @@ def facts() -> dict[str, Any]:
         "data/tokens/summary.json": {
             "splits": {"train": {"rows": 2, "labelled_tokens": 9}, "heldout": {"rows": 1}},
             "rejected": {},
+            "chat_template": {"says": {"system": "written", "end of turn": "'<|eot|>' is <b>trained</b>"}},
         },
         "metrics.json": {"rows": 1, "answers": 1, "base": measures, "tuned": measures},
         "merge.json": MERGE,
@@ -201,6 +202,12 @@ class Talks(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.inside is not None:
             self.talks[-1].append((self.inside, data))
+
+
+def test_report_says_what_the_template_does(tmp_path: Path) -> None:
+    page, _ = made(tmp_path, [("where?", "there")], examples=0)
+    assert "<td>system</td><td>written</td>" in page
+    assert "&#39;&lt;|eot|&gt;&#39; is &lt;b&gt;trained&lt;/b&gt;" in page
 
 
 def test_report_shows_thoughts_above_the_answer_they_led_to(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""What is said of a chat template: true of each kind."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from stages.chat.template_words import say_template
+
+FACTS: Mapping[str, Any] = {
+    "chat_template": {
+        "system": True,
+        "tools": True,
+        "calls": True,
+        "reasoning": "field",
+        "thinks": "open",
+        "options_read": [],
+    },
+    "prompt": {"choice": "agrees", "reason": "an answer follows the prompt", "gap": ""},
+    "options": {},
+    "end_of_turn": {"text": "<|end|>", "ids": [1], "special": True, "inner": [1]},
+    "answer": {"gap": "", "opens": "", "closes": ""},
+    "bos": "added",
+}
+ROWS = {"rows_in": 8, "splits": {"train": {"truncated": 1}, "heldout": {"truncated": 1}}, "rejected": {"too_long": 4}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "about", "words"),
+    [
+        ({}, "prompt", "an answer follows the prompt"),
+        ({}, "end of turn", "'<|end|>' is trained and ends an answer: a control token"),
+        (
+            {"end_of_turn": {"text": "</s>", "ids": [1, 2], "special": False, "inner": [1, 2]}},
+            "end of turn",
+            "spelled out",
+        ),
+        (
+            {"end_of_turn": {"text": "<|r|>", "ids": [1], "special": True, "inner": [2]}},
+            "end of turn",
+            "ends with another",
+        ),
+        ({}, "BOS", "once: the template left it to the tokenizer"),
+        ({"bos": "none"}, "BOS", "none"),
+        ({}, "loss", "answers with their ends; no header"),
+        (
+            {
+                "prompt": {"choice": "train_gap", "reason": "x", "gap": "g"},
+                "answer": {"gap": "<g>", "opens": "", "closes": ""},
+            },
+            "loss",
+            "'<g>' before them",
+        ),
+        (ROWS, "length", "2 of 8 rows are cut (25.0%), 4 are set aside as too long (50.0%)"),
+    ],
+)
+def test_words_are_those_of_the_facts(changed: dict[str, Any], about: str, words: str) -> None:
+    assert words in say_template({**FACTS, **changed})[about]
+
+
+@pytest.mark.parametrize(
+    ("changed", "about", "words"),
+    [
+        ({"system": False}, "system", "not written"),
+        ({"tools": False}, "tools", "calls are written, definitions are not"),
+        ({"calls": False}, "tools", "definitions are written, calls are not"),
+        ({"tools": False, "calls": False}, "tools", "not written"),
+        (
+            {"reasoning": "none", "thinks": "closes"},
+            "thoughts",
+            "not written: the template knows none; the generation prompt says that there are none",
+        ),
+        ({"options_read": ["enable_thinking"]}, "options", "reads enable_thinking"),
+    ],
+)
+def test_words_are_those_of_the_template(changed: dict[str, Any], about: str, words: str) -> None:
+    form = {**FACTS["chat_template"], **changed}
+    assert words in say_template({**FACTS, "chat_template": form})[about]
+    assert "length" not in say_template(FACTS), "no row has gone through"
