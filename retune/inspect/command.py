@@ -180,6 +180,8 @@ def try_source(
     """What the stages make of the sources. Raises StageError where they refuse them."""
     from retune.inspect.findings import collect_findings
     from retune.inspect.trial_run import put_in_place, try_stages
+    from stages.dataset_files.excel_rows import describe_sheets
+    from stages.dataset_files.file_kinds import EXCEL, ending_of
     from stages.dataset_files.reader import find_separator
 
     # the stages' scratch folder is the project's
@@ -190,6 +192,8 @@ def try_source(
             paths = [(custom / name, name) for name in one["files"] if not one["revision"]]
             kinds = [find_separator(place, name) for place, name in paths if place.is_file()]
             one["separators"] = sorted({kind for kind in kinds if kind})
+            books = [(place, name) for place, name in paths if ending_of(name) in EXCEL and place.is_file()]
+            one["sheets"] = {name: said for place, name in books if (said := describe_sheets(place, name))}
         return found
 
 

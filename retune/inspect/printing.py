@@ -64,11 +64,13 @@ def source_lines(one: Mapping[str, Any], limit: int | None, *, colour: bool) -> 
     kinds = " and ".join(dict.fromkeys(describe_kind(name) for name in names))
     apart = f" (separated by {' and '.join(one['separators'])})" if one["separators"] not in ([], ["commas"]) else ""
     yield format_field("files", f"{', '.join(names[:FILES])}{more}: {kinds}{apart}")
+    for name, said in one["sheets"].items():
+        yield format_field("sheets", f"{name}: {said}")
     yield format_field("layout", one["layout"] or "none: no row is a JSON object")
     for place, (name, use) in enumerate(list(one["uses"].items())[:COLUMNS]):
         yield format_field("columns" if not place else "", f"{name}: {use}")
     if len(one["uses"]) > COLUMNS:
-        yield format_field("", f"and {len(one['columns']) - COLUMNS} more")
+        yield format_field("", f"and {len(one['uses']) - COLUMNS} more")
     is_cut = limit is not None and one["rows_seen"] >= limit
     chosen = f", {one['rows']:,} of them taken" if one["rows"] != one["rows_seen"] else ""
     yield format_field("rows", (f"the first {limit:,} rows of it" if is_cut else f"{one['rows_seen']:,}") + chosen)

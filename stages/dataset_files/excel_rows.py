@@ -6,6 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +26,8 @@ LARGEST_AREA = 50_000_000
 CHUNK = 2**20
 PLACE = re.compile(rb'\br="([A-Z]{1,3})(\d{1,7})"')
 """Where a cell stands."""
+SHEETS, SHOWN = 5, 40
+"""Sheets that are named, and characters of a name."""
 EXACT = 10**15
 """Below it Excel keeps every digit of a whole number."""
 
@@ -34,11 +37,20 @@ def read_excel_rows(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
 
     Raises StageError for what is no workbook, is locked, or has no header.
     """
+    with open_workbook(path, name) as workbook:
+        sheet, others = choose_sheet(workbook, name)
+        if others:
+            log.warning("%s has %d sheets; %r is read, the others are not", name, len(others) + 1, sheet.name[:SHOWN])
+        yield from read_sheet(sheet, name)
+
+
+@contextmanager
+def open_workbook(path: Path, name: str) -> Iterator[CalamineWorkbook]:
+    """A workbook that fits into memory. Raises StageError for what is none, and for what is found damaged while it is open."""
     check_archive(path, name)
     try:
         with CalamineWorkbook.from_path(path) as workbook:
-            sheet = choose_sheet(workbook, name)
-            yield from read_sheet(sheet, name)
+            yield workbook
     except (CalamineError, OSError, ValueError) as error:
         raise StageError(
             f"{name} cannot be read as .xlsx: damaged, locked by a password, or of another kind ({type(error).__name__})"
@@ -82,17 +94,23 @@ def check_area(stream: IO[bytes], name: str) -> None:
         )
 
 
-def choose_sheet(workbook: CalamineWorkbook, name: str) -> CalamineSheet:
-    """The first sheet that holds anything, one that is seen before one that is hidden; says so where there are several. Raises StageError."""
+def choose_sheet(workbook: CalamineWorkbook, name: str) -> tuple[CalamineSheet, list[str]]:
+    """(the first sheet that holds anything, one that is seen before one that is hidden; the names of the others). Raises StageError."""
     sheets = [sheet for sheet in workbook.sheets_metadata if sheet.typ == SheetTypeEnum.WorkSheet]
     sheets.sort(key=lambda sheet: sheet.visible != SheetVisibleEnum.Visible)
     for metadata in sheets:
         sheet = workbook.get_sheet_by_name(metadata.name)
         if sheet.height:
-            if len(sheets) > 1:
-                log.warning("%s has %d sheets; %r is read, the others are not", name, len(sheets), metadata.name[:40])
-            return sheet
+            return sheet, [other.name for other in sheets if other.name != metadata.name]
     raise StageError(f"{name}: no sheet of it holds anything")
+
+
+def describe_sheets(path: Path, name: str) -> str | None:
+    """Of a workbook with several sheets, which one is read, in words; None for any other. Raises StageError."""
+    with open_workbook(path, name) as workbook:
+        sheet, others = choose_sheet(workbook, name)
+        left = ", ".join(repr(other[:SHOWN]) for other in others[:SHEETS]) + (" ..." if others[SHEETS:] else "")
+        return f"{sheet.name[:SHOWN]!r} is read, {len(others)} not: {left}" if others else None
 
 
 def read_sheet(sheet: CalamineSheet, name: str) -> Iterator[tuple[int, bytes]]:

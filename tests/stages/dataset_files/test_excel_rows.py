@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from stages.core.errors import StageError
+from stages.dataset_files.excel_rows import describe_sheets
 from stages.dataset_files.reader import read_rows
 
 TYPES = (
@@ -117,6 +118,10 @@ def test_first_sheet_that_holds_anything_is_read_and_the_others_are_told(
     )
     assert rows_of(tmp_path, content) == [(2, {"prompt": "q", "answer": "a"})]
     assert "mine.xlsx has 4 sheets; 'talks' is read, the others are not" in caplog.text
+    said = "'talks' is read, 3 not: 'blank', 'more', 'hidden_notes'"
+    assert describe_sheets(tmp_path / "mine.xlsx", "mine.xlsx") == said
+    (tmp_path / "one.xlsx").write_bytes(workbook(talks=other))
+    assert describe_sheets(tmp_path / "one.xlsx", "one.xlsx") is None
 
 
 def test_column_without_a_name_is_left_out_where_it_is_empty_and_an_error_where_it_is_not(tmp_path: Path) -> None:
