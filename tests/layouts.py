@@ -212,7 +212,7 @@ LAYOUTS = (
             "FUNCTION RESPONSE: rain\n\n\nASSISTANT: It rains. <|endoftext|>\n",
         },
         "the conversation with its calls; the tools that the system's text lists become the row's tools",
-        "chat: text in Glaive form",
+        "chat: text in USER/ASSISTANT form",
         [("system", "You may call. Use them if required -"), *UNNAMED],
         [WEATHER],
         hostile={"chat": "USER: q\n\nASSISTANT: <functioncall> {name}"},
@@ -225,7 +225,7 @@ LAYOUTS = (
             '{"name": "weather", "arguments": {"city": "Oslo"}} FUNCTION RESPONSE: rain ASSISTANT: It rains.'
         },
         "the same",
-        "sample: text in Glaive form",
+        "sample: text in USER/ASSISTANT form",
         [("system", "You may call. Use them if required -"), *UNNAMED],
         [WEATHER],
         hostile={"sample": "q USER: q ASSISTANT: a"},
@@ -474,6 +474,15 @@ LAYOUTS = (
         [USER, ANSWER],
         hostile={"prompt": None},
         rule="null_content",
+    ),
+    Layout(
+        "HelpSteer 2, several turns",
+        {"prompt": "q\n<extra_id_1>Assistant\na\n<extra_id_1>User\nq2", "response": "a2", "helpfulness": 4},
+        "the same; the earlier turns in the prompt are context",
+        "prompt/response",
+        [USER, ("assistant", "a", {"train": False}), ("user", "q2"), ("assistant", "a2")],
+        hostile={"prompt": "q\n<extra_id_1>Wizard\na\n<extra_id_1>User\nq2"},
+        rule="unknown_role",
     ),
     Layout(
         "HelpSteer 3, PKU-SafeRLHF, Arena",

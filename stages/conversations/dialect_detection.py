@@ -86,7 +86,7 @@ def recognize(rows: Sequence[Row], source: str, how: str = "", trees: Trees = "b
         if lowered != rows and any(any(find_dialects(row)) for row in lowered):
             dialect = recognize(lowered, source, how, trees)
             return read_in_any_case(dialect, rows)
-        rows = lowered if refusal(lowered, None) else rows
+        rows = lowered if refusal(lowered, None) and not refusal(rows, None) else rows
     found = [{dialect.name: dialect for dialect in find_dialects(row, trees)} for row in rows]
     counts = Counter(name for dialects in found for name in dialects)
     best, most = counts.most_common(1)[0] if counts else ("", 0)

@@ -61,3 +61,13 @@ def parse_list(value: object) -> Any:  # noqa: ANN401 - whatever stands there
         except orjson.JSONDecodeError:
             return value
     return value
+
+
+def parse_json(value: object) -> Any:  # noqa: ANN401 - whatever stands there
+    """A list or object that stands there as JSON text, as what it is; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] == "{":
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    return parse_list(value)

@@ -12,11 +12,11 @@ from stages.conversations.row_rules import TOOL_CALL_UNREADABLE, TRANSCRIPT_UNRE
 
 NAMES = {"SYSTEM": "system", "USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 MARK = r"(?P<name>SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE):(?=\s|$)[ ]?"
-ON_A_LINE = re.compile(rf"(?:\A|(?<=\n)|(?<=<\|endoftext\|>))[ \t]*{MARK}")
-ANYWHERE = re.compile(rf"(?:\A|(?<=\s)|(?<=<\|endoftext\|>)){MARK}")
+ON_A_LINE = re.compile(rf"(?:\A|(?<=\n)|(?<=<\|endoftext\|>)|(?<=</s>))[ \t]*{MARK}")
+ANYWHERE = re.compile(rf"(?:\A|(?<=\s)|(?<=<\|endoftext\|>)|(?<=</s>)){MARK}")
 BEGINNING = re.compile(r"\s*(?:SYSTEM|USER):\s")
 CALL = "<functioncall>"
-END = "<|endoftext|>"
+END = re.compile(r"<\|endoftext\|>|</s>\s*\Z")
 QUOTED_CALL = re.compile(
     r"""\{\s*"name"\s*:\s*"(?P<name>[^"]*)"\s*,\s*"arguments"\s*:\s*'(?P<arguments>.*)'\s*\}""", re.DOTALL
 )
@@ -60,7 +60,7 @@ def split_turns(text: str) -> list[tuple[str, str]]:
     if not marks or text[: marks[0].start()].strip():
         raise Rejected(TRANSCRIPT_UNREADABLE)
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    said = [text[mark.end() : end].replace(END, "").strip() for mark, end in zip(marks, ends, strict=True)]
+    said = [END.sub("", text[mark.end() : end]).strip() for mark, end in zip(marks, ends, strict=True)]
     return [(mark["name"], words) for mark, words in zip(marks, said, strict=True)]
 
 

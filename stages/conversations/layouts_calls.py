@@ -2,7 +2,7 @@
 
 from functools import cache, partial
 
-from stages.conversations.dialects import SYSTEM_COLUMNS, Dialect, Row, Turn, parse_list
+from stages.conversations.dialects import SYSTEM_COLUMNS, Dialect, Row, Turn, parse_json, parse_list
 from stages.conversations.message_lists import side_turns, system_turns
 from stages.conversations.row_rules import EMPTY_CONTENT, LAYOUT, Rejected
 
@@ -31,9 +31,9 @@ def is_list_of_named(value: object) -> bool:
 
 
 def is_list_of_calls(value: object) -> bool:
-    """Whether this is a list (or its JSON text) that begins with a call."""
-    value = parse_list(value)
-    first = value[0] if isinstance(value, list) and value else None
+    """Whether this is a call, or a list that begins with one (or the JSON text of either)."""
+    value = parse_json(value)
+    first = value[0] if isinstance(value, list) and value else value
     function = first.get("function", first) if isinstance(first, dict) else None
     return isinstance(function, dict) and "name" in function and any(name in function for name in ARGUMENTS)
 
@@ -49,7 +49,7 @@ def calls_turns(row: Row, *, question: str, calls: str) -> list[Turn]:
     """The question and the calls. What does not begin as JSON does is an answer in words."""
     if question not in row or calls not in row:
         raise Rejected(LAYOUT)
-    found = parse_list(row[calls])
+    found = parse_json(row[calls])
     if found is None or found in ([], ""):
         raise Rejected(EMPTY_CONTENT)
     in_words = isinstance(found, str) and found.lstrip()[:1] not in ("[", "{")

@@ -2,7 +2,7 @@
 
 from functools import cache, partial
 
-from stages.conversations.dialects import SYSTEM_COLUMNS, Dialect, Row, Turn, parse_list
+from stages.conversations.dialects import SYSTEM_COLUMNS, Dialect, Row, Turn, parse_json
 from stages.conversations.layouts_pair import CONTEXT_COLUMNS, join_question
 from stages.conversations.message_lists import system_turns
 from stages.conversations.row_rules import CONTENT_NOT_TEXT, EMPTY_CONTENT, LAYOUT, Rejected
@@ -31,10 +31,11 @@ def is_list_of_answers(value: object) -> bool:
 
 def list_texts(value: object) -> object:
     """The right answers as they stand there; whatever else this is, as it is."""
+    value = parse_json(value)
     if isinstance(value, dict):
         value = next((value[key] for key in TEXT_KEYS if key in value), value)
         return [value] if isinstance(value, str) else value
-    return parse_list(value)
+    return value
 
 
 @cache
@@ -55,6 +56,6 @@ def reference_turns(row: Row, *, question: str, about: str | None, answers: str)
     if not isinstance(texts, list):
         raise Rejected(CONTENT_NOT_TEXT)
     asked = join_question(row[question], row.get(about) if about else None)
-    given = row[answers]
+    given = parse_json(row[answers])
     more = {key: value for key, value in given.items() if key not in TEXT_KEYS} if isinstance(given, dict) else None
     return [*system_turns(row, SYSTEM_COLUMNS), Turn("user", asked, None), Turn("assistant", texts[0], more)]

@@ -78,7 +78,7 @@ def find_form(text: str) -> str | None:
         return "Llama 2"
     if SPOKEN_BEGINNING.match(text) and "### Assistant:" in text:
         return "### Human"
-    return "Glaive" if is_glaive(text) else None
+    return "USER/ASSISTANT" if is_glaive(text) else None
 
 
 @cache
@@ -89,7 +89,7 @@ def transcript_dialect(column: str, form: str) -> Dialect:
         f"{column}: text in {form} form",
         partial(transcript_turns, column=column, read=read),
         frozenset({column, *SYSTEM_COLUMNS}),
-        tools=partial(read_glaive_tools, column=column) if form == "Glaive" else None,
+        tools=partial(read_glaive_tools, column=column) if form == "USER/ASSISTANT" else None,
     )
 
 
@@ -151,6 +151,6 @@ def read_spoken(text: str) -> list[Turn]:
 READERS: Mapping[str, Callable[[str], list[Turn]]] = {
     "Llama 2": read_instructed,
     "### Human": read_spoken,
-    "Glaive": read_glaive,
+    "USER/ASSISTANT": read_glaive,
 }
 """Those of the forms without a mark behind each turn."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any, Literal
 
-from stages.conversations.dialects import SYSTEM_COLUMNS, Dialect, Row, Turn
+from stages.conversations.dialects import SYSTEM_COLUMNS, Dialect, Row, Turn, parse_json
 from stages.conversations.message_lists import system_turns
 from stages.conversations.roles import role_of
 from stages.conversations.row_rules import LAYOUT, Rejected
@@ -23,7 +23,7 @@ DEEPEST = 500
 def find_tree_dialect(row: Row, trees: Trees) -> Dialect | None:
     """The dialect of a row that holds a tree of replies, or is the first message of one; None if it is none."""
     for column in ROOTS:
-        if is_node(row.get(column)):
+        if is_node(parse_json(row.get(column))):
             return tree_dialect(column, trees)
     return tree_dialect(None, trees) if is_node(row) else None
 
@@ -55,7 +55,7 @@ def is_tree_dialect(dialect: Dialect) -> bool:
 
 def tree_turns(row: Row, *, column: str | None, longest: bool) -> list[Turn]:
     """The messages of one path, up to its last answer. Raises Rejected for what is no tree."""
-    root = row if column is None else row.get(column)
+    root = row if column is None else parse_json(row.get(column))
     if not is_node(root):
         raise Rejected(LAYOUT)
     path = follow(root, measure_depths(root).__getitem__ if longest else None)

@@ -14,6 +14,9 @@ from stages.conversations.dialects import (
 from stages.conversations.roles import role_of
 from stages.conversations.row_rules import LAYOUT, NO_MESSAGES, Rejected
 
+TURN_MARK = "<extra_id_1>"
+"""Before the name of who speaks, in the prompts of HelpSteer 2 with several turns."""
+
 
 def message_turns(messages: list[Any], role: str, content: str) -> list[Turn]:
     """A list of messages as turns. Raises Rejected."""
@@ -31,12 +34,24 @@ def message_turns(messages: list[Any], role: str, content: str) -> list[Turn]:
 
 def side_turns(value: object, role: str) -> list[Turn]:
     """One side of a pair: a text is one turn, a list of messages (or such a list as JSON text) is several."""
+    if role == "user" and isinstance(value, str) and TURN_MARK in value:
+        return marked_turns(value)
     if is_written_chat(value):
         value = parse_list(value)
     if not isinstance(value, list) or not is_list_of_messages(value):
         return [Turn(role, value, None)]
     names = next((keys for keys in MESSAGE_KEYS if keys[0] in value[0] and keys[1] in value[0]), ("role", "content"))
     return message_turns(value, *names)
+
+
+def marked_turns(text: str) -> list[Turn]:
+    """The turns of a prompt in which each but the first begins with a mark, who speaks, and a line break."""
+    first, *others = text.split(TURN_MARK)
+    turns = [Turn("user", first.removesuffix("\n"), None)]
+    for number, other in enumerate(others):
+        name, _, said = other.partition("\n")
+        turns.append(Turn(name, said.removesuffix("\n") if number + 1 < len(others) else said, None))
+    return turns
 
 
 def system_turns(row: Row, columns: tuple[str, ...]) -> list[Turn]:

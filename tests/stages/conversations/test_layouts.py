@@ -143,3 +143,30 @@ def test_anything_in_the_place_of_anything_is_read_or_breaks_a_rule(layout: Layo
                 )
                 assert found.rule is None or found.rule in RULES
                 assert found.rule or found.messages
+
+
+@pytest.mark.parametrize("sets", ["xLAM function calling", "SQuAD", "OASST, trees", "UltraChat"])
+def test_layout_in_json_text_as_a_csv_writes_it_is_the_same(sets: str) -> None:
+    layout = next(layout for layout in LAYOUTS if layout.sets == sets)
+    row = {key: value if isinstance(value, str | int) else json.dumps(value) for key, value in layout.row.items()}
+    dialect = detect(row)
+    assert dialect.name == layout.name
+    assert read(row, dialect) == (layout.messages, layout.tools)
+
+
+def test_one_call_that_stands_alone_is_an_answer_as_a_list_of_one_is() -> None:
+    layout = next(layout for layout in LAYOUTS if layout.sets == "xLAM function calling")
+    call = {"name": "weather", "arguments": {"city": "Oslo"}}
+    forms = [json.dumps(call), call, [call], json.dumps([call])]
+    found = [read({**layout.row, "answers": form}, detect({**layout.row, "answers": form})) for form in forms]
+    assert found == [found[0]] * len(forms)
+    assert found[0][0][-1][2]["tool_calls"][0]["function"] == call
+
+
+def test_multiple_choice_is_named_whatever_the_case_of_its_columns() -> None:
+    for row in (
+        {"question": "q", "choices": {"text": ["a"]}, "answerKey": "A"},
+        {"question": "q", "options": ["a"], "answer": "B"},
+    ):
+        with pytest.raises(StageError, match="multiple-choice"):
+            detect(row)
