@@ -22,7 +22,7 @@ def find_unrecognized(root: Path, data: Sequence[Path], values: Mapping[str, Any
     found = []
     for number, (path, source) in enumerate(zip(data, values["fetch_data"]["sources"], strict=False)):
         try:
-            look(root, source, number, values["standardize"]["trees"])
+            look(root, source, number, values["standardize"]["trees"], values["standardize"]["group_by"])
         except StageError as error:
             found.append(str(error).replace(source["source"], str(path)))
     return (
@@ -32,9 +32,13 @@ def find_unrecognized(root: Path, data: Sequence[Path], values: Mapping[str, Any
     )
 
 
-def look(root: Path, source: Mapping[str, Any], number: int, trees: "Trees") -> None:
-    """Recognize the layout of a source's first rows, as `standardize.trees` says. Raises StageError if there is none."""
+def look(root: Path, source: Mapping[str, Any], number: int, trees: "Trees", group_by: str | None) -> None:
+    """Recognize the layout of a source's first rows, as `standardize.trees` says.
+
+    Raises StageError if there is none, or no column that rows are grouped by.
+    """
     from stages.conversations.dialect_detection import ROWS_TO_RECOGNIZE, detect_dialect
+    from stages.conversations.grouping import check_group_column
     from stages.core.errors import StageError
     from stages.fetch_data import DataSource
 
@@ -44,6 +48,7 @@ def look(root: Path, source: Mapping[str, Any], number: int, trees: "Trees") -> 
         raise StageError(f"{params.source} holds no rows")
     if detect_dialect(rows, params.columns, params.source, number, trees) is None:
         raise StageError(f"{params.source}: no row is a JSON object")
+    check_group_column([(params.source, rows)], group_by)
 
 
 def first_rows(root: Path, source: Any) -> Iterator[bytes]:  # noqa: ANN401 - stages are imported where they are needed

@@ -61,16 +61,15 @@ def check_group_column(sources: Sequence[tuple[str, Iterable[bytes]]], group_by:
         return
     for name, records in sources:
         columns: dict[str, None] = {}
-        for record in islice(records, ROWS_TO_LOOK):
+        looked = 0
+        for looked, record in enumerate(islice(records, ROWS_TO_LOOK), start=1):  # noqa: B007 - how many there were
             try:
                 columns |= dict.fromkeys(parse_record(record))
             except Rejected:
                 continue
         if columns and group_by not in columns:
-            named = ", ".join(f"`{column}`" for column in list(columns)[:COLUMNS]) + (
-                " ..." if columns.keys() - set(list(columns)[:COLUMNS]) else ""
-            )
+            named = ", ".join(f"`{column}`" for column in [*columns][:COLUMNS]) + " ..." * (len(columns) > COLUMNS)
             raise StageError(
-                f"standardize.group_by: none of the first {ROWS_TO_LOOK} rows of {name} has the column `{group_by}`. It has {named}: name one of these, or "
+                f"standardize.group_by: no row of {name} has the column `{group_by}` (looked at: the first {looked}). It has {named}: name one of these, or "
                 f"`{ANSWER}` for what the assistant says, or null for no groups"
             )

@@ -304,6 +304,60 @@ def test_inspect_tells_what_the_gate_will_ask_for(retune: Run, demo: Path) -> No
     assert "gate" not in retune("inspect", "few.jsonl", "--rows", "20", cwd=demo).stdout
 
 
+def test_inspect_of_few_rows_that_repeat_one_another_says_nothing_of_the_gate_by_the_readmes_recipe(
+    retune: Run, demo: Path
+) -> None:
+    (demo / "few.jsonl").write_text(jsonl([*map(sharegpt, range(360)), *map(sharegpt, range(40))]))
+    recipe = ["--set", "audit.min_heldout_rows=10"]
+    said = retune("inspect", "few.jsonl", *recipe, cwd=demo).stdout
+    assert "400 rows: 360 kept (" in said
+    assert "0 rejected, 40 repeated, 0 excluded" in said
+    assert "gate" not in said
+    said = retune("inspect", "few.jsonl", *recipe, "--set", "audit.max_repeated_share=0.05", cwd=demo).stdout
+    assert (
+        "gate     will refuse that 10.0% of the rows repeat others: more than 5.0% (audit.max_repeated_share)" in said
+    )
+
+
+def test_inspect_foretells_what_template_rejects_and_shows_flags_and_what_is_seen(retune: Run, demo: Path) -> None:
+    rows = [sharegpt(number) for number in range(40)]
+    long = [
+        {"conversations": [{"from": "human", "value": f"say it {number}"}, {"from": "gpt", "value": "so " * 400}]}
+        for number in range(4)
+    ]
+    mail = {
+        "conversations": [{"from": "human", "value": "where?"}, {"from": "gpt", "value": "ask secret@mail.example.org"}]
+    }
+    (demo / "few.jsonl").write_text(jsonl([*rows, *long, mail]))
+    chosen = ["audit.min_heldout_rows=0", "template.max_length=200", "standardize.heldout_fraction=0.3"]
+    command = ["inspect", "few.jsonl", *(word for key in chosen for word in ("--set", key))]
+    found = json.loads(retune(*command, "--json", cwd=demo).stdout)
+    assert found["gate"]["rejected_share"] == 4 / 45
+    assert [(flag["flag"], flag["rows"], flag["origins"][0]["line"]) for flag in found["flags"]] == [
+        ("same_answer", 4, 41),
+        ("email_address", 1, 45),
+    ]
+    said = retune(*command, cwd=demo).stdout
+    assert (
+        "will refuse that 8.9% of the rows are rejected, by `standardize` and `template` together: more than 5.0%"
+        in said
+    )
+    assert "1 email_address: an e-mail address\n" in said
+    assert f"  held out {found['seen']['says']}\n" in said
+
+
+def test_inspect_by_a_column_that_is_not_there_names_those_that_are(retune: Run, demo: Path) -> None:
+    (demo / "few.jsonl").write_text(jsonl(map(sharegpt, range(3))))
+    for verb, code in ((["inspect", "few.jsonl"], 2), (["use", "--data", "few.jsonl"], 1)):
+        done = retune(*verb, "--set", "standardize.group_by=topic", cwd=demo)
+        assert done.returncode == code
+        assert (
+            "has the column `topic` (looked at: the first 3). It has `id`, `conversations`: name one of these, or `answer`"
+            in done.stderr
+        )
+        assert "Traceback" not in done.stderr
+
+
 def test_inspect_without_a_source_looks_at_the_params(retune: Run, demo: Path) -> None:
     shutil.copy(ROOT / "data/demo/dialogues.jsonl", demo / "data/demo/dialogues.jsonl")
     done = retune("inspect", "--rows", "20", cwd=demo)

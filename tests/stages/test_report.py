@@ -136,6 +136,9 @@ def facts() -> dict[str, Any]:
             "excluded": 1,
             "heldout": 1,
             "flags": {},
+            "ignored": {"columns": {}, "message_keys": {}, "more": 0},
+            "handed_on": {},
+            **dict.fromkeys(("nulls_removed", "numbers_as_text", "tools_not_shown", "merged", "greetings"), 0),
             "seen": {"says": "1 of 1 held-out answers also stand in training"},
         },
         "data/tokens/summary.json": {
@@ -295,6 +298,23 @@ def test_report_shows_flags_with_places_and_no_text_of_rows_with_personal_data(t
     assert "secret 1" not in page
     for text in (page, card):
         assert "What is held out: 1 of 1 held-out answers also stand in training." in text
+
+
+def test_report_says_what_reading_left_out_and_changed_and_nothing_where_nothing_was(tmp_path: Path) -> None:
+    rows = facts()["data/messages/summary.json"]
+    page, _ = made(tmp_path / "nothing", [("a", "b")], examples=0)
+    assert "What reading the rows" not in page
+    told = {
+        "ignored": {"columns": {"<id>": 1200}, "message_keys": {"messages[].score": 2}, "more": 3},
+        "nulls_removed": 4,
+    }
+    page, _ = made(tmp_path / "some", [("a", "b")], examples=0, **{"data/messages/summary": rows | told})
+    assert rows_of(page, "What reading the rows")[1:] == [
+        ["&lt;id&gt;  is ignored: nothing reads it", "1,200"],
+        ["messages[].score  is ignored: nothing reads it", "2"],
+        ["3 more keys are ignored", ""],
+        ["lost nulls that their file&#39;s columns put into arguments, tools, options or parts", "4"],
+    ]
 
 
 def test_report_model_card_names_every_source(tmp_path: Path) -> None:

@@ -512,7 +512,7 @@ def test_rows_of_one_group_are_all_trained_or_all_held_out(tmp_path: Path, group
 
 
 def test_column_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="none of the first 1000 rows of source 0 has the column `topic`"):
+    with pytest.raises(StageError, match="no row of source 0 has the column `topic`"):
         run(tmp_path, [good(1)], group_by="topic")
 
 

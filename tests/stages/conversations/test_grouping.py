@@ -37,6 +37,6 @@ def test_column_that_a_source_has_not_is_refused_with_those_it_has() -> None:
     for fine in (None, "answer", "topic"):
         check_group_column([("one", rows)], fine)
     with pytest.raises(
-        StageError, match=r"none of the first 1000 rows of two has the column `topic`\. It has `q`, `a`: name one"
+        StageError, match=r"no row of two has the column `topic` \(looked at: the first 1\)\. It has `q`, `a`: name one"
     ):
         check_group_column([("one", rows), ("two", [b'{"q": "", "a": ""}'])], "topic")
