@@ -126,7 +126,7 @@ def choose_params(combination: Combination, steps: int, questions: int) -> dict[
         "missing_control_tokens": "add",
         "max_length": CONTEXT,
     }
-    values["train"] |= {"steps": steps, "eval_steps": None, "logging_steps": 30}
+    values["train"] |= {"steps": steps, "learning_rate": 4e-3, "eval_steps": None, "logging_steps": 30}
     values["evaluate"] |= {"rows": questions, "answer_rows": questions, "max_new_tokens": 64}
     values["merge"] |= {"check_rows": 2}
     values["gguf"] |= {

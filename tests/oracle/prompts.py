@@ -113,6 +113,15 @@ def as_published(messages: Sequence[Message], style: Style) -> list[dict[str, An
     ]
 
 
+def ask_tokenizer(made: Templated) -> list[list[int]]:
+    """The prompts by transformers' `apply_chat_template` with the tokenizer of data/tokens."""
+    tokenizer, style = open_tokenizer(made), read_style(made.tokens)
+    return [
+        tokenizer.apply_chat_template(hand_over(one.messages, style), add_generation_prompt=True, return_dict=False)
+        for one in made.asked
+    ]
+
+
 def ask_all(made: Templated, file: Path) -> dict[str, list[list[int] | str]]:
     """By who answers, the prompts of all that was asked; a text where somebody refuses."""
     from retune.chat.dialogue import prompt_ids
@@ -126,15 +135,9 @@ def ask_all(made: Templated, file: Path) -> dict[str, list[list[int] | str]]:
         except StageError as error:
             return str(error)
 
-    tokenizer = open_tokenizer(made)
     in_memory = TorchSpeaker(None, made.tokens, frozenset(), "cpu", 100_000)
     found: dict[str, list[list[int] | str]] = {
-        "transformers": [
-            tokenizer.apply_chat_template(
-                hand_over(one.messages, read_style(made.tokens)), add_generation_prompt=True, return_dict=False
-            )
-            for one in made.asked
-        ],
+        "transformers": [*ask_tokenizer(made)],
         "chat --adapter": [ask(in_memory, one.messages) for one in made.asked],
     }
     with open_gguf(file, 256, 1) as speaker:
