@@ -71,10 +71,10 @@ class TemplateParams(Params):
     """What becomes of messages with a control token in their text. It would forge a turn. reject: the row is set aside; split: the token is
     spelled out as ordinary text (where that can be told from a real one: not in tools, nor where a template changes contents)."""
     options: dict[str, Any]
-    """Variables that the chat template reads, such as {enable_thinking: false}; {}: none. The same at inference: they are written into
+    """Variables for the chat template, such as {enable_thinking: false}; {}: none. The same at inference: they are written into
     what is shipped. A row's own chat_template_kwargs go over them for that row."""
     prompt: Literal["auto", "train_gap", "extend_prompt"]
-    """Who writes what the template has between its generation prompt and an answer. train_gap: the model learns to, and the prompt stays
+    """Who writes the gap between prompt and answer. train_gap: the model learns to, and the prompt stays
     its family's; extend_prompt: the prompt that is shipped; auto: the model, unless the template has no generation prompt of its own."""
     reasoning: Literal["train", "mask", "strip", "last_turn"]
     """What becomes of an answer's thoughts. train: they are trained as the answer is; mask: they are context; strip: they are taken out;
