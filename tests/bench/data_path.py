@@ -146,6 +146,9 @@ def ours_result(project: Project, rows: int, megabytes: float | None, repeat: in
         say(
             f"  {stage:11} {row['wall_s']:7.2f} {row['cpu_s']:7.2f} {row['peak_mib']:10} {row['together_mib']:18}   {row['workers_mib']}"
         )
+    scan = module("flags_scan", project.folder / "data/messages/messages.parquet")
+    flags = json.loads(measured(scan, ROOT, os.environ).output.splitlines()[-1])
+    say(f"    of it the look for flags {flags['cpu_s']:7.2f} s of processor time; {flags['flagged']} rows flagged")
     speed = f", {megabytes / seconds:.1f} MB/s" if megabytes else ""
     say(f"  all         {seconds:7.2f} s for {rows} rows: {rows / seconds:.0f} rows/s{speed}")
     summary = json.loads((project.folder / "data/tokens/summary.json").read_text(encoding="utf-8"))
@@ -154,6 +157,7 @@ def ours_result(project: Project, rows: int, megabytes: float | None, repeat: in
         "ours_s": seconds,
         "ours_runs_s": [round(sum(run[stage].wall for stage in DATA_STAGES), 2) for run in runs],
         "ours": table,
+        "flags_scan": flags,
         "tokens": sum(split["tokens"] for split in summary["splits"].values()),
         "ours_rows": {key: messages[key] for key in ("raw", *FATES, "rules", "flags")},
         "template_rejected": summary["rejected"],
