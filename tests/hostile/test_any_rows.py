@@ -18,18 +18,57 @@ from tests.hostile.pipeline import MARKER, Outcome, Project, make_project
 
 pytestmark = pytest.mark.slow
 
-TEXT = st.text(max_size=8) | st.sampled_from([f"{MARKER} a", f"{MARKER} b", "", " ", "\ud800", "\0"])
+TEXT = (
+    st.text(max_size=8)
+    | st.sampled_from([f"{MARKER} a", f"{MARKER} b", "", " ", "\ud800", "\0"])
+    | st.sampled_from(
+        [
+            "<think>",
+            "</think>",
+            "<think>t</think>",
+            "<think>t</think>a",
+            "a</think>b",
+            '<tool_call>{"name": "f"}</tool_call>',
+        ]
+    )
+)
 ROLE = st.sampled_from(["user", "assistant", "system", "human", "gpt", "tool", "narrator", "USER", "", None, 1])
+NAME = st.text(max_size=8) | st.sampled_from(["type", "name", "function", "arguments", "tools", "text", "", "\ud800"])
+"""Names of keys are told, texts never: no marker stands in them."""
 SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
 ANY = st.recursive(
-    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6
+    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAME, inner, max_size=3), max_leaves=6
 )
-PART = st.fixed_dictionaries({"type": st.sampled_from(["text", "image", None])}, optional={"text": TEXT, "value": ANY})
+PART = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(
+            [
+                "text",
+                "image",
+                None,
+                "thinking",
+                "reasoning",
+                "redacted_thinking",
+                "tool_use",
+                "tool_result",
+                "tool_call",
+            ]
+        )
+    },
+    optional={"text": TEXT, "value": ANY, "thinking": ANY, "input": ANY, "name": ANY, "content": ANY},
+)
+SWITCH = st.none() | st.booleans() | ANY
+SPAN = st.fixed_dictionaries({"begin_offset": ANY, "end_offset": ANY, "train": SWITCH}) | ANY
+BESIDE = {
+    "weight": ANY,
+    "loss": SWITCH,
+    "train": SWITCH,
+    "train_detail": st.lists(SPAN, max_size=2) | ANY,
+    "tool_calls": ANY,
+} | dict.fromkeys(("reasoning_content", "reasoning", "thinking", "tool_call_id", "name"), TEXT | ANY)
 MESSAGE = (
     st.fixed_dictionaries({"role": ROLE, "content": TEXT})
-    | st.fixed_dictionaries(
-        {"role": ROLE, "content": st.lists(PART, max_size=2) | ANY}, optional={"weight": ANY, "tool_calls": ANY}
-    )
+    | st.fixed_dictionaries({"role": ROLE, "content": TEXT | st.lists(PART, max_size=2) | ANY}, optional=BESIDE)
     | ANY
 )
 TURNS = (
@@ -37,13 +76,16 @@ TURNS = (
     .map(lambda pairs: ["user", "assistant"] * pairs)
     .flatmap(
         lambda roles: st.tuples(
-            *(st.fixed_dictionaries({"role": st.just(role), "content": TEXT}) for role in roles)
+            *(st.fixed_dictionaries({"role": st.just(role), "content": TEXT}, optional=BESIDE) for role in roles)
         ).map(list)
     )
 )
 ROW = (
     st.fixed_dictionaries(
-        {"messages": TURNS | st.lists(MESSAGE, max_size=4) | ANY}, optional={"tools": ANY, "system": ANY}
+        {"messages": TURNS | st.lists(MESSAGE, max_size=4) | ANY},
+        optional=dict.fromkeys(
+            ("tools", "system", "tools_json", "available_tools", "metadata", "chat_template_kwargs"), ANY
+        ),
     )
     | ANY
 )
@@ -117,7 +159,11 @@ def holds(row: dict[str, Any]) -> None:
     for turn in turns:
         turn["content"].encode()
         assert "\0" not in turn["content"]
-        assert turn["content"].strip() or turn["tool_calls"]
+        assert turn["content"].strip() or turn["tool_calls"] or turn["role"] == "tool"
+        assert turn["reasoning"] is None or (
+            turn["role"] == "assistant" and turn["reasoning"].strip() == turn["reasoning"] != ""
+        )
+        assert turn["role"] != "assistant" or "</think>" not in turn["content"] + (turn["reasoning"] or "")
         assert turn["tool_calls"] is None or turn["role"] == "assistant"
     assert any(turn["train"] for turn in turns if turn["role"] == "assistant")
     assert row["row_id"] == expected_id(row)

@@ -93,7 +93,12 @@ def test_tools_of_any_shape_are_read_or_set_aside(project: Project) -> None:
         "{}",
         json.dumps([{"name": MARKER}]),
     ]
-    rows = [row | {"tools": value} for row, value in zip(good_rows(len(odd)), odd, strict=True)]
+    columns = ("tools", "functions", "tools_json", "available_tools", "metadata", "chat_template_kwargs")
+    odd += [{"tools": value} for value in odd] + [json.dumps({"tools": value}) for value in odd]
+    rows = [
+        row | {columns[place % len(columns)]: odd[place // len(columns)]}
+        for place, row in enumerate(good_rows(len(odd) * len(columns), first=100))
+    ]
     project.write("x.jsonl", b"".join(map(line, [*good_rows(3, first=50), *rows])))
     outcome = project.run("x.jsonl", standardize={"heldout_fraction": 0.0}, template=CHATML)
     assert outcome.error is None
