@@ -17,6 +17,7 @@ from stages.chat.pinning import pin_template, strip_header
 from stages.chat.prompt_choice import PromptChoice, WantedPrompt, choose_prompt
 from stages.chat.reasoning import Reasoning
 from stages.chat.rendering import Template, compile_template
+from stages.chat.template_report import written_call_tokens
 from stages.chat.turns import Turns, make_placeholders, open_turns
 from stages.core.errors import StageError
 from stages.tokenization.loading.tokenizer_folder import (
@@ -86,7 +87,10 @@ def prepare(came: TokenizerFolder, custom: Path, wishes: TemplateWishes, open_en
             "template.chat_template (plain needs none), or template.missing_control_tokens: text or add"
         )
         raise StageError(msg)
-    added = missing if wishes.missing_tokens == "add" else []
+    added = []
+    if missing and wishes.missing_tokens == "add":
+        known = tokenizer.get_vocab(with_added_tokens=True)
+        added = list(dict.fromkeys([*missing, *(one for one in written_call_tokens(probe) if one not in known)]))
     spelled = [token for token in missing if token not in added]
     source = came.source
     if added:

@@ -6,7 +6,7 @@ from typing import Any
 from stages.chat.pinning import find_options
 from stages.chat.reasoning import CLOSER, OPENER
 from stages.chat.rendering import RESERVED, Template
-from stages.chat.turns import Turns, make_placeholders
+from stages.chat.turns import PIPED, Turns, make_placeholders
 
 TOOL: Mapping[str, Any] = {
     "type": "function",
@@ -17,6 +17,11 @@ TOOL: Mapping[str, Any] = {
     },
 }
 CALL = {"type": "function", "id": "call00000", "function": {"name": "retune_probe", "arguments": {"retune_key": "v"}}}
+
+CALLED: tuple[Mapping[str, Any], ...] = (
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "r", "tool_call_id": "call00000", "name": "retune_probe"},
+)
 
 KNOWN = RESERVED | {
     "bos_token",
@@ -71,9 +76,16 @@ def writes_definitions(template: Template) -> bool:
 def writes_calls(template: Template) -> bool:
     """Whether a call of a tool stands in the text."""
     asked, answered = make_placeholders(("user", "assistant"))
-    called = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    result = {"role": "tool", "content": "r", "tool_call_id": "call00000", "name": "retune_probe"}
-    text = template.try_render([asked, called, result, answered], tools=[TOOL]) or ""
+    text = template.try_render([asked, *CALLED, answered], tools=[TOOL]) or ""
     return text.count("retune_probe") > (template.try_render([asked, answered], tools=[TOOL]) or "").count(
         "retune_probe"
     )
+
+
+def written_call_tokens(template: Template) -> list[str]:
+    """The control tokens, by their look, that a template writes where a tool is called.
+
+    Whoever adds its others to a vocabulary wants these, too: llama.cpp tells by `<|call|>` that `<|end|>` of gpt-oss ends thoughts.
+    """
+    text = template.try_render([*make_placeholders(("user",)), *CALLED[:1]], tools=[TOOL]) or ""
+    return list(dict.fromkeys(PIPED.findall(text)))

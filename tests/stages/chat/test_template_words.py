@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from stages.chat.rendering import compile_template
+from stages.chat.template_report import written_call_tokens
 from stages.chat.template_words import say_template
 
 FACTS: Mapping[str, Any] = {
@@ -77,3 +79,12 @@ def test_words_are_those_of_the_template(changed: dict[str, Any], about: str, wo
     form = {**FACTS["chat_template"], **changed}
     assert words in say_template({**FACTS, "chat_template": form})[about]
     assert "length" not in say_template(FACTS), "no row has gone through"
+
+
+def test_tokens_of_calls_are_those_that_the_template_writes_around_one() -> None:
+    source = (
+        "{% for m in messages %}{% if m.tool_calls %}{{ '<|start|>' + m.tool_calls[0].function.name + '<|call|>' }}"
+        "{% else %}{{ m.content + '<|end|>' }}{% endif %}{% endfor %}"
+    )
+    assert written_call_tokens(compile_template(source, {}, "26 Jul 2024")) == ["<|end|>", "<|start|>", "<|call|>"]
+    assert written_call_tokens(compile_template("{{ raise_exception('no') }}", {}, "26 Jul 2024")) == []
