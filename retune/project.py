@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,3 +51,17 @@ def dvc_status(root: Path, *stages: str) -> dict[str, list[Any]]:
 def print_json(value: object) -> None:
     """The value as the command's answer for a program."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def find_tokenizer(root: Path, values: Mapping[str, Any]) -> Path | None:
+    """The folder with the tokenizer that the params name; None if it is not there yet."""
+    from stages.core.files import read_json
+
+    wanted = values.get("fetch_model", {})
+    if wanted.get("source") in ("demo", "custom"):
+        folder = root / "data" / {"demo": "demo/base", "custom": "custom_base"}[wanted["source"]]
+        return folder if (folder / "tokenizer.json").is_file() else None
+    fetched, record = root / "data/tokenizer", root / "data/records/fetch_model.json"
+    # what is there may be the model of an earlier run
+    same = record.is_file() and read_json(record).get("params") == wanted
+    return fetched if same and (fetched / "tokenizer.json").is_file() else None

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from retune.dvc_files import read_owners, read_yaml
+from retune.project import find_tokenizer
 from stages.core.errors import StageError
-from stages.core.files import read_json, scratch
+from stages.core.files import scratch
 from stages.core.params import Runtime, section_params
 
 LONGEST = 2**30
@@ -188,15 +189,3 @@ def make_long_tokens(work: Path, messages: Path, tokens: Path, given: Mapping[st
     with suppress(StageError):
         call_stage(template, {**given, "params": params, "messages": long, "tokens": whole})
     return whole if (whole / token_files.SUMMARY).is_file() else None
-
-
-def find_tokenizer(root: Path, values: Mapping[str, Any]) -> Path | None:
-    """The folder with the tokenizer that the params name; None if it is not there yet."""
-    wanted = values.get("fetch_model", {})
-    if wanted.get("source") in ("demo", "custom"):
-        folder = root / "data" / {"demo": "demo/base", "custom": "custom_base"}[wanted["source"]]
-        return folder if (folder / "tokenizer.json").is_file() else None
-    fetched, record = root / "data/tokenizer", root / "data/records/fetch_model.json"
-    # what is there may be the model of an earlier run
-    same = record.is_file() and read_json(record).get("params") == wanted
-    return fetched if same and (fetched / "tokenizer.json").is_file() else None

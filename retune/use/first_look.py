@@ -69,7 +69,7 @@ def look_at_template(
 
     Both are empty where no param that it depends on has `changed`, or the model is not fetched yet.
     """
-    from retune.inspect.trial_run import find_tokenizer
+    from retune.project import find_tokenizer
     from stages.chat.choice_summary import summarize_choice
     from stages.chat.template_choice import prepare
     from stages.chat.template_words import say_template
