@@ -1,4 +1,4 @@
-"""One prompt with trained models: what `evaluate` says is what `retune chat`, the merged model and the file then answer. Ten minutes."""
+"""One prompt with trained models: what `evaluate` says is what `retune chat`, the merged model and the file then answer. Fifteen minutes."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 def test_all_that_answer_begin_from_trainings_prompt_and_say_what_evaluate_says(
     combination: Combination, tmp_path: Path
 ) -> None:
-    (found,) = measure(tmp_path, [combination], steps=240, questions=40)
+    (found,) = measure(tmp_path, [combination], steps=600, questions=40)
     assert found.questions == 40
     assert set(found.prompts.values()) == {0}, found.prompts
     assert found.answers["chat"] <= 1
