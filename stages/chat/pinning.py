@@ -94,8 +94,12 @@ def spell_value(value: object) -> str:
 def find_options(source: str, known: set[str]) -> list[str]:
     """The variables that a template reads, that it does not set itself everywhere, and that are not `known`."""
     tree = sandbox(str).parse(source)
-    read = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
-    return sorted((jinja2.meta.find_undeclared_variables(tree) | (read & asked_for(tree))) - known)
+    names = list(tree.find_all(nodes.Name))
+    read = {node.name for node in names if node.ctx == "load"}
+    # jinja counts what is set in one branch and read behind it, too
+    own = {node.name for node in names if node.ctx == "store"}
+    arguments = {node.name for node in names if node.ctx == "param"}
+    return sorted(((jinja2.meta.find_undeclared_variables(tree) - own) | (read & asked_for(tree))) - arguments - known)
 
 
 def asked_for(tree: nodes.Template) -> set[str]:
