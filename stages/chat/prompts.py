@@ -7,7 +7,7 @@ a model to go on from, the last answer of a dialogue is written behind the promp
 
 import os.path
 
-from stages.chat.reasoning import CLOSER, OPENER, ThoughtForm, close_thought
+from stages.chat.reasoning import CLOSED, CLOSER, OPENER, ThoughtForm, close_thought
 from stages.chat.row_rules import PROMPT_CLOSES_REASONING, PROMPT_DIFFERS, REASONING_DROPPED, REASONING_NOT_RENDERED
 
 
@@ -38,7 +38,8 @@ def add_prompt(prompt: str, written: str, closing: str = "") -> str:
     header = cut_at_tag(os.path.commonprefix([prompt, written]))  # noqa: RUF071 - characters are meant
     added, kept = prompt[len(header) :], written[len(header) :]
     said = max(length for length in range(len(kept) + 1) if added.endswith(kept[:length]))
-    return prompt + closing + kept[said:]
+    # what is written may close the thought itself
+    return prompt + ("" if CLOSED.search(kept[said:]) else closing) + kept[said:]
 
 
 def cut_at_tag(text: str) -> str:

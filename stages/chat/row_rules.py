@@ -32,7 +32,7 @@ RULES: Mapping[str, str] = {
     TOOLS_NOT_RENDERED: "the chat template does not write the definitions of its tools, or no tools at all (template.chat_template: plain does; chatml does "
     "where the vocabulary has its tokens, else with template.missing_control_tokens: add)",
     CALL_NOT_RENDERED: "the chat template leaves out a call of a tool, or an argument of it (template.chat_template: plain writes all)",
-    TEXT_BESIDE_CALL_NOT_RENDERED: "the chat template writes a call and drops the text beside it (template.chat_template: plain writes both)",
+    TEXT_BESIDE_CALL_NOT_RENDERED: "the chat template writes a call and drops the text beside it, or writes it behind the call's result (template.chat_template: plain writes both)",
     REASONING_NOT_RENDERED: "the chat template does not write an answer's thoughts (template.reasoning: strip trains the answers "
     "without them)",
     PROMPT_CLOSES_REASONING: "an answer has thoughts, and the generation prompt says that there are none (template.options, such as {enable_thinking: true}; or "

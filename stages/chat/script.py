@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stages.chat.prompts import continue_prompt, name_difference, name_dropped, write_dropped_thought
-from stages.chat.reasoning import PROBE, ThoughtForm, hand_over, without_reasoning
+from stages.chat.reasoning import PROBE, ThoughtForm, hand_over
 from stages.chat.rendering import Message
 from stages.chat.turns import Span, Turns
 
@@ -34,16 +34,16 @@ class Script(NamedTuple):
         render = self.turns.template.try_render
         return render(handed, tools=self.tools, options=self.options, add_generation_prompt=True)
 
-    def find_form(self, place: int) -> ThoughtForm | None:
-        """How the template would write a thought before the answer that is message `place`, the last of its dialogue."""
+    def find_form(self, place: int, answer: str) -> ThoughtForm | None:
+        """How the template would write a thought before the answer that is message `place`, the last of its dialogue.
+
+        `answer`: what it writes of the answer itself, a call or a content, up to the end of the text.
+        """
         if self.turns.style != "field":
             return None
-        content = self.messages[place]["content"]
         text = self.render([*self.messages[:place], {**self.messages[place], "reasoning": PROBE}]) or ""
         before, found, behind = text.partition(PROBE)
-        bare = self.render([*self.messages[:place], without_reasoning(self.messages[place])]) or ""
-        at = behind.find(content) if content else -1
-        return ThoughtForm(before, behind[:at]) if found and at >= 0 and bare else None
+        return ThoughtForm(before, behind.removesuffix(answer)) if found and behind.endswith(answer) else None
 
 
 class FoundAnswer(NamedTuple):
@@ -76,7 +76,7 @@ def open_answers(script: Script, text: str, answers: Sequence[FoundAnswer]) -> t
         before = text[: answer.first]
         opening = before if prompt is not None and before.startswith(prompt) and not dropped else None
         if opening is None and last and prompt is not None:
-            opening = open_last(script, answer, prompt, before, dropped=dropped)
+            opening = open_last(script, answer, prompt, text, dropped=dropped)
         if opening is None:
             rule = (
                 name_dropped(prompt, last=last) if dropped else name_difference(prompt, last=last, thinks=answer.thinks)
@@ -85,16 +85,18 @@ def open_answers(script: Script, text: str, answers: Sequence[FoundAnswer]) -> t
             continue
         moved = len(opening) - answer.first
         text = opening + text[answer.first :]
-        masked = script.turns.reasoning == "mask" and answer.thinks
+        # a thought that the template drops has been written behind the prompt
+        masked = script.turns.reasoning == "mask" and (answer.thinks or dropped)
         start = answer.content + moved if masked else len(str(prompt))
         spans.append(Span(start, answer.content_end + moved, answer.end + moved))
     return text, spans
 
 
-def open_last(script: Script, answer: FoundAnswer, prompt: str, before: str, *, dropped: bool) -> str | None:
+def open_last(script: Script, answer: FoundAnswer, prompt: str, text: str, *, dropped: bool) -> str | None:
     """What is to stand before the last answer's content (or its thought, if the template writes that) so that it goes on from its prompt."""
+    before = text[: answer.first]
     if not dropped:
-        form = None if answer.thinks else script.find_form(answer.place)
+        form = None if answer.thinks else script.find_form(answer.place, text[answer.first :])
         return continue_prompt(prompt, before, form, thinks=answer.thinks)
     form = script.turns.thought
     added = write_dropped_thought(prompt, before, form) if form else None

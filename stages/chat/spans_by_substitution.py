@@ -7,7 +7,8 @@ Then it is held against the message: its content, its thought, the names of the 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import os.path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stages.chat.reasoning import PROBE
@@ -30,7 +31,11 @@ def find_spans_by_substitution(script: Script, text: str) -> tuple[str, list[Spa
     for place, message in enumerate(script.messages):
         if message["role"] != "assistant":
             continue
-        answer = substitute_answer(script, text, place) or compare_with_prompt(script, text, place)
+        answer = (
+            substitute_answer(script, text, place)
+            or compare_with_prompt(script, text, place)
+            or extend_call(script, text, place)
+        )
         if answer is None or (answers and answer.first < answers[-1].end):
             return SPANS_UNVERIFIED
         written = text[answer.content : answer.content_end]
@@ -39,7 +44,25 @@ def find_spans_by_substitution(script: Script, text: str) -> tuple[str, list[Spa
         if not is_written(message["content"], written):
             return TEXT_BESIDE_CALL_NOT_RENDERED if "tool_calls" in message else SPANS_UNVERIFIED
         answers.append(answer)
+    calling = [message for message in script.messages if "tool_calls" in message]
+    if calling and holds_others(script, text, answers):
+        return TEXT_BESIDE_CALL_NOT_RENDERED if any(message["content"] for message in calling) else SPANS_UNVERIFIED
     return open_answers(script, text, answers)
+
+
+def holds_others(script: Script, text: str, answers: Sequence[FoundAnswer]) -> bool:
+    """Whether an answer is written around what another turn says: with other words in their place it would not be written as it is.
+
+    Gemma 4 writes a call, what the tool gave back, and then the text beside the call.
+    """
+    placeholders = make_placeholders([message["role"] for message in script.messages])
+    changed = script.render(
+        [
+            message if message["role"] == "assistant" else {**message, "content": placeholder["content"]}
+            for message, placeholder in zip(script.messages, placeholders, strict=True)
+        ]
+    )
+    return changed is None or any(text[answer.first : answer.end] not in changed for answer in answers)
 
 
 def find_unwritten(script: Script, text: str) -> str | None:
@@ -76,6 +99,7 @@ def substitute_answer(script: Script, text: str, place: int) -> FoundAnswer | No
         # a call may end with another token than an answer's
         rest = behind[len(end) :]
         head = text.removesuffix(rest)
+        head = cut_next_opening(script.turns, script.render_prompt(place) or "", head) if last else head
         token = last_control_token(script.turns, head)
         if not text.endswith(rest) or token is None:
             return None
@@ -108,14 +132,46 @@ def compare_with_prompt(script: Script, text: str, place: int) -> FoundAnswer | 
     whole = script.render(script.messages[: place + 1])
     if prompt is None or whole is None:
         return None
-    upto = whole.rstrip()
+    upto = cut_next_opening(script.turns, prompt, whole).rstrip()
     token = last_control_token(script.turns, upto)
     if token is None or not upto.startswith(prompt) or not text.startswith(upto):
         return None
+    return found_behind_prompt(script, place, prompt, upto, token)
+
+
+def extend_call(script: Script, text: str, place: int) -> FoundAnswer | None:
+    """A call whose result is written with its name, and which is written in another way once it is answered (gpt-oss drops its thought).
+
+    It ends with the control token behind its last argument, which one argument more shows.
+    """
+    message = script.messages[place]
+    prompt = script.render_prompt(place)
+    if "tool_calls" not in message or prompt is None or not text.startswith(prompt):
+        return None
+    *calls, last = message["tool_calls"]
+    longer = {**last["function"], "arguments": {**last["function"]["arguments"], PROBE: PROBE}}
+    changed = render_with(script, place, {**message, "tool_calls": [*calls, {**last, "function": longer}]})
+    token = script.turns.special.search(text, len(os.path.commonprefix([text, changed])))  # noqa: RUF071 - characters are meant
+    if PROBE not in changed or token is None or token.start() < len(prompt):
+        return None
+    return found_behind_prompt(script, place, prompt, text[: token.end()], token.group())
+
+
+def found_behind_prompt(script: Script, place: int, prompt: str, upto: str, token: str) -> FoundAnswer:
+    """The answer of message `place` that stands between its prompt and the end of `upto`, which is `token`."""
     thought = script.messages[place].get("reasoning")
     at = upto.find(thought, len(prompt)) if thought is not None else -1
     content = at + len(str(thought)) if at >= 0 else len(prompt)
     return FoundAnswer(place, max(at, len(prompt)), content, len(upto) - len(token), len(upto), at >= 0)
+
+
+def cut_next_opening(turns: Turns, prompt: str, text: str) -> str:
+    """A text that ends with an answer, without the header of the next one, which Command R7B's template writes behind a call unasked.
+
+    `prompt`: of the answer, which ends with the same header. A single control token is what ends the turn.
+    """
+    opener = os.path.commonprefix([prompt[::-1], text[::-1]])[::-1]  # noqa: RUF071 - characters are meant
+    return text.removesuffix(opener) if len(turns.special.findall(opener)) > 1 else text
 
 
 def last_control_token(turns: Turns, text: str) -> str | None:
@@ -148,9 +204,9 @@ def leaves(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
 
 
 def is_written(value: str, text: str) -> bool:
-    """Whether a string stands in the text as it is (trimmed), or as JSON writes it, once or inside a JSON string."""
+    """Whether a string stands in the text as it is (trimmed), as Python writes it, or as JSON does, once or inside a JSON string."""
     value = value.strip()
-    if value in text:
+    if value in text or repr(value)[1:-1] in text:
         return True
     for ascii_only in (False, True):
         once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]

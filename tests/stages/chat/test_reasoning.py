@@ -111,6 +111,33 @@ def test_thoughts_before_a_call_are_kept_beside_it_where_the_template_writes_bot
     assert encode(forgets, messages, tools=tools) == "call_not_rendered"
 
 
+CALLS = TAIL.replace(
+    "{{ m.content", "{% for c in m.tool_calls or [] %}{{ '[' + c.function.name + ']' }}{% endfor %}{{ m.content"
+)
+NEMOTRON = (
+    HEAD
+    + "{% if m.role == 'assistant' %}{{ '<think>\n' + m.reasoning_content + '\n</think>\n' if m.reasoning_content else '<think></think>' }}{% endif %}"
+    + CALLS.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+)
+"""A prompt that opens a thought, and another way to write that there is none."""
+
+
+def test_call_without_a_thought_closes_the_one_that_the_prompt_opened_once_and_in_the_templates_form() -> None:
+    called = {"type": "function", "id": "call00000", "function": {"name": "look", "arguments": {}}}
+    answer: Message = {"role": "assistant", "content": "", "tool_calls": [called]}
+    assert encode(NEMOTRON, [turns("q")[0], answer]) == (["\n</think>\n[look]<|im_end|>"], ())
+    assert encode(NEMOTRON, turns("q", "a")) == (["\n</think>\na<|im_end|>"], ())
+
+
+def test_masked_thought_that_is_written_where_the_template_drops_it_is_not_trained() -> None:
+    drops = HEAD + CALLS.replace("{{ m.content", "{{ ('' if m.tool_calls else m.content)")
+    called = {"type": "function", "id": "call00000", "function": {"name": "look", "arguments": {}}}
+    messages = [turns("q")[0], {"role": "assistant", "content": "", "reasoning": "I look.", "tool_calls": [called]}]
+    thought = "<think>\nI look.\n</think>\n\n"
+    assert encode(drops, messages) == ([thought + "[look]<|im_end|>"], ())
+    assert encode(drops, messages, "mask") == (["[look]<|im_end|>"], ())
+
+
 def test_thought_that_the_prompt_rules_out_is_refused_by_name_and_taken_with_the_option() -> None:
     answer = thinking("q", "a")
     assert encode(SWITCHED, answer) == ([THOUGHT.format("a") + "a<|im_end|>"], ())
@@ -186,6 +213,7 @@ def test_prompt_extended_or_learned_gives_the_same_answers_and_a_shipped_prompt_
             None,
             "u<a><|START_THINKING|><|END_THINKING|><|START_RESPONSE|>",
         ),
+        ("u<a><think>\n", "u<a><think></think>\n", None, "u<a><think>\n</think>\n"),
         ("u<a>steps:\n", "u<a>", ThoughtForm("u<a>", "\n[FINAL]\n"), "u<a>steps:\n\n[FINAL]\n"),
     ],
 )

@@ -51,6 +51,31 @@ LATEST_FIRST = (  # a later answer stands before an earlier one
     "{% for m in messages | reverse %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+GEMMA_4_LIKE = (  # a call, what the tool gave back, and then the text beside the call, in one turn
+    "{{ tools | tojson if tools else '' }}{% for m in messages %}"
+    "{% if m.role == 'user' %}{{ '<|im_start|>user\n' + m.content + '<|im_end|>\n' }}{% elif m.role == 'assistant' %}"
+    "{% if loop.previtem.role == 'user' %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for c in m.tool_calls or [] %}{{ '<|call|>' + c.function.name + c.function.arguments | tojson + '<|called|>' }}{% endfor %}"
+    "{{ '(' + loop.nextitem.content + ')' if m.tool_calls and loop.nextitem else '' }}"
+    "{{ m.content + '<|im_end|>\n' if m.content or not m.tool_calls else '' }}{% endif %}{% endfor %}"
+    "{{ '<|im_start|>assistant\n' if add_generation_prompt and messages[-1].role != 'tool' else '' }}"
+)
+HARMONY_LIKE = (  # a tool's result bears its name, and a call's thought is dropped once the call is answered
+    "{{ tools | tojson if tools else '' }}{% set ns = namespace(name=none) %}{% for m in messages %}"
+    "{% if m.thinking and loop.last %}{{ '<|start|>assistant<|message|>' + m.thinking + '<|end|>' }}{% endif %}"
+    "{% if m.tool_calls %}{% set ns.name = m.tool_calls[0].function.name %}"
+    "{{ '<|start|>assistant to=' + ns.name + '<|message|>' + m.tool_calls[0].function.arguments | tojson + '<|call|>' }}"
+    "{% elif m.role == 'tool' %}{{ '<|start|>' + ns.name + '<|message|>' + m.content + '<|end|>' }}"
+    "{% else %}{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
+    "{{ '<|start|>assistant' if add_generation_prompt else '' }}"
+)
+HARMONY_TOKENS = ["<|start|>", "<|message|>", "<|end|>", "<|call|>"]
+OPENS_NEXT = (  # Command R7B's way: behind a call the next answer is opened without being asked
+    "{{ tools | tojson if tools else '' }}{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|bot|>' }}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name + c.function.arguments | tojson + '<|call|>' }}{% endfor %}{{ '<|end|>' }}{% endfor %}"
+    "{{ '<|bot|>' if add_generation_prompt or messages[-1].tool_calls else '' }}"
+)
+AS_PYTHON = CHATML.replace('["arguments"] | tojson', '["arguments"] | string')
 OTHER_END = LLAMA_LIKE.replace("tojson + '}<|eot_id|>'", "tojson + '}<|eom_id|>'")
 DROPS_CALLS = CHATML[CHATML.index("{%- for message") :].replace('message["tool_calls"] or []', "[]")
 DROPS_DEFINITIONS = CHATML[CHATML.index("{%- for message") :].replace("if tools and", "if false and")
@@ -229,3 +254,47 @@ def test_control_token_anywhere_in_a_dialogue_with_tools_is_refused(
 ) -> None:
     chat = opened(CHATML, byte_level(["<|im_start|>", "<|im_end|>"]))
     assert rows_of(chat, [Dialogue(messages, tools)], split=split) == ["control_token_in_content"]
+
+
+def test_what_a_tool_gave_back_is_never_trained_where_it_stands_inside_the_answer() -> None:
+    chat = opened(GEMMA_4_LIKE, byte_level(["<|im_start|>", "<|im_end|>", "<|call|>", "<|called|>"]))
+    beside = [TALK[0], {**TALK[1], "content": "I look."}, *TALK[2:]]
+    bare, both = rows_of(chat, [Dialogue(TALK, TOOLS), Dialogue(beside, TOOLS)])
+    assert isinstance(bare, EncodedRow), bare
+    call_text, answer = trained(chat, bare)
+    assert call_text.startswith("<|call|>find{")
+    assert call_text.endswith("}<|called|>")
+    assert answer == "In the attic.<|im_end|>"
+    assert both == "text_beside_call_not_rendered"
+
+
+@pytest.mark.parametrize("thought", [None, "It is a lamp."])
+def test_call_that_is_written_in_another_way_once_it_is_answered_does_not_cost_the_row(thought: str | None) -> None:
+    chat = opened(HARMONY_LIKE, byte_level(HARMONY_TOKENS))
+    messages = [TALK[0], {**TALK[1], **({"reasoning": thought} if thought else {})}, *TALK[2:]]
+    whole, asked = rows_of(chat, [Dialogue(messages, TOOLS), Dialogue(messages[:2], TOOLS)])
+    assert isinstance(whole, EncodedRow), whole
+    *before, answer = trained(chat, whole)
+    assert answer == "<|message|>In the attic.<|end|>"
+    assert whole.context == (("reasoning_dropped",) if thought else ())
+    assert isinstance(asked, EncodedRow), asked
+    (call_text,) = trained(chat, asked)
+    assert call_text.endswith("}<|call|>")
+    assert before == ([] if thought else [call_text])
+    assert (thought or "find") in call_text
+
+
+def test_call_that_a_template_extends_with_the_next_answers_header_ends_before_it() -> None:
+    chat = opened(OPENS_NEXT, byte_level(["<|user|>", "<|bot|>", "<|call|>", "<|end|>"]))
+    (row,) = rows_of(chat, [Dialogue(TALK[:2], TOOLS)])
+    assert isinstance(row, EncodedRow), row
+    (call_text,) = trained(chat, row)
+    assert call_text.endswith("}<|call|>")
+
+
+def test_arguments_that_a_template_writes_as_python_does_are_found() -> None:
+    chat = opened(AS_PYTHON, byte_level(["<|im_start|>", "<|im_end|>"]))
+    messages = [TALK[0], calls(call("find", thing='a "b" \\ \n é'))]
+    (row,) = rows_of(chat, [Dialogue(messages, TOOLS)])
+    assert isinstance(row, EncodedRow), row
+    assert repr('a "b" \\ \n é') in trained(chat, row)[0]
