@@ -49,7 +49,14 @@ def say_template(facts: Mapping[str, Any]) -> dict[str, str]:
 def say_end(end: Mapping[str, Any]) -> str:
     """Whether an answer's end is trained, and what stops a model."""
     how = "a control token" if end["special"] else "spelled out, as the vocabulary has no token for it"
-    inner = "" if end["inner"] == end["ids"] else "; an answer that another turn follows ends with another"
+    inner = (
+        ""
+        if end["inner"] == end["ids"]
+        else (
+            "; an answer that another turn follows ends with another token, where a GGUF file may not stop "
+            "(template.train_on: last_assistant_turn trains those alone that end with this one)"
+        )
+    )
     return f"{end['text']!r} is trained and ends an answer: {how}{inner}"
 
 
