@@ -20,6 +20,7 @@ from stages.chat.row_rules import (
     CONTROL_TOKEN_IN_CONTENT,
     NO_ASSISTANT_TURN,
     OPTION_NOT_ALLOWED,
+    REASONING_NOT_RENDERED,
     RENDERING_TOO_LARGE,
     SPANS_UNVERIFIED,
     TEMPLATE_REFUSED,
@@ -69,14 +70,24 @@ def mark_answers(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Re
     except RenderingTooLargeError:
         return RENDERING_TOO_LARGE
     except TemplateRefusedError:
-        return name_refusal(turns, messages, dialogue) if with_tools else TEMPLATE_REFUSED
+        return (
+            name_without_thoughts(turns, dialogue, split=split) if thinks else name_refusal(turns, messages, dialogue)
+        )
     if options and any(options.get(name) and is_unread(turns, handed, dialogue, name, text) for name in TOOL_OPTIONS):
         return TOOLS_NOT_RENDERED
     script = Script(turns, messages, tools, options)
     if not with_tools:
         return mark_plain(script, text, thinks=thinks, forged=forged)
     found = find_spans_by_substitution(script, script.add_end(text))
+    if thinks and isinstance(found, str):
+        found = name_without_thoughts(turns, dialogue, split=split)
     return found if isinstance(found, str) else Rendered(*found, len(turns.special.findall(found[0])))
+
+
+def name_without_thoughts(turns: Turns, dialogue: Dialogue, *, split: bool) -> str:
+    """The rule for a dialogue with thoughts that breaks one: its own without them; or it is for them, and the template takes it without."""
+    bare = mark_answers(turns, dialogue._replace(messages=choose_kept(dialogue.messages, "strip")), split=split)
+    return bare if isinstance(bare, str) else REASONING_NOT_RENDERED
 
 
 def texts_of(messages: Sequence[Message]) -> list[str]:
@@ -91,9 +102,11 @@ def is_unread(turns: Turns, messages: Sequence[Message], dialogue: Dialogue, nam
 
 
 def name_refusal(turns: Turns, messages: Sequence[Message], dialogue: Dialogue) -> str:
-    """The rule for a dialogue with tools that the template refuses: whether it is the tools that it refuses."""
+    """The rule for a dialogue that the template refuses: whether it is the tools that it refuses."""
     # without calls and what they gave back the roles take turns as before
     spoken = [message for message in messages if message["role"] != "tool" and "tool_calls" not in message]
+    if len(spoken) == len(messages) and not dialogue.tools:
+        return TEMPLATE_REFUSED
     plain = [{"role": message["role"], "content": message["content"]} for message in spoken]
     return (
         TEMPLATE_REFUSED if turns.template.try_render(plain, options=dialogue.options) is None else TOOLS_NOT_RENDERED

@@ -33,12 +33,12 @@ RULES: Mapping[str, str] = {
     "where the vocabulary has its tokens, else with template.missing_control_tokens: add)",
     CALL_NOT_RENDERED: "the chat template leaves out a call of a tool, or an argument of it (template.chat_template: plain writes all)",
     TEXT_BESIDE_CALL_NOT_RENDERED: "the chat template writes a call and drops the text beside it, or writes it behind the call's result (template.chat_template: plain writes both)",
-    REASONING_NOT_RENDERED: "the chat template does not write an answer's thoughts (template.reasoning: strip trains the answers "
+    REASONING_NOT_RENDERED: "the chat template does not write an answer's thoughts, or not before a call (template.reasoning: strip trains the answers "
     "without them)",
     PROMPT_CLOSES_REASONING: "an answer has thoughts, and the generation prompt says that there are none (template.options, such as {enable_thinking: true}; or "
     "template.reasoning: strip)",
     REASONING_DROPPED: "the chat template drops the thoughts of answers before the last, which would teach to answer without thinking "
-    "(template.reasoning: last_turn trains them without)",
+    "(template.reasoning: strip trains them without; so does last_turn, but for calls behind the last question)",
     PROMPT_DIFFERS: "in training the chat template writes something else before the answer than it asks a model to go on from "
     "(template.options or template.prompt may change that; where earlier thoughts are the difference, template.reasoning: last_turn)",
     PROMPT_TOKENS_DIFFER: "the answer's first characters melt into one token with its prompt, so no model could begin with them (if it is that the prompt opens a "

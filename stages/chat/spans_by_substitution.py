@@ -8,9 +8,10 @@ Then it is held against the message: its content, its thought, the names of the 
 
 import json
 import os.path
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stages.chat.prompts import cut_at_tag
 from stages.chat.reasoning import PROBE
 from stages.chat.row_rules import (
     CALL_NOT_RENDERED,
@@ -27,16 +28,15 @@ def find_spans_by_substitution(script: Script, text: str) -> tuple[str, list[Spa
     """The text that is trained and the spans of all answers in it, of `text`, the dialogue's rendering; or the rule that refuses it."""
     if missing := find_unwritten(script, text):
         return missing
+    without_others = render_others_changed(script) if any("tool_calls" in one for one in script.messages) else text
     answers: list[FoundAnswer] = []
     for place, message in enumerate(script.messages):
         if message["role"] != "assistant":
             continue
-        answer = (
-            substitute_answer(script, text, place)
-            or compare_with_prompt(script, text, place)
-            or extend_call(script, text, place)
-        )
-        if answer is None or (answers and answer.first < answers[-1].end):
+        answer = look_for_answer(script, text, place, without_others)
+        if isinstance(answer, str):
+            return answer
+        if answers and answer.first < answers[-1].end:
             return SPANS_UNVERIFIED
         written = text[answer.content : answer.content_end]
         if not all(is_written(value, written) for value in values_of_calls(message)):
@@ -44,25 +44,32 @@ def find_spans_by_substitution(script: Script, text: str) -> tuple[str, list[Spa
         if not is_written(message["content"], written):
             return TEXT_BESIDE_CALL_NOT_RENDERED if "tool_calls" in message else SPANS_UNVERIFIED
         answers.append(answer)
-    calling = [message for message in script.messages if "tool_calls" in message]
-    if calling and holds_others(script, text, answers):
-        return TEXT_BESIDE_CALL_NOT_RENDERED if any(message["content"] for message in calling) else SPANS_UNVERIFIED
     return open_answers(script, text, answers)
 
 
-def holds_others(script: Script, text: str, answers: Sequence[FoundAnswer]) -> bool:
-    """Whether an answer is written around what another turn says: with other words in their place it would not be written as it is.
+def look_for_answer(script: Script, text: str, place: int, without_others: str) -> FoundAnswer | str:
+    """The answer of message `place`, by the first way that finds one with nothing of others in it; or the rule that refuses it."""
+    torn = False
+    for look in (substitute_answer, compare_with_prompt, extend_call):
+        answer = look(script, text, place)
+        if answer and text[answer.first : answer.end] in without_others:
+            return answer
+        torn = torn or answer is not None
+    beside = "tool_calls" in script.messages[place] and script.messages[place]["content"]
+    return TEXT_BESIDE_CALL_NOT_RENDERED if torn and beside else SPANS_UNVERIFIED
+
+
+def render_others_changed(script: Script) -> str:
+    """The dialogue's text with other words in place of what all others say: an answer that is not in it holds something of theirs.
 
     Gemma 4 writes a call, what the tool gave back, and then the text beside the call.
     """
     placeholders = make_placeholders([message["role"] for message in script.messages])
-    changed = script.render(
-        [
-            message if message["role"] == "assistant" else {**message, "content": placeholder["content"]}
-            for message, placeholder in zip(script.messages, placeholders, strict=True)
-        ]
-    )
-    return changed is None or any(text[answer.first : answer.end] not in changed for answer in answers)
+    changed = [
+        message if message["role"] == "assistant" else {**message, "content": placeholder["content"]}
+        for message, placeholder in zip(script.messages, placeholders, strict=True)
+    ]
+    return script.render(changed) or ""
 
 
 def find_unwritten(script: Script, text: str) -> str | None:
@@ -136,7 +143,7 @@ def compare_with_prompt(script: Script, text: str, place: int) -> FoundAnswer | 
     token = last_control_token(script.turns, upto)
     if token is None or not upto.startswith(prompt) or not text.startswith(upto):
         return None
-    return found_behind_prompt(script, place, prompt, upto, token)
+    return find_between(script, place, len(prompt), upto, token)
 
 
 def extend_call(script: Script, text: str, place: int) -> FoundAnswer | None:
@@ -146,23 +153,24 @@ def extend_call(script: Script, text: str, place: int) -> FoundAnswer | None:
     """
     message = script.messages[place]
     prompt = script.render_prompt(place)
-    if "tool_calls" not in message or prompt is None or not text.startswith(prompt):
+    if "tool_calls" not in message or prompt is None:
         return None
+    begin = len(cut_at_tag(os.path.commonprefix([prompt, text])))  # noqa: RUF071 - characters are meant
     *calls, last = message["tool_calls"]
     longer = {**last["function"], "arguments": {**last["function"]["arguments"], PROBE: PROBE}}
     changed = render_with(script, place, {**message, "tool_calls": [*calls, {**last, "function": longer}]})
     token = script.turns.special.search(text, len(os.path.commonprefix([text, changed])))  # noqa: RUF071 - characters are meant
-    if PROBE not in changed or token is None or token.start() < len(prompt):
+    if PROBE not in changed or token is None or token.start() < begin:
         return None
-    return found_behind_prompt(script, place, prompt, text[: token.end()], token.group())
+    return find_between(script, place, begin, text[: token.end()], token.group())
 
 
-def found_behind_prompt(script: Script, place: int, prompt: str, upto: str, token: str) -> FoundAnswer:
-    """The answer of message `place` that stands between its prompt and the end of `upto`, which is `token`."""
+def find_between(script: Script, place: int, begin: int, upto: str, token: str) -> FoundAnswer:
+    """The answer of message `place` that stands between `begin` and the end of `upto`, which is `token`."""
     thought = script.messages[place].get("reasoning")
-    at = upto.find(thought, len(prompt)) if thought is not None else -1
-    content = at + len(str(thought)) if at >= 0 else len(prompt)
-    return FoundAnswer(place, max(at, len(prompt)), content, len(upto) - len(token), len(upto), at >= 0)
+    at = upto.find(thought, begin) if thought is not None else -1
+    content = at + len(str(thought)) if at >= 0 else begin
+    return FoundAnswer(place, max(at, begin), content, len(upto) - len(token), len(upto), at >= 0)
 
 
 def cut_next_opening(turns: Turns, prompt: str, text: str) -> str:

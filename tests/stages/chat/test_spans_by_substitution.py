@@ -298,3 +298,21 @@ def test_arguments_that_a_template_writes_as_python_does_are_found() -> None:
     (row,) = rows_of(chat, [Dialogue(messages, TOOLS)])
     assert isinstance(row, EncodedRow), row
     assert repr('a "b" \\ \n é') in trained(chat, row)[0]
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_thought_is_named_where_it_is_for_it_that_a_row_with_calls_is_refused(thinks: bool) -> None:
+    refuses = HARMONY_LIKE.replace(
+        "{% if m.tool_calls %}", "{% if m.tool_calls %}{{ raise_exception('both') if m.thinking and m.content }}"
+    )
+    chat = opened(refuses, byte_level(HARMONY_TOKENS))
+    thought = {"reasoning": "It is a lamp."} if thinks else {}
+    whole, last = ([TALK[0], {**TALK[1], "content": "Beside.", **thought}, *TALK[2:count]] for count in (4, 2))
+    rule = "text_beside_call_not_rendered"
+    assert rows_of(chat, [Dialogue(whole, TOOLS), Dialogue(last, TOOLS)]) == [rule, rule]
+    says_both = opened(
+        refuses.replace("'<|start|>assistant to=' + ns.name", "'<|start|>assistant to=' + ns.name + m.content"),
+        chat.tokenizer,
+    )
+    (row,) = rows_of(says_both, [Dialogue(last, TOOLS)])
+    assert row == "reasoning_not_rendered" if thinks else isinstance(row, EncodedRow)
