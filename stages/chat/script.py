@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from stages.chat.prompts import continue_prompt, name_difference, name_dropped, write_dropped_thought
 from stages.chat.reasoning import PROBE, ThoughtForm, hand_over
 from stages.chat.rendering import Message
-from stages.chat.turns import Span, Turns
+from stages.chat.turns import Span, Turns, make_placeholders
 
 
 class Script(NamedTuple):
@@ -27,6 +27,15 @@ class Script(NamedTuple):
     def add_end(self, text: str) -> str:
         """A text that ends with an answer, with that answer's end: some templates leave it to the next turn."""
         return text + self.turns.end_of_turn if self.turns.end_is_added else text
+
+    def change_others(self) -> "Script":
+        """The same with other words in place of what all others say."""
+        placeholders = make_placeholders([message["role"] for message in self.messages])
+        changed = [
+            message if message["role"] == "assistant" else {**message, "content": placeholder["content"]}
+            for message, placeholder in zip(self.messages, placeholders, strict=True)
+        ]
+        return self._replace(messages=changed)
 
     def render_prompt(self, place: int) -> str | None:
         """What inference goes on from: the turns before message `place`, and the answer opened."""
@@ -93,7 +102,22 @@ def open_answers(script: Script, text: str, answers: Sequence[FoundAnswer]) -> t
 
 
 def open_last(script: Script, answer: FoundAnswer, prompt: str, text: str, *, dropped: bool) -> str | None:
-    """What is to stand before the last answer's content (or its thought, if the template writes that) so that it goes on from its prompt."""
+    """What is to stand before the last answer's content (or its thought, if the template writes that) so that it goes on from its prompt.
+
+    It must be the same whatever the turns before it say: else something of them would be written once more, and trained.
+    """
+    opening = continue_last(script, answer, prompt, text, dropped=dropped)
+    changed, tail = script.change_others(), text[answer.first :]
+    other, asked = changed.render(), changed.render_prompt(answer.place)
+    if opening is None or other is None or asked is None or not other.endswith(tail):
+        return None
+    moved = answer._replace(first=len(other) - len(tail))
+    again = continue_last(changed, moved, asked, other, dropped=dropped)
+    return opening if again and again[len(asked) :] == opening[len(prompt) :] else None
+
+
+def continue_last(script: Script, answer: FoundAnswer, prompt: str, text: str, *, dropped: bool) -> str | None:
+    """The prompt and what the model has to write before the answer; of these turns alone."""
     before = text[: answer.first]
     if not dropped:
         form = None if answer.thinks else script.find_form(answer.place, text[answer.first :])

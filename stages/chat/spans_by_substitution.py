@@ -28,7 +28,9 @@ def find_spans_by_substitution(script: Script, text: str) -> tuple[str, list[Spa
     """The text that is trained and the spans of all answers in it, of `text`, the dialogue's rendering; or the rule that refuses it."""
     if missing := find_unwritten(script, text):
         return missing
-    without_others = render_others_changed(script) if any("tool_calls" in one for one in script.messages) else text
+    calling = any("tool_calls" in message for message in script.messages)
+    # an answer that is not in it holds something that others say: Gemma 4 writes a call, its result, and then the text beside the call
+    without_others = (script.change_others().render() or "") if calling else text
     answers: list[FoundAnswer] = []
     for place, message in enumerate(script.messages):
         if message["role"] != "assistant":
@@ -57,19 +59,6 @@ def look_for_answer(script: Script, text: str, place: int, without_others: str) 
         torn = torn or answer is not None
     beside = "tool_calls" in script.messages[place] and script.messages[place]["content"]
     return TEXT_BESIDE_CALL_NOT_RENDERED if torn and beside else SPANS_UNVERIFIED
-
-
-def render_others_changed(script: Script) -> str:
-    """The dialogue's text with other words in place of what all others say: an answer that is not in it holds something of theirs.
-
-    Gemma 4 writes a call, what the tool gave back, and then the text beside the call.
-    """
-    placeholders = make_placeholders([message["role"] for message in script.messages])
-    changed = [
-        message if message["role"] == "assistant" else {**message, "content": placeholder["content"]}
-        for message, placeholder in zip(script.messages, placeholders, strict=True)
-    ]
-    return script.render(changed) or ""
 
 
 def find_unwritten(script: Script, text: str) -> str | None:
