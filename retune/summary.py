@@ -93,8 +93,9 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         *flag_and_seen_lines(found),
         ("labelled tokens", f"{found['trained_tokens']:,} in the training rows"),
         ("held-out loss", format_change(found["loss"], "{:.4f}")),
-        ("answers right", format_change(found["answers_right"], "{:.1%}")),
     ]
+    if found["answers_right"] != [None, None]:
+        told.append(("answers right", format_change(found["answers_right"], "{:.1%}")))
     told += [
         ("file" if number == 0 else "", f"{name}  {'gone' if size is None else f'{size / 1e6:,.1f} MB'}")
         for number, (name, size) in enumerate(found["files"].items())

@@ -90,13 +90,23 @@ class TemplateParams(Params):
         rendering.parse_date(value)
         return value
 
+    @field_validator("options", mode="before")
+    @classmethod
+    def check_mapping(cls, value: object) -> object:
+        """Accept a mapping."""
+        if not isinstance(value, dict):
+            raise ValueError("must be a mapping, such as {enable_thinking: false}; {} is none")  # noqa: TRY004 - pydantic's
+        return value
+
     @field_validator("options")
     @classmethod
     def check_options(cls, value: dict[str, Any]) -> dict[str, Any]:
         """Accept JSON under names of variables that say nothing of what is rendered."""
         for name in value:
-            if not name.isidentifier() or name in rendering.RESERVED or name.endswith("_token"):
-                raise ValueError(f"{name!r} is no option: it says what is rendered, or is no name of a variable")
+            if not name.isidentifier():
+                raise ValueError(f"{name!r} is no name of a variable: letters, digits and _ are")
+            if name in rendering.RESERVED or name.endswith("_token"):
+                raise ValueError(f"{name!r} is no option: it says what is rendered, which `template` itself does")
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:

@@ -216,13 +216,14 @@ def read_row_lengths(path: Path) -> list[int]:
 
 
 def count_tools(trial: TrialRun) -> dict[str, int]:
-    """{defined: kept conversations with tools, calls: messages that call one, context_only: answers of weight 0}."""
-    counts = {"defined": 0, "calls": 0, "context_only": 0}
+    """{defined: kept conversations with tools, calls: messages that call one, context_only: answers of weight 0, thoughts: answers behind one}."""
+    counts = {"defined": 0, "calls": 0, "context_only": 0, "thoughts": 0}
     for batch in read_parquet_batches(trial.messages / message_files.MESSAGES, ["tools", "messages"]):
         messages = batch["messages"].flatten()
         counts["defined"] += batch.num_rows - batch["tools"].null_count
         calls, train = messages.field("tool_calls"), messages.field("train")
         counts["calls"] += len(messages) - calls.null_count
+        counts["thoughts"] += len(messages) - messages.field("reasoning").null_count
         counts["context_only"] += pc.sum(pc.invert(train)).as_py() or 0
     return counts
 

@@ -23,6 +23,8 @@ def reading_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     tools = found["tools"]
     said = f"yes: {tools['defined']:,} rows define some, {tools['calls']:,} messages call one"
     yield "tools", said if tools["defined"] or tools["calls"] else "no"
+    if tools["thoughts"]:
+        yield "thoughts", f"{tools['thoughts']:,} answers of the kept rows stand behind thoughts"
     if tools["context_only"]:
         yield "context", f"{tools['context_only']:,} answers of the kept rows are context only: not trained"
     yield from note_lines(found["notes"])
@@ -35,7 +37,7 @@ def note_lines(notes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if notes["ignored"]["more"]:
         yield "", f"and {notes['ignored']['more']:,} keys more"
     for line in group_names(notes["handed_on"]):
-        yield "handed", f"{line} (the chat template gets them, and may not write them)"
+        yield "handed", f"{line} (the chat template gets them and need not write them)"
     for kind, words in CHANGES.items():
         if rows := notes[kind]:
             yield ABOUT[kind], f"in {count_rows(rows)} {words}"

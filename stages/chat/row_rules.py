@@ -40,7 +40,8 @@ RULES: Mapping[str, str] = {
     REASONING_DROPPED: "the chat template drops the thoughts of answers before the last, which would teach to answer without thinking "
     "(template.reasoning: strip trains them without; so does last_turn, but for calls behind the last question)",
     PROMPT_DIFFERS: "in training the chat template writes something else before the answer than it asks a model to go on from "
-    "(template.options or template.prompt may change that; where earlier thoughts are the difference, template.reasoning: last_turn)",
+    "(template.prompt: extend_prompt ships the prompt that training has; template.options may change it, too; where earlier thoughts are the "
+    "difference, template.reasoning: last_turn)",
     PROMPT_TOKENS_DIFFER: "the answer's first characters melt into one token with its prompt, so no model could begin with them (if it is that the prompt opens a "
     "thought and answers have none: template.options, such as {enable_thinking: false})",
     OPTION_NOT_ALLOWED: "its chat_template_kwargs set what only the rendering may (messages, tools, add_generation_prompt ...)",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.chat.row_rules import TOO_LONG
+from stages.chat.row_rules import RULES, TOO_LONG
 
 STYLES = {
     "field": "written, from a field beside the content",
@@ -36,8 +36,12 @@ def say_template(facts: Mapping[str, Any]) -> dict[str, str]:
         "system": "written" if form["system"] else "not written: rows with a system turn are set aside by name",
         "tools": say_tools(definitions=form["tools"], calls=form["calls"]),
         "thoughts": f"{STYLES[form['reasoning']]}; {PROMPTS[form['thinks']]}",
-        "loss": say_loss(facts["answer"]["gap"], facts["prompt"]["choice"]),
+        "loss": say_loss(facts["answer"]["gap"], facts["prompt"]["choice"], masked=facts["reasoning"] == "mask"),
     }
+    if left := facts.get("answers_not_trained"):
+        said["context"] = "; ".join(
+            f"{count:,} answers of kept rows are not trained: {RULES[rule]}" for rule, count in left.items()
+        )
     if form["options_read"]:
         values = (
             f"{name}: {facts['options'][name]!r}" if name in facts["options"] else name for name in form["options_read"]
@@ -71,11 +75,13 @@ def say_tools(*, definitions: bool, calls: bool) -> str:
     return "not written: rows with tools are set aside by name"
 
 
-def say_loss(gap: str, choice: str) -> str:
+def say_loss(gap: str, choice: str, *, masked: bool) -> str:
     """What beside answers bears loss: of headers only what the model itself has to write."""
+    thoughts = "; thoughts and the tags around them are context" if masked else ""
     if choice == "train_gap" and gap:
-        return f"answers with their ends, and {gap!r} before them, which the model writes; no header of a turn"
-    return "answers with their ends; no header of a turn"
+        before = "those without thoughts" if masked else "them"
+        return f"answers with their ends, and {gap!r} before {before}, which the model writes; no header of a turn{thoughts}"
+    return f"answers with their ends; no header of a turn{thoughts}"
 
 
 def say_length(facts: Mapping[str, Any]) -> str:
