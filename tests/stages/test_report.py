@@ -376,7 +376,9 @@ def test_report_shows_every_file_against_the_merged_model(tmp_path: Path) -> Non
         "quality": QUALITY,
     }
     ggufs = {**GGUFS, "files": {"m-q8_0.gguf": FILE, "m-q4_k_m.gguf": other}, "imatrix": {"rows": 256}, "lora": lora}
-    page, card = made(tmp_path, [("a", "b")], examples=0, ggufs=ggufs)
+    metrics = facts()["metrics.json"]
+    metrics["tuned"] = metrics["tuned"] | {"exact_match": 0.9}
+    page, card = made(tmp_path, [("a", "b")], examples=0, ggufs=ggufs, metrics=metrics)
     found = rows_of(page, "Files, each measured")
     assert found[1] == ["merged model, in float32", "", "", "", "", "2.000", "", "96.0%"]
     assert [row[1:] for row in found[2:]] == [
@@ -392,6 +394,13 @@ def test_report_shows_every_file_against_the_merged_model(tmp_path: Path) -> Non
     assert "2 tensors in another type, for the length of their rows: Q4_K -&gt; Q5_0" in said
     assert "the adapter alone, over the base in bf16" in said
     assert "| m-lora-f16.gguf over the base in bf16 | 1.0 MB | 0.0037 | 99.0% | 1.2000 |" in card
+
+
+def test_files_show_no_exact_match_where_evaluate_was_not_to_judge_it(tmp_path: Path) -> None:
+    page, _ = made(tmp_path, [("a", "b")], examples=0, ggufs={**GGUFS, "files": {"m-q8_0.gguf": FILE}})
+    heads, *rows = rows_of(page, "Files, each measured")
+    assert "exact match" not in heads
+    assert {len(row) for row in rows} == {len(heads)} == {7}
 
 
 def test_report_says_why_there_is_no_file_of_the_adapter(tmp_path: Path) -> None:
