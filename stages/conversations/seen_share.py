@@ -70,7 +70,8 @@ class SeenShare:
         for batch in batches:
             answers = batch[ANSWERS.name]
             heldout = np.asarray(batch["split"].to_numpy(zero_copy_only=False) == "heldout", np.bool_)
-            self.answers.append(answers.flatten().to_numpy())
+            # a copy: a view would keep the whole batch, which came as one block of memory
+            self.answers.append(answers.flatten().to_numpy().copy())
             rows = np.arange(self.count, self.count + batch.num_rows, dtype=np.int32)
             self.rows.append(np.repeat(rows, answers.value_lengths().to_numpy()))
             self.heldout.append(heldout)

@@ -100,3 +100,9 @@ def test_common_answers_are_those_of_enough_rows(common: int, found: list[int]) 
     seen = watch(rows[:3], rows[3:])
     assert seen.find_common_answers(0.01, 3).tolist() == found
     assert seen.find_common_answers(0.02, 3).tolist() == []
+
+
+def test_what_is_remembered_holds_no_batch_in_memory() -> None:
+    """Batches come from workers as one block of memory each: a view of one column would keep the texts, too."""
+    seen = watch([("train", "q", "a")], [("heldout", "q", "b")])
+    assert all(part.base is None for part in (*seen.answers, *seen.rows, *seen.heldout))
