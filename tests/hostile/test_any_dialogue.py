@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -94,6 +95,7 @@ def talks(draw: st.DrawFn) -> list[tuple[str, str]]:
     return turns
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(FAMILIES)), st.lists(talks(), min_size=1, max_size=3))
 @example("demo", [[("user", "\u2028a"), ("assistant", "\x00")]])
 @example("chatml", [[("user", "a"), ("assistant", "\n\nuser\n")]])

@@ -6,6 +6,7 @@ The prompts here are encoded one by one by the tokenizers library, as a runtime 
 from collections.abc import Sequence
 from functools import cache
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +40,7 @@ def dialogues(draw: st.DrawFn) -> list[Message]:
     return messages
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(TEMPLATES)), st.sampled_from(MODES), st.booleans(), dialogues())
 @settings(max_examples=300, deadline=None)
 def test_every_trained_answer_goes_on_from_the_ids_of_its_prompt(

@@ -265,6 +265,7 @@ def test_damaged_parquet_page_is_an_error_that_names_the_file(tmp_path: Path) ->
     assert "Parquet" in refusal(tmp_path, "mine.parquet", bytes(content))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [

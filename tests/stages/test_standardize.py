@@ -569,6 +569,7 @@ def test_training_row_near_a_heldout_one_goes_and_nothing_else_moves(tmp_path: P
     }
 
 
+@pytest.mark.slow
 def test_training_rows_are_sampled_and_all_near_ones_go_as_if_all_were_sketched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -893,6 +894,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary() | values.map(lambda value: json.dumps(value).encode()), max_size=20))
 def test_any_rows_end_somewhere_and_crash_nothing(
@@ -901,6 +903,7 @@ def test_any_rows_end_somewhere_and_crash_nothing(
     run(tmp_path_factory.mktemp("any"), [good(1), *records], heldout_fraction=0)
 
 
+@pytest.mark.slow
 def test_same_rows_give_same_bytes_anywhere(tmp_path: Path) -> None:
     records = [record for number in range(2_200) for record in (good(number % 2_100), b"{" + str(number % 9).encode())]
     flagged = chat(("user", "your address?"), ("assistant", "ann@mail.example.org"))
