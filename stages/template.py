@@ -149,7 +149,7 @@ def template(
         account, rejected = write_rows(messages, tokens, choice.chat, params, runtime)
     folder = tokens / contract.TOKENIZER
     shipped = choice.chat_template
-    if not has_row_options(messages / messages_contract.MESSAGES):
+    if not account.rows_with_options:
         shipped = hold_values(shipped, choice.chat.turns.template, params.options)
     write_tokenizer_folder(folder, came, choice.source, choice.tokens, shipped, choice.added)
     write_parquet(tokens / contract.REJECTED, rejected, contract.REJECTED_SCHEMA)
@@ -178,11 +178,6 @@ def read_wishes(params: TemplateParams) -> TemplateWishes:
         params.prompt,
         params.reasoning,
     )
-
-
-def has_row_options(path: Path) -> bool:
-    """Whether a row asks something of the template itself."""
-    return any(batch["options"].null_count < len(batch) for batch in read_parquet_batches(path, ["options"], BATCH))
 
 
 def write_rows(

@@ -43,7 +43,7 @@ KNOWN = RESERVED | {
 def describe_template(turns: Turns, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Of a template as it is shipped: {system, tools, calls, reasoning, thinks, options_read, options_unused, end_is_added}.
 
-    reasoning: how it takes thoughts (`field`, `inline`, `prompt`, `none`); thinks: what its generation prompt says of thoughts
+    reasoning: how it takes thoughts (`field`, `parts`, `inline`, `prompt`, `none`); thinks: what its generation prompt says of thoughts
     (`opens`, `closes`, `open`: the model decides).
     """
     template = turns.template

@@ -55,12 +55,17 @@ class TokenAccount:
         """By rule, how many answers of kept rows were to be trained and may not be."""
         self.asked: Counter[str] = Counter()
         """By option for the chat template, how many rows ask for it."""
+        self.rows_with_options = 0
+        """Rows that ask something of the template themselves, be it nothing."""
 
     def count_options(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Batches of data/messages, as they are, their rows' options counted: those with a value."""
         for batch in batches:
-            for text in batch["options"].drop_null().to_pylist() if batch["options"].null_count < len(batch) else ():
-                self.asked.update(name for name, value in json.loads(text).items() if value not in NOTHING)
+            options = batch["options"]
+            if asking := len(options) - options.null_count:
+                self.rows_with_options += asking
+                for text in options.drop_null().to_pylist():
+                    self.asked.update(name for name, value in json.loads(text).items() if value not in NOTHING)
             yield batch
 
     def add(self, done: FittedBatch) -> None:
