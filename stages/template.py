@@ -130,7 +130,7 @@ def template(
 
     summary.json: splits.{train,heldout}.{rows, tokens, labelled_tokens, truncated, length, lengths}, rejected.{rule: rows},
     rows_in, answers_not_trained.{rule: answers of kept rows}, chat_template.{name, sha256, says and what `describe_template` finds},
-    prompt.{choice, reason, gap}, reasoning, options, row_options_unread.{option of rows that the template does not read: rows}, date_string,
+    prompt.{choice, reason, gap, header}, reasoning, options, row_options_unread.{option of rows that the template does not read: rows}, date_string,
     end_of_turn.{text, ids, special, inner}, answer (an AnswerForm), bos, pad,
     control_tokens.{as_text, added}, vocabulary_size. `end_of_turn.special` false: generation must stop on the text, no token stands for it.
     """

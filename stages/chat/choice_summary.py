@@ -13,7 +13,7 @@ def summarize_choice(choice: TemplateChoice, wishes: TemplateWishes) -> dict[str
     described = describe_template(chat.turns, choice.chat_template, wishes.options)
     return {
         "chat_template": {"name": wishes.name, **described},
-        "prompt": {"choice": choice.prompt.choice, "reason": choice.prompt.reason, "gap": choice.prompt.gap},
+        "prompt": {name: getattr(choice.prompt, name) for name in ("choice", "reason", "gap", "header")},
         "reasoning": wishes.reasoning,
         "options": dict(wishes.options),
         "date_string": wishes.date_string,

@@ -28,6 +28,8 @@ class PromptChoice(NamedTuple):
     """What the template writes in training behind its own generation prompt and before a plain answer; empty where the two do not go together."""
     source: str
     """The template that is shipped."""
+    header: bool = False
+    """Whether the gap holds the answer's header, since the template has no generation prompt: then the model learns to write it."""
 
 
 class Opening(NamedTuple):
@@ -45,6 +47,14 @@ class Opening(NamedTuple):
         """What training has behind the prompt; None: it goes on differently."""
         return self.written[len(self.prompt) :] if self.written.startswith(self.prompt) else None
 
+    @property
+    def wanted(self) -> str:
+        """What a prompt that goes together with training adds to the template's own, or writes in its place where the two go different ways.
+
+        A blank at its end stays the model's: tokenizers put it to the first word.
+        """
+        return (self.written.removeprefix(self.unasked) if self.gap is None else self.gap).rstrip(" ")
+
 
 def choose_prompt(source: str, compile_source: Callable[[str], Template], wanted: WantedPrompt) -> PromptChoice:
     """Look at the template, and choose. Raises StageError where extend_prompt is wanted and cannot be had."""
@@ -58,9 +68,14 @@ def choose_prompt(source: str, compile_source: Callable[[str], Template], wanted
     if wanted == "extend_prompt" or (wanted == "auto" and no_prompt):
         why = "the template has no generation prompt of its own" if no_prompt else "template.prompt asks for it"
         extended = extend_to(source, compile_source, first)
-        reason = f"{why}, so {show_end(first.written)} is written into the one that is shipped"
+        reason = f"{why}, so {show(first.wanted)} is written into the one that is shipped"
         return PromptChoice("extend_prompt", reason, first.gap or "", extended)
-    if first.gap is not None:
+    if no_prompt:
+        reason = (
+            f"the template has no generation prompt of its own, and template.prompt: train_gap has the model write {show(first.gap or '')}, "
+            "the answer's header, itself"
+        )
+    elif first.gap is not None:
         reason = (
             f"behind its generation prompt the template writes {show(first.gap)} before an answer: the model learns to write it, as "
             "programs expect that use the family's own prompt"
@@ -70,7 +85,7 @@ def choose_prompt(source: str, compile_source: Callable[[str], Template], wanted
             f"the template asks a model to go on from {show_end(first.prompt)} and writes {show_end(first.written)} in training: the "
             "last answer of a row is trained behind the former, as programs expect that use the family's own prompt"
         )
-    return PromptChoice("train_gap", reason, first.gap or "", source)
+    return PromptChoice("train_gap", reason, first.gap or "", source, no_prompt)
 
 
 def find_openings(template: Template) -> list[Opening]:
@@ -87,14 +102,8 @@ def find_openings(template: Template) -> list[Opening]:
 
 
 def extend_to(source: str, compile_source: Callable[[str], Template], opening: Opening) -> str:
-    """The template with a generation prompt that is what training has before an answer. Raises StageError if no constant text is that.
-
-    A blank at its end stays the model's: tokenizers put it to the first word.
-    """
-    if opening.gap is not None:
-        extended = extend_prompt(source, opening.gap.rstrip(" "))
-    else:
-        extended = replace_prompt(source, opening.written.removeprefix(opening.unasked).rstrip(" "))
+    """The template with a generation prompt that is what training has before an answer. Raises StageError if no constant text is that."""
+    extended = (replace_prompt if opening.gap is None else extend_prompt)(source, opening.wanted)
     if any(found.prompt != found.written.rstrip(" ") for found in find_openings(compile_source(extended))):
         raise StageError(
             "template.prompt: extend_prompt cannot be had with this chat template: what it writes before an answer depends on the "

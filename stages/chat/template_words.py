@@ -36,7 +36,7 @@ def say_template(facts: Mapping[str, Any]) -> dict[str, str]:
         "system": "written" if form["system"] else "not written: rows with a system turn are set aside by name",
         "tools": say_tools(definitions=form["tools"], calls=form["calls"]),
         "thoughts": f"{STYLES[form['reasoning']]}; {PROMPTS[form['thinks']]}",
-        "loss": say_loss(facts["answer"]["gap"], facts["prompt"]["choice"], masked=facts["reasoning"] == "mask"),
+        "loss": say_loss(facts["answer"]["gap"], facts["prompt"], masked=facts["reasoning"] == "mask"),
     }
     if left := facts.get("answers_not_trained"):
         said["context"] = "; ".join(
@@ -75,13 +75,13 @@ def say_tools(*, definitions: bool, calls: bool) -> str:
     return "not written: rows with tools are set aside by name"
 
 
-def say_loss(gap: str, choice: str, *, masked: bool) -> str:
-    """What beside answers bears loss: of headers only what the model itself has to write."""
-    thoughts = "; thoughts and the tags around them are context" if masked else ""
-    if choice == "train_gap" and gap:
-        before = "those without thoughts" if masked else "them"
-        return f"answers with their ends, and {gap!r} before {before}, which the model writes; no header of a turn{thoughts}"
-    return f"answers with their ends; no header of a turn{thoughts}"
+def say_loss(gap: str, prompt: Mapping[str, Any], *, masked: bool) -> str:
+    """What beside answers bears loss: of headers only what the model itself has to write. `prompt`: as in summary.json."""
+    said = "answers with their ends"
+    if prompt["choice"] == "train_gap" and gap:
+        said += f", and {gap!r} before {'those without thoughts' if masked else 'them'}, which the model writes"
+    said += "; that is their header" if prompt["header"] else "; no header of a turn"
+    return f"{said}; thoughts and the tags around them are context" if masked else said
 
 
 def say_length(facts: Mapping[str, Any]) -> str:

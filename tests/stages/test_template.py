@@ -27,7 +27,7 @@ from stages.core.params import Runtime
 from stages.template import TemplateParams, template
 from tests.project import ROOT
 from tests.stages.chat.support.talks import write_messages
-from tests.stages.chat.test_encoding import CHATML, GEMMA_LIKE, PHI_LIKE, byte_level, turns
+from tests.stages.chat.test_encoding import CHATML, GEMMA_LIKE, LLAMA, PHI_LIKE, byte_level, turns
 from tests.stages.chat.test_spans_by_substitution import TALK, TOOLS
 from tests.stages.training.support import tiny
 
@@ -264,13 +264,30 @@ def test_shipped_template_gives_the_date_and_the_option_that_were_trained_whatev
     llama_like: Path, templated: Templated
 ) -> None:
     said = "{{ date_string }}{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}"
-    (llama_like / "chat_template.jinja").write_text(said + GEMMA_LIKE)
-    tokens = templated(llama_like, CHATS, params(options={"enable_thinking": False}))
+    (llama_like / "chat_template.jinja").write_text(said + LLAMA)
+    tokens = templated(llama_like, CHATS, params(chat_template="tokenizer", options={"enable_thinking": False}))
     loaded = load(tokens)
     for chat, ids in zip(CHATS, read_tokens(tokens / TRAIN)["input_ids"].to_pylist(), strict=True):
         assert ids == loaded.apply_chat_template(
             chat, return_dict=False, date_string="1 Jan 2030", enable_thinking=True
         )
+
+
+def test_shipped_template_lets_rows_say_the_options_that_they_were_trained_with(
+    llama_like: Path, templated: Templated
+) -> None:
+    said = "{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}"
+    (llama_like / "chat_template.jinja").write_text(said + LLAMA)
+    own = {"enable_thinking": True}
+    tokens = templated(
+        llama_like,
+        [Dialogue(CHATS[0], options=own), CHATS[0]],
+        params(chat_template="tokenizer", options={"enable_thinking": False}),
+    )
+    loaded, (with_own, without) = load(tokens), read_tokens(tokens / TRAIN)["input_ids"].to_pylist()
+    assert with_own != without
+    assert with_own == loaded.apply_chat_template(CHATS[0], return_dict=False, **own)
+    assert without == loaded.apply_chat_template(CHATS[0], return_dict=False)
 
 
 # --- length ---------------------------------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from stages.chat.encoding import EncodedRow
+from stages.chat.prompt_choice import choose_prompt
 from stages.chat.prompts import close_thought, continue_prompt
 from stages.chat.reasoning import Reasoning, ThoughtForm
-from stages.chat.rendering import Dialogue, Message
+from stages.chat.rendering import Dialogue, Message, Template, compile_template
 from stages.core.errors import StageError
-from tests.stages.chat.test_encoding import CHATML, LLAMA, byte_level, opened, rows_of, trained, turns
+from tests.stages.chat.test_encoding import CHATML, DAY, LLAMA, NO_PROMPT, byte_level, opened, rows_of, trained, turns
 
 TOKENS = byte_level(["<|im_start|>", "<|im_end|>", "<bos>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"])
 
@@ -240,3 +241,21 @@ def test_tools_in_a_rows_options_must_be_written(definition: object) -> None:
     written = opened("{{ xml_tools | tojson if xml_tools else '' }}" + CHATML, TOKENS)
     assert isinstance(rows_of(written, [Dialogue(turns("q", "a"), options=options)])[0], EncodedRow)
     assert rows_of(opened(CHATML, TOKENS), [Dialogue(turns("q", "a"), options=options)]) == ["tools_not_rendered"]
+
+
+def test_header_that_the_model_is_to_write_is_said_to_be_one() -> None:
+    """NO_PROMPT writes the same with a generation prompt and without."""
+
+    def compile_source(source: str) -> Template:
+        return compile_template(source, {"eos_token": "<eos>"}, DAY)
+
+    learned, extended = (choose_prompt(NO_PROMPT, compile_source, wanted) for wanted in ("train_gap", "auto"))
+    assert (learned.choice, learned.header, extended.choice, extended.header) == (
+        "train_gap",
+        True,
+        "extend_prompt",
+        False,
+    )
+    assert "'Bot: ', the answer's header" in learned.reason
+    assert "so 'Bot:' is written into" in extended.reason
+    assert not choose_prompt(LAST_ONLY, compile_source, "train_gap").header

@@ -18,7 +18,7 @@ FACTS: Mapping[str, Any] = {
         "thinks": "open",
         "options_read": [],
     },
-    "prompt": {"choice": "agrees", "reason": "an answer follows the prompt", "gap": ""},
+    "prompt": {"choice": "agrees", "reason": "an answer follows the prompt", "gap": "", "header": False},
     "options": {},
     "reasoning": "train",
     "end_of_turn": {"text": "<|end|>", "ids": [1], "special": True, "inner": [1]},
@@ -48,11 +48,19 @@ ROWS = {"rows_in": 8, "splits": {"train": {"truncated": 1}, "heldout": {"truncat
         ({}, "loss", "answers with their ends; no header"),
         (
             {
-                "prompt": {"choice": "train_gap", "reason": "x", "gap": "g"},
+                "prompt": {"choice": "train_gap", "reason": "x", "gap": "g", "header": False},
                 "answer": {"gap": "<g>", "opens": "", "closes": ""},
             },
             "loss",
-            "'<g>' before them",
+            "'<g>' before them, which the model writes; no header of a turn",
+        ),
+        (
+            {
+                "prompt": {"choice": "train_gap", "reason": "x", "gap": "g", "header": True},
+                "answer": {"gap": "Bot:", "opens": "", "closes": ""},
+            },
+            "loss",
+            "'Bot:' before them, which the model writes; that is their header",
         ),
         ({"reasoning": "mask"}, "loss", "no header of a turn; thoughts and the tags around them are context"),
         (
