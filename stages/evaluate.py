@@ -26,7 +26,8 @@ from stages.contracts import adapter as adapter_files
 from stages.contracts import evaluation as contract
 from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
-from stages.core.files import execution_record, read_json, sha256_file, write_json
+from stages.core.execution import note_figures
+from stages.core.files import read_json, sha256_file, write_json
 from stages.core.params import Params, Runtime
 from stages.core.runner import Input, Output, run
 from stages.evaluation.answer_text import read_answer
@@ -95,7 +96,7 @@ def evaluate(
         for name in ("base", "tuned")
     }
     write_results(rows, spans, measured["base"], measured["tuned"], tokens, metrics, answers, params)
-    execution_record("evaluate", {"device": place, "rows": rows.num_rows, "answers": len(measured["tuned"].answers)})
+    note_figures(device=place, rows=rows.num_rows, answers=len(measured["tuned"].answers))
 
 
 def load_tuned(base: Path, adapter: Path, training: adapter_files.Training, place: str) -> "PeftModel":

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from retune.execution import read_execution
 from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
-from stages.core.files import read_json
 from stages.core.params import Runtime, section_params
 from stages.models.base_model import embedding_plan, read_config, weight_files
 from stages.template import TemplateParams
@@ -56,7 +56,7 @@ class Project:
     base: Path
     tokens: Path
     earlier: Mapping[str, Any]
-    """`.retune/execution/train.json`; empty if nothing was trained here."""
+    """Figures of data/execution/train.json; empty where there is none that can be read."""
 
     @property
     def has_tokens(self) -> bool:
@@ -66,7 +66,7 @@ class Project:
 
 def read_project(root: Path, values: dict[str, Any]) -> Project:
     """Raises StageError for params that are not right, or where there is no base."""
-    base, earlier = root / "data/base", root / ".retune/execution/train.json"
+    base, (earlier, _) = root / "data/base", read_execution(root, "train")
     if not (base / "config.json").is_file():
         raise StageError("data/base is not there yet: `dvc repro fetch_model` brings it")
     return Project(
@@ -75,7 +75,7 @@ def read_project(root: Path, values: dict[str, Any]) -> Project:
         values=values,
         base=base,
         tokens=root / "data/tokens",
-        earlier=read_json(earlier) if earlier.is_file() else {},
+        earlier=earlier["figures"] if earlier else {},
     )
 
 
@@ -245,7 +245,10 @@ def estimate_time(
     of_plan = earlier.get("plan", {})
     same = (earlier.get("device"), earlier.get("layout"), of_plan.get("base_weights"), of_plan.get("load_in_4bit"))
     if same == (name, project.params.layout, shape.linear + shape.other, project.params.load_in_4bit):
-        a_second, source = float(earlier["tokens_per_second"]), "measured by the last training on this machine"
+        a_second, source = (
+            float(earlier["tokens_per_second"]),
+            "measured by the last training, which ran on the same kind of machine",
+        )
     elif runtime is not None and known:
         execution = read_plan(runtime, shape.layers)
         amount = workload.sizes[min(execution.micro_batch, max(workload.sizes))].amount

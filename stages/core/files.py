@@ -54,14 +54,7 @@ def sha256_tree(digests: Mapping[str, str]) -> str:
 
 
 def scratch(root: Path | None = None) -> Path:
-    """The project's scratch folder `.retune/`: caches, checkpoints, execution records. In no cache key, ignored by git and DVC."""
+    """The project's scratch folder `.retune/`: caches, checkpoints, kept code. In no cache key, ignored by git and DVC."""
     folder = (root or Path.cwd()) / ".retune"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def execution_record(stage: str, figures: Mapping[str, object]) -> None:
-    """Merge `figures` (wall seconds, device, memory, the plan taken: what bears no identity) into `.retune/execution/STAGE.json`."""
-    path = scratch() / "execution" / f"{stage}.json"
-    before = read_json(path) if path.exists() and path.stat().st_size else {}
-    write_json(path, {**before, **figures})

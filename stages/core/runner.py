@@ -12,7 +12,7 @@
 - Ctrl-C ends it with one line and status 130, nothing half-written left;
 - `--record FILE` writes what made the outputs: sha256 of inputs, code and outputs, the params, the versions of the packages
   that `--environment FILE` pins. It is an output of its own, so that a reason that changes nothing re-runs nothing but the audit;
-- wall time and memory go to `.retune/execution/STAGE.json`, which no stage reads.
+- `--execution FILE` writes when, where and how it ran, and what ran of what was asked (stages/core/execution.py); no stage reads it.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import gc
 import importlib.metadata
 import inspect
 import logging
-import resource
 import shutil
 import signal
 import sys
@@ -30,7 +29,8 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from stages.core.errors import Refusal, StageError
-from stages.core.files import execution_record, sha256_file, sha256_files, sha256_tree, write_json
+from stages.core.execution import begin_execution, write_execution
+from stages.core.files import sha256_file, sha256_files, sha256_tree, write_json
 from stages.core.inputs import Uses, changed_inputs, read_inputs
 from stages.core.interrupts import INTERRUPTED, take_interrupts, uninterrupted
 from stages.core.params import Params, Runtime, read_params, section_params
@@ -47,12 +47,13 @@ Finish = Callable[[], None]
 log = logging.getLogger("retune")
 
 
-def run(stage: Callable[..., Finish | None], uses: Uses | None = None) -> None:
+def run(stage: Callable[..., Finish | None], uses: Uses | None = None, *, runtime_keys: tuple[str, ...] = ()) -> None:
     """Carry out one stage as a command; the exit code is 0, 1 with the message of a StageError, or 130 after Ctrl-C.
 
     Args:
         stage: the stage's function.
         uses: which files of its inputs the params ask for; None: all are read whole.
+        runtime_keys: the keys of `runtime` that it uses, beside `log_level`.
     """
     started = time.time()
     die_with_parent()
@@ -61,7 +62,7 @@ def run(stage: Callable[..., Finish | None], uses: Uses | None = None) -> None:
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
     try:
-        carry_out(stage, started, uses)
+        carry_out(stage, started, uses, runtime_keys)
     except BaseException as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing more to stop
         # an interrupt may come out as something else: a library's error, a child's that was interrupted as well
@@ -86,15 +87,20 @@ def run(stage: Callable[..., Finish | None], uses: Uses | None = None) -> None:
     gc.freeze()  # Python's end would look for cycles in all that is left, a tenth of a second; the system frees it at once
 
 
-def carry_out(stage: Callable[..., Finish | None], started: float, uses: Uses | None = None) -> None:
-    """The stage's command: read the flags and params, hash the inputs, do the work, put the outputs in place, write the record."""
+def carry_out(
+    stage: Callable[..., Finish | None], started: float, uses: Uses | None, runtime_keys: tuple[str, ...]
+) -> None:
+    """The stage's command: read the flags and params, hash the inputs, do the work, put the outputs in place, write the records."""
     name = stage.__name__
     hints = get_type_hints(stage, include_extras=True)
     paths = {key: hint.__metadata__[0] for key, hint in hints.items() if getattr(hint, "__metadata__", None)}
     flags = read_flags(stage, paths)
-    settings = read_settings(name, hints)
+    begun = begin_execution(started) if flags["execution"] else None
+    settings, runtime = read_settings(name, hints)
     inputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "input"}
-    others = {key: Path(path) for key, path in flags.items() if key not in {*paths, "record", "environment"}}
+    others = {
+        key: Path(path) for key, path in flags.items() if key not in {*paths, "record", "environment", "execution"}
+    }
     several = {key: others for key, kind in paths.items() if kind == "inputs"}
     outputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "output"}
     read = read_inputs(name, {**inputs, **others}, uses, settings.get("params"))
@@ -107,15 +113,14 @@ def carry_out(stage: Callable[..., Finish | None], started: float, uses: Uses | 
     try:
         finish, refusal = work(stage, temporary, {**inputs, **several, **temporary, **settings})
         refuse_changed(name, changed_inputs(read, uses, settings.get("params")), code)
+        written = {key: output_record(path, temporary[key]) for key, path in outputs.items()}
         record = {
             "stage": name,
             "code": {**project_code(), **code},
             "environment": environment(Path(flags["environment"])) if flags["environment"] else {},
             "params": settings["params"].model_dump(mode="json") if "params" in settings else {},
             "inputs": {key: one.record() for key, one in read.items()},
-            "outputs": {key: output_record(path, temporary[key]) for key, path in outputs.items()}
-            if flags["record"]
-            else {},
+            "outputs": written,
         }
     except BaseException:
         with uninterrupted():
@@ -128,17 +133,19 @@ def carry_out(stage: Callable[..., Finish | None], started: float, uses: Uses | 
             temporary[key].rename(path)
         if flags["record"]:
             write_json(Path(flags["record"]), record)
+        if begun:
+            asked = {name: settings["params"]} if "params" in settings else {}
+            path, beside = Path(flags["execution"]), Path(flags["record"]) if flags["record"] else None
+            digests = {out["path"]: out["sha256"] for out in written.values()}
+            write_execution(path, name, begun, {**asked, "runtime": runtime}, runtime_keys, beside, digests)
         if finish:
             finish()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = time.time() - started
-    execution_record(name, {"started": started, "wall_seconds": seconds, "peak_resident_mib": peak // 1024})
     if refusal:
         raise refusal
 
 
-def read_settings(name: str, hints: Mapping[str, Any]) -> dict[str, Params]:
-    """What a stage's signature asks of params.yaml: `params` (its own section), `runtime`. Sets the log up, too."""
+def read_settings(name: str, hints: Mapping[str, Any]) -> tuple[dict[str, Params], Runtime]:
+    """What a stage's signature asks of params.yaml: `params` (its own section), `runtime`; and `runtime`. Sets the log up, too."""
     values = read_params(Path("params.yaml"))
     runtime = section_params(Runtime, "runtime", values)
     logging.basicConfig(level=runtime.log_level.upper(), format=f"{name}: %(message)s", stream=sys.stdout)
@@ -147,7 +154,7 @@ def read_settings(name: str, hints: Mapping[str, Any]) -> dict[str, Params]:
     settings: dict[str, Params] = {"runtime": runtime} if "runtime" in hints else {}
     if "params" in hints:
         settings["params"] = section_params(hints["params"], name, values)
-    return settings
+    return settings, runtime
 
 
 def work(
@@ -195,6 +202,7 @@ def read_flags(stage: Callable[..., Finish | None], paths: Mapping[str, str]) ->
         if kind != "inputs":
             parser.add_argument(f"--{key}", required=True, metavar="PATH", help=kind)
     parser.add_argument("--record", metavar="FILE", default="", help="write the record of what made the outputs")
+    parser.add_argument("--execution", metavar="FILE", default="", help="write when, where and how it ran")
     parser.add_argument(
         "--environment", metavar="FILE", default="", help="the pins whose installed versions go into the record"
     )

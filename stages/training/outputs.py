@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from stages.arrow.tables import write_parquet
 from stages.contracts import adapter as contract
 from stages.contracts import tokens as token_files
-from stages.core.files import execution_record, write_json, write_text
+from stages.core.execution import note_figures
+from stages.core.files import write_json, write_text
 from stages.core.params import Runtime
 from stages.models.base_model import base_digests, device
 from stages.training.lora import compute_dtype, read_base_name, save_adapter
@@ -56,24 +57,21 @@ def write_adapter(model: "PeftModel", task: Task, work: Work, adapter: Path) -> 
 
 
 def note_execution(work: Work, runtime: Runtime, started: float, loaded: float) -> None:
-    """Write how it was done into the execution record."""
+    """Note how it was done for the execution record."""
     import torch
 
     seconds = time.monotonic() - loaded
     on_gpu = device(runtime) == "cuda"
-    execution_record(
-        "train",
-        {
-            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-            "layout": work.layout,
-            "micro_batch": work.micro_batch,
-            "load_seconds": loaded - started,
-            "train_seconds": seconds,
-            "resumed_after_step": work.step_log.started_at,
-            "tokens": work.step_log.tokens_seen,
-            "tokens_per_second": work.step_log.tokens_seen / seconds,
-            "processes": work.group.size,
-            "peak_gpu_mib": work.peak_gpu_mib,
-            "versions": versions(),
-        },
+    note_figures(
+        device=torch.cuda.get_device_name() if on_gpu else "cpu",
+        layout=work.layout,
+        micro_batch=work.micro_batch,
+        load_seconds=loaded - started,
+        train_seconds=seconds,
+        resumed_after_step=work.step_log.started_at,
+        tokens=work.step_log.tokens_seen,
+        tokens_per_second=work.step_log.tokens_seen / seconds,
+        processes=work.group.size,
+        peak_gpu_mib=work.peak_gpu_mib,
+        versions=versions(),
     )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from stages.core.execution import NOTES
 from stages.core.files import read_json, sha256_file, write_json
 from tests.bench.apart import rows_or_complaint, say_row, start
 from tests.bench.train_data import text_ids
@@ -129,7 +130,7 @@ def train_here(steps: int, changed: Mapping[str, Any], how: Mapping[str, Any], s
         params("packed", steps).model_copy(update=changed),
         runtime("packed").model_copy(update=how),
     )()
-    record = read_json(Path(".retune/execution/train.json"))
+    record = NOTES.figures
     lines = [json.loads(line) for line in Path("adapter/steps.jsonl").read_text().splitlines()]
     (start, before), (end, after) = marks[WARM_UP - 1], marks[-1]
     return {

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages.core.files import read_json, write_json
+from stages.core.execution import NOTES
+from stages.core.files import write_json
 from tests.bench.apart import rows_or_complaint, say_row, start
 from tests.bench.train_losses import judge
 from tests.bench.train_stage import PACKS, WARM_UP, losses, make_base, make_tokens, params, runtime, watch_steps
@@ -51,7 +52,7 @@ def one(model: str, limit: str, steps: str) -> None:
         train(base, tokens, Path("first"), Path("adapter"), chosen, runtime("packed").model_copy(update=how))()
         import torch
 
-        record = read_json(Path(".retune/execution/train.json"))
+        record = NOTES.figures
         (start, before), (end, after) = marks[WARM_UP - 1], marks[-1]
         row = {
             "limit_gb": float(limit) or None,

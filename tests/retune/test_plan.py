@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from retune.use.presets import write_preset
 from stages.contracts.tokens import SCHEMA
 from tests.arrow_files import write_arrow
+from tests.execution_records import put_execution
 from tests.retune.conftest import REPO
 from tests.stages.training.memory.support.shapes import write_base
 
@@ -160,13 +161,11 @@ def test_plan_takes_the_time_that_an_earlier_training_measured(retune: Run, proj
     gpu = with_gpu(project, "NVIDIA H100 80GB HBM3, 81559, 81000, 9.0")
     record = {"device": "NVIDIA H100 80GB HBM3", "layout": "packed", "tokens_per_second": 1000.0}
     record["plan"] = {"base_weights": 3_212_749_824, "load_in_4bit": True}
-    (project / ".retune/execution").mkdir(parents=True)
-    path = project / ".retune/execution/train.json"
-    path.write_text(json.dumps(record))
+    put_execution(project, "train", figures=record)
     found = asked(retune, project, **gpu)
     assert found["time"]["source"].startswith("measured")
     assert found["time"]["seconds"] == round(found["steps"]["tokens"] / 1000)
-    path.write_text(json.dumps({**record, "layout": "padded"}))
+    put_execution(project, "train", figures={**record, "layout": "padded"})
     assert "estimate" in asked(retune, project, **gpu)["time"]["source"]
 
 

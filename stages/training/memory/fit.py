@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
-from stages.core.files import execution_record
+from stages.core.execution import note_figures
 from stages.core.params import Runtime
 from stages.models.base_model import device, read_config, weight_files
 from stages.models.safetensors_header import read_header
@@ -63,7 +63,7 @@ def plan_inputs(params: TrainParams, runtime: Runtime) -> dict[str, Any]:
 def fit_training(task: Task, folder: Path, runtime: Runtime, *, processes: int) -> tuple[FittedRuntime, Workload]:
     """`runtime` with `auto` decided for this machine, or what `folder` notes after a training that ran out of memory; and what is trained.
 
-    Sets the limit of torch's allocator where `runtime.memory_limit_gb` asks for one, and writes the plan into the execution record.
+    Sets the limit of torch's allocator where `runtime.memory_limit_gb` asks for one, and notes the plan for the execution record.
     Raises StageError if `runtime.sharding` is not for this training.
     """
     import torch
@@ -122,7 +122,7 @@ def say_plan(workload: Workload, execution: ExecutionPlan, room: float | None, *
         )
         if held.reserved * MARGIN > room:
             log.warning("the plan is estimated to take more memory than there is; `retune plan` shows what would fit")
-    execution_record("train", {"plan": plan_record(workload, execution, after_failure=after_failure)})
+    note_figures(plan=plan_record(workload, execution, after_failure=after_failure))
 
 
 def plan_record(workload: Workload, execution: ExecutionPlan, *, after_failure: bool) -> Mapping[str, Any]:

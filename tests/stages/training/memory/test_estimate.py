@@ -304,7 +304,7 @@ def test_training_out_of_memory_goes_on_from_its_checkpoint_with_a_smaller_plan(
     )
     assert "going on from the last checkpoint" in said[first]
     assert "resumed after step 2 of 6" in said[first:]
-    plan = json.loads((tmp_path / ".retune/execution/train.json").read_text())["plan"]
+    plan = json.loads((tmp_path / "figures.json").read_text())["plan"]
     assert (plan["micro_batch"], plan["after_out_of_memory"]) == (4, True)
     steps = [json.loads(line)["step"] for line in (tmp_path / "adapter/steps.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]

@@ -2,6 +2,8 @@
 
     python memory_probe.py ADAPTER MOST_ROWS [FROM_STEP [key=value ...]]     key=value: of the runtime section
 
+figures.json is what the execution record would hold.
+
 Run in a folder with base and tokens. Not a test: the process may become another one.
 """
 
@@ -13,6 +15,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from stages.core.errors import StageError
+from stages.core.execution import NOTES
+from stages.core.files import write_json
 from stages.core.params import Runtime
 from stages.train import train
 from stages.training import job
@@ -49,6 +53,7 @@ def main() -> None:
     job.load_model = load_model
     try:
         train(Path("base"), Path("tokens"), Path("first"), Path(adapter), params, runtime)()
+        write_json(Path("figures.json"), NOTES.figures)
     except StageError as error:
         sys.exit(str(error))
 

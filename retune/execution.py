@@ -1,0 +1,150 @@
+"""The execution records as people read them: when, where and how each stage ran, bound to the record of the same run."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from stages.core.execution import VERSION, ExecutionRecord
+from stages.core.files import sha256_file
+
+FaultKind = Literal["missing", "cut off", "newer version", "unknown field", "other stage", "other run"]
+
+
+@dataclass(frozen=True)
+class ExecutionFault:
+    """Why an execution record does not tell of the files that are here."""
+
+    kind: FaultKind
+    says: str
+
+
+def execution_path(stage: str) -> Path:
+    """Where the execution record of a stage is, below the project."""
+    return Path("data/execution") / f"{stage}.json"
+
+
+def read_execution(root: Path, stage: str) -> tuple[ExecutionRecord | None, list[ExecutionFault]]:
+    """The execution record of a stage, and its faults: none where it is of the run that the stage's record is of.
+
+    The record is None where it cannot be read; with faults it may be there and tell of another run. Whatever the file holds, nothing is raised.
+    """
+    path = execution_path(stage)
+    if not (root / path).is_file():
+        return None, [ExecutionFault("missing", f"{path} is not there")]
+    try:
+        found = json.loads((root / path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None, [ExecutionFault("cut off", f"{path} is no JSON: cut off or damaged")]
+    version = found.get("version") if isinstance(found, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        return None, [
+            ExecutionFault("newer version", f"{path} is of version {version}, and this Retune reads {VERSION}")
+        ]
+    faults, record = check_form(path, found)
+    if record is None:
+        return None, faults
+    if record["stage"] != stage:
+        faults.append(ExecutionFault("other stage", f"{path} is of the stage {record['stage']!r}"))
+    return record, [*faults, *find_other_run(root, path, record)]
+
+
+def check_form(path: Path, found: object) -> tuple[list[ExecutionFault], ExecutionRecord | None]:
+    """The fields that are unknown, and the record; None for the record where it lacks one or has one of another type."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+    known = TypeAdapter(with_config(ConfigDict(extra="forbid", strict=True))(ExecutionRecord))
+    try:
+        return [], known.validate_python(found)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    said = sorted(".".join(map(str, detail["loc"])) or "all of it" for detail in details)
+    wrong = [detail for detail in details if detail["type"] != "extra_forbidden"]
+    if wrong:
+        return [ExecutionFault("cut off", f"{path} is no execution record: {shorten(said)}")], None
+    fault = ExecutionFault("unknown field", f"{path} has fields that nothing here writes: {shorten(said)}")
+    return [fault], cast("ExecutionRecord", found)
+
+
+def shorten(names: list[str]) -> str:
+    """The first of some names, as Python writes them: they come out of a file."""
+    return ", ".join(f"{name!r}" for name in names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+
+def find_other_run(root: Path, path: Path, record: ExecutionRecord) -> list[ExecutionFault]:
+    """A fault where the record of the run that this tells of is not the one that is here."""
+    beside = record["record"]
+    if beside is None:
+        return []
+    here = root / "data/records" / f"{record['stage']}.json"
+    if not here.is_file():
+        return [ExecutionFault("other run", f"{path} tells of a run whose record is not here")]
+    if sha256_file(here) != beside["sha256"]:
+        return [ExecutionFault("other run", f"{path} tells of another run than data/records/{here.name}")]
+    return []
+
+
+def describe_execution(root: Path, stage: str) -> list[str]:
+    """Lines on how a stage ran, for the eye: device, when, how long, commit; each param that did not run as asked; what is wrong with the record."""
+    record, faults = read_execution(root, stage)
+    said = [fault.says for fault in faults]
+    if record is None or any(fault.kind in ("other run", "other stage") for fault in faults):
+        return said
+    return [*said, describe_run(record), *describe_differences(record)]
+
+
+def describe_run(record: ExecutionRecord) -> str:
+    """One line: where, when, how long, of which commit."""
+    device = record["figures"].get("device") or record["processor"]["model"] or record["processor"]["architecture"]
+    started = format_time(record["started_at"])
+    return f"{device}, {started}, {format_seconds(record['wall_seconds'])}, {describe_source(record)}"
+
+
+def describe_source(record: ExecutionRecord) -> str:
+    """The commit and what differed from it."""
+    source = record["source"]
+    if source["commit"] is None:
+        return f"no commit known ({source['why']})"
+    dirty, count = source["dirty"] or [], source["dirty_count"] or 0
+    names = (
+        f", with {count} changed or new file{'s' if count != 1 else ''} ({shorten_words(dirty, count)})"
+        if count
+        else ""
+    )
+    return f"commit {source['commit'][:12]}{names}"
+
+
+def shorten_words(names: list[str], count: int) -> str:
+    """The first of `count` names."""
+    return ", ".join(names[:3]) + (" ..." if count > len(names[:3]) else "")
+
+
+def describe_differences(record: ExecutionRecord) -> list[str]:
+    """A line for each param that did not run as it was asked, with the reason."""
+    return [
+        f"{key}: asked {show(one['asked'])}, ran {show(one['ran'])} ({one['why']})"
+        for key, one in record["asked_and_ran"].items()
+        if one["state"] == "different"
+    ]
+
+
+def show(value: Any) -> str:  # noqa: ANN401 - any value of JSON
+    """A value as JSON has it: on one line, with escapes for what is no plain text."""
+    return json.dumps(value)
+
+
+def format_time(said: str) -> str:
+    """An ISO time as `2026-12-01 03:12 UTC`; as it stands where it is none."""
+    try:
+        return f"{datetime.fromisoformat(said):%Y-%m-%d %H:%M UTC}"
+    except ValueError:
+        return show(said)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for the eye."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004

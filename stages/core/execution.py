@@ -1,0 +1,184 @@
+"""The execution record: when, where and how a run was carried out, and what ran of what params.yaml asked for.
+
+data/execution/STAGE.json is an output of each stage but `check` that no stage reads. It is no part of data/records, whose hashes go into
+the exported files: another machine must not make another file. A run out of DVC's run cache brings the record of the run that made the files.
+
+While it works a stage notes figures (`note_figures`) and what ran (`note_ran`, `note_choice`); the runner writes all of it, with what it
+sees of the machine, when the outputs are in their place. So a stage that failed or was interrupted leaves none.
+"""
+
+import logging
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from typing_extensions import TypedDict
+
+from stages.core.asked_and_ran import AskedAndRan, Observation, compare
+from stages.core.files import sha256_file, write_json
+from stages.core.machine import (
+    Gpus,
+    Processor,
+    System,
+    Torch,
+    read_gpus,
+    read_process_age,
+    read_processor,
+    read_python,
+    read_system,
+    read_torch,
+)
+from stages.core.params import Params
+from stages.core.source_state import GitQuery, SourceState, start_git_query
+
+VERSION: Final = 1
+"""Of the record's form. A reader says so where it finds another."""
+LOCKS = ("requirements.lock", "requirements-apart.lock")
+"""The locks of the environment: of all packages, and of those beside them that are in no key."""
+
+
+class RecordOfRun(TypedDict):
+    """The record that an execution record is beside."""
+
+    path: str
+    sha256: str
+
+
+class ExecutionRecord(TypedDict):
+    """data/execution/STAGE.json."""
+
+    version: int
+    stage: str
+    record: RecordOfRun | None
+    """data/records/STAGE.json of the same run; None for a stage that writes none."""
+    outputs: dict[str, str]
+    """{path: sha256 of the whole, as a record has it} of the same run."""
+    started_at: str
+    """UTC, ISO 8601."""
+    wall_seconds: float
+    """From the process's beginning, imports included, to its outputs in their place."""
+    cpu_seconds: float
+    """Of this process and of those that it has waited for, user and system."""
+    peak_resident_mib: int
+    """Of this process."""
+    children_peak_resident_mib: int
+    """Of the largest process that it has waited for."""
+    python: str
+    system: System
+    processor: Processor
+    gpu: Gpus
+    torch: Torch | None
+    """None where the stage loaded no torch."""
+    source: SourceState
+    """The checkout when the stage began."""
+    environment_locks: dict[str, str | None]
+    """{lock of the environment: sha256 when the stage ended}; None where it is not there."""
+    figures: dict[str, Any]
+    """What the stage noted of how it worked; `device` of a stage that runs a model, and `plan` of a training."""
+    asked_and_ran: dict[str, AskedAndRan]
+    """{key of params.yaml: what was asked, what ran}: each key of the stage's section, each of `runtime` that it uses."""
+
+
+@dataclass
+class ExecutionNotes:
+    """What a stage has told of its own run so far."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    observations: dict[str, Observation] = field(default_factory=dict)
+
+
+NOTES = ExecutionNotes()
+"""Of this process: a stage is one."""
+
+
+def note_figures(**figures: object) -> None:
+    """Note how the work was done (device, the plan taken, seconds): what bears no identity. Values are JSON's."""
+    NOTES.figures.update(figures)
+
+
+def note_ran(ran: Mapping[str, object], why: str = "") -> None:
+    """Note what was seen to run, {key of params.yaml such as `train.lora.r`: value as the key has it}.
+
+    Only what was looked at in what ran (an optimizer, a module, a file, a count), never the param itself.
+    `why`: the reason where it is not what was asked.
+    """
+    NOTES.observations.update({key: Observation(value, why) for key, value in ran.items()})
+
+
+def note_choice(ran: Mapping[str, object], why: str) -> None:
+    """The same of keys that may leave the choice to the run (auto, null): `why` says how it chose where one did."""
+    NOTES.observations.update({key: Observation(value, why, chosen=True) for key, value in ran.items()})
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What is known when a stage begins."""
+
+    started: float
+    """Seconds since the epoch."""
+    clock: float
+    """Seconds of a clock that nobody sets."""
+    git: GitQuery
+
+
+def begin_execution(started: float) -> RunStart:
+    """Look at the checkout as it is now, beside the work.
+
+    `started`: seconds since the epoch, where the system does not say when the process began.
+    """
+    age = read_process_age()
+    age = time.time() - started if age is None else age
+    return RunStart(time.time() - age, time.monotonic() - age, start_git_query(Path.cwd()))
+
+
+def write_execution(
+    path: Path,
+    stage: str,
+    begun: RunStart,
+    asked: Mapping[str, Params],
+    runtime_keys: tuple[str, ...],
+    record: Path | None,
+    outputs: Mapping[str, str],
+) -> None:
+    """Write the execution record of a run that has come to its end.
+
+    Args:
+        path: data/execution/STAGE.json.
+        stage: its name.
+        begun: what `begin_execution` gave.
+        asked: {section of params.yaml: as the stage read it}.
+        runtime_keys: the keys of `runtime` that the stage uses.
+        record: the record of the same run, in its place.
+        outputs: {path: sha256 of the whole}.
+    """
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = ExecutionRecord(
+        version=VERSION,
+        stage=stage,
+        record=None if record is None else RecordOfRun(path=record.as_posix(), sha256=sha256_file(record)),
+        outputs=dict(outputs),
+        started_at=datetime.fromtimestamp(begun.started, UTC).isoformat(timespec="seconds"),
+        wall_seconds=round(time.monotonic() - begun.clock, 3),
+        cpu_seconds=round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
+        peak_resident_mib=own.ru_maxrss // 1024,
+        children_peak_resident_mib=children.ru_maxrss // 1024,
+        python=read_python(),
+        system=read_system(),
+        processor=read_processor(),
+        gpu=read_gpus(),
+        torch=read_torch(),
+        source=begun.git.read(),
+        environment_locks={name: sha256_file(Path(name)) if Path(name).is_file() else None for name in LOCKS},
+        figures=NOTES.figures,
+        asked_and_ran=compare(asked, (*runtime_keys, "log_level"), {**NOTES.observations, **observe_log()}),
+    )
+    write_json(path, found)
+
+
+def observe_log() -> dict[str, Observation]:
+    """How much this process says."""
+    return {"runtime.log_level": Observation(logging.getLevelName(logging.getLogger().level).lower())}
