@@ -18,7 +18,7 @@ import stages.environment.active  # noqa: F401 - before what needs packages
 from stages.core.errors import StageError
 from stages.core.files import write_json
 from stages.core.params import Params, Runtime, read_params, section_problems
-from stages.core.runner import Input, Output, run
+from stages.core.runner import Output, Sections, run
 from stages.dedup.contamination import find_evaluation_files
 from stages.fetching.source_files import CUSTOM, find_custom_files
 from stages.llama_cpp.programs import find_existing, list_lacking, say_lacking
@@ -38,9 +38,9 @@ WITHOUT_HELDOUT = {
 """{(section, key): the one value} of params that say nothing where nothing is held out."""
 
 
-def check(parameters: Input, checked: Output) -> None:
+def check(parameters: Sections, checked: Output) -> None:
     """Say every error of params.yaml at once, or write that there is none."""
-    found = problems(read_params(parameters), Path.cwd())
+    found = problems(parameters, Path.cwd())
     if found:
         raise StageError("params.yaml is not right; nothing was run:\n  " + "\n  ".join(found))
     write_json(checked, {"params": "right"})

@@ -28,6 +28,13 @@ class Read:
     """{relative path: sha256} of what is read."""
     mark: list[tuple[str, int, int, int]]
 
+    def files(self) -> list[Path]:
+        """The files that were read."""
+        # of an input that is a file, its own name is the relative path
+        return [
+            self.path / file if file != self.path.name or self.path.is_dir() else self.path for file in self.digests
+        ]
+
     def record(self) -> dict[str, Any]:
         """{path, sha256 of what is read}, and sha256 of each file where not all of it is."""
         files = {} if self.whole else {"files": dict(self.digests)}
@@ -50,14 +57,23 @@ def read_inputs(name: str, inputs: Mapping[str, Path], uses: Uses | None, params
 
 
 def changed_inputs(before: Mapping[str, Read], uses: Uses | None, params: object) -> list[Path]:
-    """The inputs whose bytes are others than before; they are read again only if something moved."""
-    found = files_read({key: read.path for key, read in before.items()}, uses, params)
-    return [
-        read.path
-        for key, read in before.items()
-        if change_mark(found[key][1]) != read.mark
-        and {file: sha256_file(path) for file, path in found[key][1].items()} != read.digests
-    ]
+    """The inputs whose bytes are others than before, or cannot be read any more; they are read again only if something moved."""
+    try:
+        found = files_read({key: read.path for key, read in before.items()}, uses, params)
+    except OSError as error:
+        gone = [read.path for read in before.values() if not all(map(Path.exists, read.files()))]
+        return gone or [Path(error.filename)]
+    return [read.path for key, read in before.items() if has_changed(read, found[key][1])]
+
+
+def has_changed(before: Read, files: Mapping[str, Path]) -> bool:
+    """Whether the bytes of an input, whose files these are now, are others than before."""
+    try:
+        if change_mark(files) == before.mark:
+            return False
+        return {file: sha256_file(path) for file, path in files.items()} != before.digests
+    except OSError:
+        return True
 
 
 def files_read(

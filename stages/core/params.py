@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -84,7 +85,7 @@ def section_problems(model: type[Params], section: str, values: object) -> list[
     return []
 
 
-def section_params(model: type[P], section: str, values: dict[str, Any]) -> P:
+def section_params(model: type[P], section: str, values: Mapping[str, Any]) -> P:
     """The validated section of params.yaml's values. Raises StageError with every error of it."""
     if section not in values:
         msg = f"params.yaml: the section `{section}` is missing"

@@ -15,32 +15,37 @@ LISTINGS = "listings"
 """Of that: {path: md5} of all files of stages/ as a stage found them, one JSON file a version."""
 
 
-def project_code() -> dict[str, str]:
-    """{path: sha256} of the project's own modules that this process has imported; what only shows is in no key."""
+def imported_code() -> list[str]:
+    """The paths of the project's own modules that this process has imported, sorted; what only shows is in no key."""
     root = Path.cwd()
     own = f"{root / 'stages'}{os.sep}"
     files = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    paths = sorted({Path(file).resolve() for file in files if file.startswith(own)})
-    return {
-        path.relative_to(root.resolve()).as_posix(): sha256_file(path) for path in paths if path.parent.name != "show"
-    }
+    paths = {Path(file).resolve() for file in files if file.startswith(own)}
+    return sorted(path.relative_to(root.resolve()).as_posix() for path in paths if path.parent.name != "show")
 
 
-def keep_code() -> None:
-    """Keep stages/ as it is now in `.retune/code/`, committed or not: each file by its md5, and the listing of all.
+def project_code() -> dict[str, str]:
+    """{path: sha256} of the project's own modules that this process has imported."""
+    return {path: sha256_file(Path(path)) for path in imported_code()}
+
+
+def keep_code() -> dict[str, str]:
+    """Keep stages/ as it is now in `.retune/code/`, committed or not: each file by its md5, and the listing of all. Gives {path: sha256}.
 
     Of a package in a stage's deps dvc.lock has one hash, that of the listing of its files. A stage does not know its deps; the
     listing of all of stages/ holds that of every package.
     """
-    digests: dict[str, str] = {}
+    digests, found = {}, {}
     for path in files_below(Path("stages")):
         try:
             content = path.read_bytes()
         except OSError:  # an editor's file, gone again; what cannot be read was not run
             continue
         digests[path.as_posix()] = digest = md5(content)
+        found[path.as_posix()] = hashlib.sha256(content).hexdigest()
         keep(scratch() / KEPT / f"{digest}{path.suffix}", content)
     keep_listing(scratch() / KEPT, digests)
+    return found
 
 
 def keep_listing(kept: Path, digests: Mapping[str, str]) -> None:

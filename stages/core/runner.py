@@ -3,10 +3,12 @@
 `run(standardize)` under `__main__` makes `python -m stages.standardize --raw data/raw --messages data/messages`:
 
 - each `Input` and `Output` parameter is a flag that takes a path, one `Inputs` takes all other flags; `params` is the
-  section of params.yaml named like the function; `runtime` (optional) is the section that bears no identity;
+  section of params.yaml named like the function; `runtime` (optional) is the section that bears no identity; one `Sections`
+  is a flag that takes a params file and gives its values;
 - `run(standardize, uses)` says which files of an input the params ask for, where that is not all of it;
-- the inputs are hashed before the work and must be the same after it: DVC hashes them only when the command has ended,
-  so it would certify a file that was edited meanwhile;
+- params.yaml is read once, the inputs are hashed before the work, and they and the code must be the same after it: DVC reads them
+  only when the command has ended, so it would certify what was edited meanwhile (stages/core/start.py);
+- an input that is not what the record of the stage that wrote it says is refused (stages/core/producers.py);
 - the function writes to temporary names beside the outputs, which are renamed into place when all of it has succeeded; a function that
   it returns is called then (what a stopped run would go on from may go only when nothing can be lost any more);
 - Ctrl-C ends it with one line and status 130, nothing half-written left;
@@ -24,25 +26,31 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from stages.core.errors import Refusal, StageError
 from stages.core.execution import begin_execution, write_execution
 from stages.core.files import sha256_file, sha256_files, sha256_tree, write_json
-from stages.core.inputs import Uses, changed_inputs, read_inputs
+from stages.core.inputs import Uses, read_inputs
 from stages.core.interrupts import INTERRUPTED, take_interrupts, uninterrupted
 from stages.core.params import Params, Runtime, read_params, section_params
 from stages.core.parent_death import die_with_parent
-from stages.core.project_code import keep_code, project_code
+from stages.core.producers import refuse_rotten
+from stages.core.project_code import imported_code, keep_code
+from stages.core.start import ReadSections, Start, without_runtime
 
 Input = Annotated[Path, "input"]
 Inputs = Annotated[Mapping[str, Path], "inputs"]
 """Every other flag of the command that takes a path, by its name: dvc.yaml says which there are."""
 Output = Annotated[Path, "output"]
+Sections = Annotated[Mapping[str, Any], "sections"]
+"""All values of a params file, {section: plain values}, as they were when the stage began."""
 Finish = Callable[[], None]
 """What a stage may return: it is called when the outputs and the record are in place."""
+
+PARAMS = Path("params.yaml")
 
 log = logging.getLogger("retune")
 
@@ -96,36 +104,47 @@ def carry_out(
     paths = {key: hint.__metadata__[0] for key, hint in hints.items() if getattr(hint, "__metadata__", None)}
     flags = read_flags(stage, paths)
     begun = begin_execution(started) if flags["execution"] else None
-    settings, runtime = read_settings(name, hints)
+    ran = keep_code()
+    values = read_params(PARAMS)
+    settings, runtime = read_settings(name, hints, values)
+    pins = Path(flags["environment"]) if flags["environment"] else None
+    versions = environment(pins) if pins else {}
     inputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "input"}
+    whole = {key: read_params(Path(flags[key])) for key, kind in paths.items() if kind == "sections"}
     others = {
         key: Path(path) for key, path in flags.items() if key not in {*paths, "record", "environment", "execution"}
     }
     several = {key: others for key, kind in paths.items() if kind == "inputs"}
     outputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "output"}
     read = read_inputs(name, {**inputs, **others}, uses, settings.get("params"))
-    code = project_code()
-    keep_code()
+    refuse_rotten(read)
+    sections = [ReadSections(PARAMS, {name: values[name]})] if "params" in settings else []
+    sections += [without_runtime(Path(flags[key]), found) for key, found in whole.items()]
+    start = Start(name, sections, read, uses, settings.get("params"), ran, pins)
     temporary = {key: partial_path(path) for key, path in outputs.items()}
     for path in temporary.values():
         remove(path)
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        finish, refusal = work(stage, temporary, {**inputs, **several, **temporary, **settings})
-        refuse_changed(name, changed_inputs(read, uses, settings.get("params")), code)
+        finish, refusal = work(stage, temporary, {**inputs, **whole, **several, **temporary, **settings})
         written = {key: output_record(path, temporary[key]) for key, path in outputs.items()}
         record = {
             "stage": name,
-            "code": {**project_code(), **code},
-            "environment": environment(Path(flags["environment"])) if flags["environment"] else {},
+            "code": {path: ran.get(path, "") for path in imported_code()},
+            "environment": versions,
             "params": settings["params"].model_dump(mode="json") if "params" in settings else {},
             "inputs": {key: one.record() for key, one in read.items()},
             "outputs": written,
         }
-    except BaseException:
+        # last of all: what is edited from here on is seen by nobody before DVC reads it
+        start.refuse_changes(resumes=finish is not None)
+    except BaseException as error:
         with uninterrupted():
             for path in temporary.values():
                 remove(path)
+        if isinstance(error, Exception) and not isinstance(error, StageError):
+            # what fails on a file that somebody writes meanwhile is no bug
+            start.refuse_changes(resumes=False)
         raise
     with uninterrupted():
         for key, path in outputs.items():
@@ -144,9 +163,8 @@ def carry_out(
         raise refusal
 
 
-def read_settings(name: str, hints: Mapping[str, Any]) -> tuple[dict[str, Params], Runtime]:
+def read_settings(name: str, hints: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict[str, Params], Runtime]:
     """What a stage's signature asks of params.yaml: `params` (its own section), `runtime`; and `runtime`. Sets the log up, too."""
-    values = read_params(Path("params.yaml"))
     runtime = section_params(Runtime, "runtime", values)
     logging.basicConfig(level=runtime.log_level.upper(), format=f"{name}: %(message)s", stream=sys.stdout)
     # torch's complaint to other libraries about their registrations, four lines at every import
@@ -172,16 +190,6 @@ def work(
     return finish, refusal
 
 
-def refuse_changed(name: str, inputs: Sequence[Path], code: Mapping[str, str]) -> None:
-    """Raise StageError if inputs have changed during the work, or the code that did it."""
-    changed = [*inputs, *(Path(path) for path, digest in code.items() if sha256_file(Path(path)) != digest)]
-    if changed:
-        raise StageError(
-            f"{', '.join(map(str, changed))} was changed while {name} was reading it, so the outputs would prove nothing. "
-            "They were thrown away; run it again."
-        )
-
-
 def last_good_files(name: str) -> bool:
     """Whether DVC, which deletes a stage's outputs before it runs, has one of this stage's that is gone in its cache: dvc.lock names them."""
     store = Path(".dvc/cache/files/md5")
@@ -200,7 +208,9 @@ def read_flags(stage: Callable[..., Finish | None], paths: Mapping[str, str]) ->
     )
     for key, kind in paths.items():
         if kind != "inputs":
-            parser.add_argument(f"--{key}", required=True, metavar="PATH", help=kind)
+            parser.add_argument(
+                f"--{key}", required=True, metavar="PATH", help="params file" if kind == "sections" else kind
+            )
     parser.add_argument("--record", metavar="FILE", default="", help="write the record of what made the outputs")
     parser.add_argument("--execution", metavar="FILE", default="", help="write when, where and how it ran")
     parser.add_argument(

@@ -377,3 +377,155 @@ def test_run_one_of_the_other_flags_that_is_changed_meanwhile_fails(stage, tmp_p
     ended = stage(JOIN + '    parts["b"].write_text("other")\n', "--b", "b.txt")
     assert ended.returncode == 1
     assert "b.txt was changed while copy was reading it" in ended.stderr
+
+
+def edits_params(how: str) -> str:
+    """A stage that does its work and edits params.yaml meanwhile."""
+    return f"""
+    import re
+    def copy(source: Input, target: Output, params: CopyParams) -> None:
+        target.write_text(str(params.rate))
+        file = Path("params.yaml")
+        text = file.read_text()
+        {how}
+    """
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("file.write_text(text.replace('2e-4', '0.0001'))", "copy.rate: 0.0002 when it began, 0.0001 now"),
+        ("file.write_text(text.replace('times: 2', 'times: many'))", 'copy.times: 2 when it began, "many" now'),
+        ("file.write_text(text.replace('times: 2', 'times: 2, more: 1'))", "copy.more: nothing when it began, 1 now"),
+        (
+            "file.write_text(text.replace('copy:', 'copied:'))",
+            "the section `copy`, which was there when it began, is gone",
+        ),
+        ("file.write_text('copy: {times')", "params.yaml cannot be read any more: params.yaml is not valid YAML"),
+        ("file.write_text('')", "params.yaml cannot be read any more: params.yaml must hold one mapping"),
+        ("file.write_bytes(bytes([255]))", "params.yaml cannot be read any more: params.yaml is not valid YAML"),
+        ("file.unlink()", "params.yaml cannot be read any more: params.yaml is missing here"),
+        ("file.unlink(); file.mkdir()", "params.yaml cannot be read any more:"),
+    ],
+)
+def test_run_own_params_edited_meanwhile_fails_names_the_field_and_certifies_nothing(
+    stage, tmp_path: Path, how: str, said: str
+) -> None:
+    ended = stage(edits_params(how), "--record", "records/copy.json")
+    assert ended.returncode == 1
+    assert "copy: params.yaml was edited while copy was at work" in ended.stderr
+    assert said in ended.stderr
+    assert "put back what was there, and `dvc repro` makes that." in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "checkpoint" not in ended.stderr
+    assert not (tmp_path / "target").exists()
+    assert not (tmp_path / "records" / "copy.json").exists()
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "file.write_text('# a note' + chr(10) + text + chr(10) + 'train: {steps: 5}')",
+        "file.write_text(text.replace('2e-4', '0.00020').replace('times: 2', 'times:   2'))",
+        "file.write_text(text.replace('workers: 1', 'workers: 3'))",
+        "file.write_text(re.sub('runtime.*', '', text))",
+    ],
+)
+def test_run_a_comment_another_section_or_runtime_edited_meanwhile_costs_nothing(
+    stage, tmp_path: Path, how: str
+) -> None:
+    ended = stage(edits_params(how), "--record", "records/copy.json")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((tmp_path / "records" / "copy.json").read_text())["params"] == {"times": 2, "rate": 2e-4}
+
+
+def test_run_params_edited_meanwhile_keep_what_a_stopped_run_goes_on_from(stage, tmp_path: Path) -> None:
+    ended = stage("""
+    def copy(source: Input, target: Output, params: CopyParams):
+        target.write_text("x")
+        Path("checkpoint").write_text("step 7")
+        Path("params.yaml").write_text(Path("params.yaml").read_text().replace("2e-4", "1e-4"))
+        return lambda: Path("checkpoint").unlink()
+    """)
+    assert ended.returncode == 1
+    assert "makes that and goes on from its last checkpoint, if it has written one" in ended.stderr
+    assert (tmp_path / "checkpoint").read_text() == "step 7"
+
+
+def test_run_a_stage_that_fails_on_what_is_changed_meanwhile_says_that_and_has_no_traceback(stage) -> None:
+    ended = stage("""
+    def copy(source: Input, target: Output, params: CopyParams) -> None:
+        (source / "a.txt").unlink()
+        target.write_text((source / "a.txt").read_text())
+    """)
+    assert ended.returncode == 1
+    assert "source was changed while copy was reading it" in ended.stderr
+    assert "copy: source" in ended.stderr
+    broken = stage("""
+    def copy(source: Input, target: Output, params: CopyParams) -> None:
+        raise ZeroDivisionError
+    """)
+    assert "Traceback" in broken.stderr, "what fails for another reason is a bug"
+
+
+LAZY = """
+import sys
+def copy(source: Input, target: Output, params: CopyParams) -> None:
+    target.write_text("x")
+    EDIT
+    IMPORT
+"""
+
+
+@pytest.mark.parametrize(
+    ("edit", "late", "changed"),
+    [
+        ("stages/arrow/row_groups.py", "import stages.arrow.row_groups", True),
+        ("stages/arrow/row_groups.py", "", False),
+        ("stages/chat/templates/plain.jinja", "import stages.chat.template_words", True),
+        ("stages/chat/templates/plain.jinja", "", False),
+        ("stages/environment/data.txt", "", True),
+        ("stages/environment/train.txt", "", False),
+    ],
+)
+def test_run_code_that_it_imports_late_or_reads_beside_its_code_changed_meanwhile_fails(
+    stage, tmp_path: Path, edit: str, late: str, changed: bool
+) -> None:
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    body = LAZY.replace("EDIT", f"file = Path('{edit}'); file.write_text(file.read_text() + chr(10))")
+    ended = stage(body.replace("IMPORT", late), "--environment", "stages/environment/data.txt", project=tmp_path)
+    assert ended.returncode == (1 if changed else 0), ended.stderr
+    assert (f"{edit} was changed while copy was reading it" in ended.stderr) == changed
+
+
+def test_run_code_that_is_gone_at_the_end_is_said(stage, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    body = LAZY.replace("EDIT", "Path('stages/core/errors.py').unlink()").replace("IMPORT", "pass")
+    ended = stage(body, "--record", "r.json", project=tmp_path)
+    assert ended.returncode == 1
+    assert "copy: stages/core/errors.py was changed while copy was reading it" in ended.stderr
+
+
+CHECKS = """
+from stages.core.runner import Sections
+def copy(source: Sections, target: Output) -> None:
+    target.write_text(str(sorted(source)))
+    file = Path("params.yaml")
+    file.write_text(file.read_text().replace(*EDIT))
+"""
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ("('2e-4', '1e-4')", "copy.rate: 0.0002 when it began, 0.0001 now"),
+        ("('copy:', '# a note' + chr(10) + 'copy:')", ""),
+        ("('workers: 1', 'workers: 2')", ""),
+    ],
+)
+def test_run_a_stage_of_all_sections_is_held_to_their_values(stage, tmp_path: Path, edit: str, said: str) -> None:
+    ended = stage(CHECKS.replace("EDIT", edit), "--source", "params.yaml")
+    assert ended.returncode == (1 if said else 0), ended.stderr
+    assert said in ended.stderr
+    assert (tmp_path / "target").exists() == (not said)
