@@ -5,6 +5,7 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,12 +34,16 @@ def serve(
     root = project_root()
     from retune.chat.dialogue import read_sampling
     from retune.chat.gguf_files import choose_file
+    from retune.verdict import warn_of
     from stages.core.errors import StageError
 
     try:
         (path, lora), sampling = choose_file(root, gguf), read_sampling(root)
     except StageError as error:
         give_up(str(error))
+    warning = warn_of(root, lora or path)
+    if warning:
+        print(warning, file=sys.stderr, flush=True)
     refuse_unusable(host, port)
     # while the model loads, a signal ends the process at once
     for number in (signal.SIGINT, signal.SIGTERM):

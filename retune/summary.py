@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from retune.verdict import find_verdict, is_of_verdict
 from stages.contracts.messages import FATES
 from stages.core.files import read_json
 
@@ -40,7 +41,8 @@ def summary(
 def read_summary(data: Path) -> dict[str, Any]:
     """What the stages wrote about themselves. Raises FileNotFoundError naming the first file that is missing."""
     rows, tokens = read_json(data / "messages/summary.json"), read_json(data / "tokens/summary.json")
-    metrics, verdict = read_json(data / "evaluation/metrics.json"), read_json(data / "audit/verdict.json")
+    metrics, verdict = read_json(data / "evaluation/metrics.json"), find_verdict(data.parent)
+    report = data / "report/index.html"
     files = [
         *(data / "gguf" / name for name in list_exported(data)),
         data / "adapter/adapter_model.safetensors",
@@ -51,16 +53,31 @@ def read_summary(data: Path) -> dict[str, Any]:
         "flags": {flag: told["rows"] for flag, told in rows["flags"].items()},
         "seen": rows["seen"],
         "rejected_by_template": sum(tokens["rejected"].values()),
-        "trained_tokens": tokens["splits"]["train"]["labelled_tokens"],
+        "training": read_training_counts(data / "adapter"),
         "loss": [metrics["base"]["loss"], metrics["tuned"]["loss"]],
         "answers_right": [metrics["base"]["exact_match"], metrics["tuned"]["exact_match"]],
         "files": {file.as_posix(): file.stat().st_size if file.is_file() else None for file in files},
         "gone": [stage for stage in MAKERS if not (data / f"records/{stage}.json").is_file()],
-        "passed": verdict["passed"],
-        "reasons": verdict["reasons"],
-        "report": (data / "report/index.html").as_posix(),
+        "passed": verdict.passed,
+        "reasons": verdict.reasons,
+        "verdict": verdict.in_words(),
+        "report": report.as_posix(),
+        "report_of_verdict": is_of_verdict(report, verdict),
         "changed_since": find_changed_sections(data, Path("params.yaml")),
     }
+
+
+def read_training_counts(adapter: Path) -> dict[str, Any]:
+    """{counts: TrainingCounts, says}: what the adapter that lies there was trained on; counts null where its files do not say."""
+    from stages.contracts.adapter import read_trained
+    from stages.reporting.training_counts import count_trained, describe_trained
+
+    try:
+        ledger, log, training = read_trained(adapter)
+    except ValueError as error:
+        return {"counts": None, "says": f"not known: {error}"}
+    counts = count_trained(ledger, log, training["steps"])
+    return {"counts": counts, "says": describe_trained(counts)}
 
 
 def list_exported(data: Path) -> list[str]:
@@ -91,7 +108,7 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     told = [
         ("rows", f"{rows['raw']:,} in, {kept:,} kept ({rows['heldout']:,} held out), {aside:,} rejected{more}"),
         *flag_and_seen_lines(found),
-        ("labelled tokens", f"{found['trained_tokens']:,} in the training rows"),
+        ("training", found["training"]["says"]),
         ("held-out loss", format_change(found["loss"], "{:.4f}")),
     ]
     if found["answers_right"] != [None, None]:
@@ -100,12 +117,14 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("file" if number == 0 else "", f"{name}  {'gone' if size is None else f'{size / 1e6:,.1f} MB'}")
         for number, (name, size) in enumerate(found["files"].items())
     ]
-    told.append(("verdict", "passed" if found["passed"] else "did not pass: " + "; ".join(found["reasons"])))
-    told.append(("report", found["report"]))
+    told.append(("verdict", found["verdict"]))
+    told.append(
+        ("report", found["report"] + ("" if found["report_of_verdict"] else " (not of the figures that lie here)"))
+    )
     gone = found["gone"] or [name for name, size in found["files"].items() if size is None]
     if gone:
         said = f"a later run has failed or is under way, so files are gone ({', '.join(gone)})"
-        told.append(("note", f"{said}: `retune restore` brings them back, and the verdict is of the run before"))
+        told.append(("note", f"{said}: `retune restore` brings them back"))
     elif any(name.endswith(".gguf") for name in found["files"]):
         push = ", `retune push` publishes it" if found["passed"] else ""
         told.append(("next", f"`retune chat` talks to it, `retune serve` offers it to programs{push}"))

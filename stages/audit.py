@@ -1,8 +1,9 @@
 """Judge the model: what the stages measured against the floors, what they recorded against each other; and say what made it.
 
-Reads  data/records (what every stage read, wrote and was made of), data/messages, data/tokens, data/adapter (the training ledger),
+Reads  data/records (what every stage read, wrote and was made of), data/messages, data/tokens, data/adapter (ledger and step log),
        data/evaluation/metrics.json, data/merged and data/gguf (their checks). All bytes of these are hashed and compared with the records.
-Writes data/audit: verdict.json (one verdict, every check with its reason), provenance.json (the chain from source to file).
+Writes data/audit: verdict.json (one verdict, every check with its reason, the hashes of what was judged), provenance.json (the chain from
+       source to file).
 
 It measures nothing and stops nothing: a changed floor runs this stage, `report` and `gate`, and no other.
 It fails only if it cannot judge: of bytes that are not those of the records, what was measured says nothing. They are named, and the
@@ -16,21 +17,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
 from pydantic import Field
 
-from stages.arrow.tables import read_arrow, read_parquet
+from stages.arrow.tables import read_parquet
 from stages.contracts import adapter as adapter_files
 from stages.contracts import gguf as gguf_files
 from stages.contracts import merged as merged_files
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
-from stages.contracts.audit import PROVENANCE, VERDICT, make_check
+from stages.contracts.audit import PROVENANCE, VERDICT, AuditVerdict, make_check
 from stages.core.errors import Refusal, StageError
 from stages.core.files import read_json, write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
-from stages.reporting.provenance import check_bytes, check_chain, model_files
+from stages.reporting.ledger_checks import judge_ledger, judge_tokens
+from stages.reporting.provenance import check_bytes, check_chain, hash_judged, model_files
 from stages.reporting.row_checks import judge_rows
 
 log = logging.getLogger("retune")
@@ -91,55 +92,49 @@ def audit(
     if not chain:
         raise StageError(f"{records} holds no record, so nothing can be judged; `dvc repro` makes them")
     found = check_bytes(chain, [messages, tokens, adapter, metrics, merged, ggufs])
-    checks = [
-        *check_chain(chain, records),
-        found,
-        *judge_rows(
+    checks = [*check_chain(chain, records), found]
+    if found["passed"]:
+        checks += judge_rows(
             read_json(messages / message_files.SUMMARY), read_json(tokens / token_files.SUMMARY), params.model_dump()
-        ),
-        *judge_tokens(
-            read_parquet(messages / message_files.MESSAGES, ["row_id", "split"]),
-            tokens,
-            read_parquet(adapter / adapter_files.LEDGER, ["row_id"]),
-        ),
-        *judge_quality(read_json(metrics), params),
-        *judge_merge(read_json(merged / merged_files.CHECKS)),
-        *judge_ggufs(read_json(ggufs / gguf_files.CHECKS), params),
+        )
+        checks += judge_training(messages, tokens, adapter)
+        checks += judge_quality(read_json(metrics), params)
+        checks += judge_merge(read_json(merged / merged_files.CHECKS))
+        checks += judge_ggufs(read_json(ggufs / gguf_files.CHECKS), params)
+    figures = [
+        *(messages / message_files.SUMMARY, tokens / token_files.SUMMARY, metrics),
+        *(adapter / name for name in (adapter_files.LEDGER, adapter_files.STEPS, adapter_files.TRAINING)),
+        *(merged / merged_files.CHECKS, ggufs / gguf_files.CHECKS),
     ]
+    verdict = {
+        "passed": all(check["passed"] is not False for check in checks),
+        "reasons": [f"{check['name']}: {check['says']}" for check in checks if check["passed"] is False],
+        "judged": hash_judged(records, figures),
+        "checks": checks,
+    }
     audit.mkdir()
-    write_json(
-        audit / VERDICT,
-        {
-            "passed": all(check["passed"] is not False for check in checks),
-            "reasons": [f"{check['name']}: {check['says']}" for check in checks if check["passed"] is False],
-            "checks": checks,
-        },
-    )
+    write_json(audit / VERDICT, AuditVerdict.model_validate(verdict).model_dump())
     write_json(audit / PROVENANCE, {"model": model_files(chain, [adapter, merged, ggufs]), "chain": chain})
     if not found["passed"]:
         raise Refusal(f"{found['says']}. `dvc repro` puts the recorded bytes back, or makes them again")
     log.info("%s", found["says"])
 
 
-def judge_tokens(rows: pa.Table, tokens: Path, ledger: pa.Table) -> Iterator[dict[str, Any]]:
-    """The tokens are those rows and no others; what was trained is train rows alone, and nothing held out."""
-    split = dict(zip(rows["row_id"].to_pylist(), rows["split"].to_pylist(), strict=True))
-    train = set(read_arrow(tokens / token_files.TRAIN)["row_id"].to_pylist())
-    heldout = set(read_arrow(tokens / token_files.HELDOUT)["row_id"].to_pylist())
-    rejected = set(read_parquet(tokens / token_files.REJECTED, ["row_id"])["row_id"].to_pylist())
-    lost = split.keys() - train - heldout - rejected
-    extra = (train | heldout | rejected) - split.keys()
-    says = f"{len(split)} conversations = {len(train)} train + {len(heldout)} held out + {len(rejected)} that the template rejects"
-    if lost or extra:
-        says += f"; {len(lost)} are lost and {len(extra)} come from nowhere"
-    yield make_check("tokens_accounted", len(lost) + len(extra), 0, passed=not lost and not extra, says=says)
-    trained = set(ledger["row_id"].to_pylist())
-    leaked = (trained & heldout) | (train & heldout) | {row for row in train if split.get(row) != "train"}
-    says = f"{len(leaked)} held-out conversations were trained on"
-    yield make_check("no_leak", len(leaked), 0, passed=not leaked, says=says)
-    foreign = trained - train
-    says = f"{len(trained)} conversations were trained, {len(foreign)} of them not from the training rows"
-    yield make_check("ledger", len(foreign), 0, passed=not foreign and bool(trained), says=says)
+def judge_training(messages: Path, tokens: Path, adapter: Path) -> Iterator[dict[str, Any]]:
+    """The checks of tokens and training. Raises StageError if what training wrote cannot be read."""
+    try:
+        ledger, log_lines, training = adapter_files.read_trained(adapter)
+    except ValueError as error:
+        raise StageError(f"{error}; `dvc repro train` writes it") from error
+    train = token_files.read_tokens(tokens / token_files.TRAIN)
+    yield from judge_tokens(
+        read_parquet(messages / message_files.MESSAGES, ["row_id", "split"]),
+        train,
+        token_files.read_tokens(tokens / token_files.HELDOUT),
+        read_parquet(tokens / token_files.REJECTED, ["row_id"]),
+        ledger,
+    )
+    yield judge_ledger(ledger, log_lines, training, train)
 
 
 def judge_quality(metrics: Mapping[str, Any], params: AuditParams) -> Iterator[dict[str, Any]]:
@@ -220,7 +215,7 @@ def uses(_params: AuditParams, _inputs: Mapping[str, Path]) -> dict[str, list[st
     """Of the large folders what is looked into; `check_bytes` hashes the rest, once."""
     return {
         "tokens": [*token_files.SPLITS.values(), token_files.REJECTED, token_files.SUMMARY],
-        "adapter": [adapter_files.LEDGER],
+        "adapter": [adapter_files.LEDGER, adapter_files.STEPS, adapter_files.TRAINING],
         "merged": [merged_files.CHECKS],
         "ggufs": [gguf_files.CHECKS],
     }

@@ -1,16 +1,17 @@
 """Let the pipeline pass or stop it: the only stage that fails for quality, and the last, so that the report explaining it is there.
 
 Reads  data/audit (the verdict), data/report (so that it was made).
-Writes data/gate.json: whether the model passed and why not; what promotion looks at. It is written in both cases.
+Writes data/gate.json: whether the model passed and why not, and the hashes of what was judged; what promotion looks at. It is written in
+       both cases.
 
     python -m stages.gate --audit data/audit --report data/report --gate data/gate.json
 """
 
 from typing import Literal
 
-from stages.contracts.audit import VERDICT
-from stages.core.errors import Refusal
-from stages.core.files import read_json, write_json
+from stages.contracts.audit import VERDICT, AuditVerdict, GateVerdict, read_answer
+from stages.core.errors import Refusal, StageError
+from stages.core.files import write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
 
@@ -24,11 +25,15 @@ class GateParams(Params):
 
 
 def gate(audit: Input, report: Input, gate: Output, params: GateParams) -> None:
-    """Write the verdict where promotion looks for it; refuse where it says no."""
-    verdict = read_json(audit / VERDICT)
-    write_json(gate, {"passed": verdict["passed"], "reasons": verdict["reasons"]})
-    if not verdict["passed"] and params.on_refusal == "stop":
-        reasons = "\n  ".join(verdict["reasons"])
+    """Write the verdict where promotion looks for it; refuse where it says no. Raises StageError for a verdict that cannot be read."""
+    try:
+        verdict = read_answer(audit / VERDICT, AuditVerdict)
+    except ValueError as error:
+        raise StageError(f"{audit / VERDICT} {error}: `dvc repro audit` judges again") from error
+    answer = GateVerdict(passed=verdict.passed, reasons=verdict.reasons, judged=verdict.judged)
+    write_json(gate, answer.model_dump())
+    if not verdict.passed and params.on_refusal == "stop":
+        reasons = "\n  ".join(verdict.reasons)
         raise Refusal(
             f"the model did not pass:\n  {reasons}\nThe report shows it: {report}/index.html. The floors are the params of `audit`."
         )

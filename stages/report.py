@@ -1,14 +1,14 @@
 """Show what came of it: one self-contained HTML page, and the model card.
 
-Reads  data/audit, the summaries of data/messages and data/tokens, a few rows of the latter, the step log, data/evaluation, the checks
-       of the merge and of the GGUF files.
-Writes data/report: index.html (no script, no font, no address: it opens anywhere), README.md (a hub model card);
-       data/evaluation/export.json: the figures of the merge and of the files, for `dvc metrics diff`.
+Reads  data/audit, the summaries of data/messages and data/tokens, a few rows of the latter, data/adapter (ledger and step log),
+       data/evaluation, the checks of the merge and of the GGUF files.
+Writes data/report: index.html (no script, no font, no address: it opens anywhere), README.md (a hub model card); both name the digest of
+       what was judged;
+       data/evaluation/export.json: the counts of the training, the figures of the merge and of the files, for `dvc metrics diff`.
 
     python -m stages.report --audit data/audit --messages data/messages ... --report data/report
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -18,19 +18,22 @@ from pydantic import Field
 
 from stages.arrow.tables import read_parquet
 from stages.chat import row_rules as template_rules
+from stages.contracts import adapter as adapter_files
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
-from stages.contracts.audit import PROVENANCE, VERDICT
+from stages.contracts.audit import MARK, PROVENANCE, VERDICT, AuditVerdict, read_answer
 from stages.contracts.gguf import ExportChecks as GgufChecks
 from stages.contracts.merged import MergeChecks
 from stages.conversations import row_rules as standardize_rules
 from stages.conversations.row_rules import PRIVATE
+from stages.core.errors import StageError
 from stages.core.files import read_json, write_json, write_text
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
 from stages.reporting.numbers import NOTHING, format_percent, format_small
 from stages.reporting.shown_rows import find_private_rows, leave_out, read_conversations
 from stages.reporting.token_view import visible
+from stages.reporting.training_counts import count_trained, describe_trained, format_share
 
 PAGES = Path(__file__).parent / "reporting" / "pages"
 WIDTH, HEIGHT = 640, 200
@@ -67,7 +70,7 @@ def report(
     audit: Input,
     messages: Input,
     tokens: Input,
-    steps: Input,
+    adapter: Input,
     metrics: Input,
     answers: Input,
     merge: Input,
@@ -76,24 +79,40 @@ def report(
     figures: Output,
     params: ReportParams,
 ) -> None:
-    """Gather what the stages wrote, render both pages, and put the figures that are worth a comparison into one file."""
-    log = [json.loads(line) for line in steps.read_text(encoding="utf-8").splitlines()]
+    """Gather what the stages wrote, render both pages, and put the figures that are worth a comparison into one file.
+
+    Raises StageError for a verdict or a training whose files cannot be read.
+    """
+    try:
+        verdict = read_answer(audit / VERDICT, AuditVerdict)
+    except ValueError as error:
+        raise StageError(f"{audit / VERDICT} {error}: `dvc repro audit` judges again") from error
+    try:
+        ledger, log, training = adapter_files.read_trained(adapter)
+    except ValueError as error:
+        raise StageError(f"{error}; `dvc repro train` writes it") from error
+    trained = count_trained(ledger, log, training["steps"])
     private = find_private_rows(read_parquet(messages / message_files.MESSAGES, ["row_id", "flags"]), PRIVATE)
-    verdict, provenance, checks = read_json(audit / VERDICT), read_json(audit / PROVENANCE), read_json(ggufs)
+    provenance, checks = read_json(audit / PROVENANCE), read_json(ggufs)
     facts = {
         "params": params,
         "verdict": verdict,
-        "judged": sum(check["passed"] is not None for check in verdict["checks"]),
-        "floors": {check["name"]: check["floor"] for check in verdict["checks"]},
+        "mark": f"{MARK}: {verdict.digest()}",
+        "judged": sum(check.passed is not None for check in verdict.checks),
+        "floors": {check.name: check.floor for check in verdict.checks},
         "provenance": provenance,
         "rows": read_json(messages / message_files.SUMMARY),
         "tokens": read_json(tokens / token_files.SUMMARY),
         "meanings": {"standardize": standardize_rules.RULES, "template": template_rules.RULES},
-        "steps": log,
+        "changes": standardize_rules.CHANGES,
+        "handed_on": standardize_rules.NOTES[standardize_rules.HANDED_ON],
+        "trained": trained,
+        "share": format_share,
+        "trained_in_words": describe_trained(trained),
         "curves": draw_curves(log),
         "metrics": read_json(metrics),
         "answers": leave_out(read_parquet(answers), private).slice(0, params.examples).to_pylist(),
-        "conversations": read_conversations(tokens, min(params.examples, CONVERSATIONS), private),
+        "conversations": read_conversations(tokens, ledger, min(params.examples, CONVERSATIONS), private),
         "merges": describe_merges(read_json(merge)),
         "ggufs": {
             **checks,
@@ -119,7 +138,7 @@ def report(
     report.mkdir()
     for page in ("index.html", "README.md"):
         write_text(report / page, pages.get_template(f"{page}.jinja").render(facts))
-    write_json(figures, gather_figures(read_json(merge), checks))
+    write_json(figures, {"training": trained, **gather_figures(read_json(merge), checks)})
 
 
 def sort_files(files: Mapping[str, Any], quantizations: Sequence[str]) -> dict[str, Any]:
@@ -214,5 +233,10 @@ def format_size(count: int) -> str:
     return f"{value:.2f} GB"
 
 
+def uses(_params: ReportParams, _inputs: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Of the adapter what tells of the training."""
+    return {"adapter": [adapter_files.LEDGER, adapter_files.STEPS, adapter_files.TRAINING]}
+
+
 if __name__ == "__main__":
-    run(report)
+    run(report, uses)

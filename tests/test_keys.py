@@ -20,7 +20,7 @@ EXEMPT = {"stages/show/progress.py"}
 SPARE = {
     "fetch_data": {"stages/workers/ordered_map.py", "stages/workers/shared_memory.py"},
     "audit": {"stages/reporting/numbers.py", "stages/reporting/shown_rows.py", "stages/reporting/token_view.py"},
-    "report": {"stages/reporting/provenance.py", "stages/reporting/row_checks.py"},
+    "report": {"stages/reporting/ledger_checks.py", "stages/reporting/provenance.py", "stages/reporting/row_checks.py"},
 }
 
 

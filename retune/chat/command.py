@@ -80,6 +80,8 @@ def open_speaker(
         for library in ("torch.utils._pytree", "bitsandbytes", "transformers"):
             logging.getLogger(library).setLevel(logging.ERROR)
         name = "data/base with data/adapter" if adapter else "data/base"
+        if adapter:
+            note_verdict(root, root / "data/adapter/adapter_config.json")
         note(f"loading {name} with PyTorch: some seconds, of a large base a minute or more")
         yield open_base(root, with_adapter=adapter, context=context, max_tokens=max_tokens), name
         return
@@ -87,8 +89,18 @@ def open_speaker(
     from retune.chat.gguf_model import open_gguf
 
     path, lora = choose_file(root, file)
+    note_verdict(root, lora or path)
     with open_gguf(path, context, len(os.sched_getaffinity(0)), lora) as speaker:
         yield speaker, f"{path.name} with {lora.name}" if lora else path.name
+
+
+def note_verdict(root: Path, file: Path) -> None:
+    """Say so where no verdict lets a file of data/ pass."""
+    from retune.verdict import warn_of
+
+    warning = warn_of(root, file)
+    if warning:
+        note(warning)
 
 
 def talk(speaker: "Speaker", name: str, system: str | None, sampling: "Sampling", draw: "np.random.Generator") -> None:

@@ -23,8 +23,8 @@ from stages.conversations import row_rules as standardize_rules
 from stages.conversations.canonical import canonical_form, parse_record
 from stages.conversations.dialect_detection import parse_objects
 from stages.conversations.dialects import Dialect
-from stages.conversations.note_counts import CHANGES
 from stages.conversations.roles import role_of
+from stages.conversations.row_rules import CHANGES
 from stages.core.files import read_json
 from stages.reporting.token_view import Run, control_ids, spread, token_runs
 from stages.standardize import detect_dialects, read_records

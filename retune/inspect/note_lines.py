@@ -5,8 +5,17 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from stages.conversations.note_counts import CHANGES, count_rows
-from stages.conversations.row_notes import GREETING, MERGED, NULLS_REMOVED, NUMBERS_AS_TEXT, TOOLS_NOT_SHOWN
+from stages.conversations.note_counts import count_rows
+from stages.conversations.row_rules import (
+    CHANGES,
+    GREETING,
+    HANDED_ON,
+    MERGED,
+    NOTES,
+    NULLS_REMOVED,
+    NUMBERS_AS_TEXT,
+    TOOLS_NOT_SHOWN,
+)
 
 ABOUT = {
     NULLS_REMOVED: "nulls",
@@ -37,7 +46,7 @@ def note_lines(notes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if notes["ignored"]["more"]:
         yield "", f"and {notes['ignored']['more']:,} keys more"
     for line in group_names(notes["handed_on"]):
-        yield "handed", f"{line} (the chat template gets them and need not write them)"
+        yield "handed", f"{line} ({NOTES[HANDED_ON]})"
     for kind, words in CHANGES.items():
         if rows := notes[kind]:
             yield ABOUT[kind], f"in {count_rows(rows)} {words}"

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from stages.contracts.audit import PROVENANCE, VERDICT
+from retune.verdict import find_verdict, is_of_verdict
+from stages.contracts.audit import PROVENANCE
 from stages.core.errors import StageError
 from stages.core.files import read_json, sha256_file
 
@@ -29,20 +30,18 @@ class AuditedFile:
 
 
 def refuse_failed(root: Path, *, refused_too: bool) -> None:
-    """Raise StageError unless the gate has let this model pass (or `refused_too`)."""
-    gate, audit = root / "data/gate.json", root / "data/audit" / VERDICT
-    for path in (gate, audit):
-        if not path.is_file():
-            raise StageError(
-                f"{path.relative_to(root)} is not there, so nobody knows whether the model passed: `dvc repro` judges it"
-            )
-    said, verdict = read_json(gate), read_json(audit)
-    if said["passed"] != verdict["passed"] or said["reasons"] != verdict["reasons"]:
-        raise StageError("data/gate.json is not of the verdict in data/audit: `dvc repro` brings both up to date")
-    if not said["passed"] and not refused_too:
-        reasons = "\n  ".join(said["reasons"])
+    """Raise StageError unless the gate has let pass what lies here (with `refused_too`: unless it was judged), and the card says so."""
+    verdict = find_verdict(root)
+    if verdict.passed is None:
+        raise StageError(f"it is not pushed: {verdict.in_words()}")
+    if not verdict.passed and not refused_too:
+        reasons = "\n  ".join(verdict.reasons)
         raise StageError(
             f"the model did not pass, so it is not pushed (--refused-too pushes it all the same):\n  {reasons}"
+        )
+    if not is_of_verdict(root / "data/report" / CARD, verdict):
+        raise StageError(
+            f"data/report/{CARD} is not of the verdict for these figures: `dvc repro report` writes the model card"
         )
 
 

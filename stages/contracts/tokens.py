@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.arrow.tables import read_arrow
 from stages.contracts.origin import ORIGIN
@@ -67,6 +68,24 @@ def read_tokens(path: Path) -> pa.Table:
         msg = f"{path.name} has the columns {table.schema.names}, not those of data/tokens; run `dvc repro template`"
         raise ValueError(msg)
     return table
+
+
+def count_labelled(rows: pa.Table) -> pa.Array:
+    """int64, one a row: how many of its labels are trained on."""
+    counts = []
+    for batch in rows.to_batches():
+        labels = batch.column(batch.schema.get_field_index("labels"))
+        trained = pc.cast(pc.not_equal(labels.flatten(), NOT_TRAINED), pa.int64())
+        sums = (
+            pa.chunked_array([pc.cumulative_sum(trained)]).combine_chunks()
+            if len(trained)
+            else pa.array([], pa.int64())
+        )
+        ends = pc.cumulative_sum(pc.cast(pc.list_value_length(labels), pa.int64()))
+        before = pa.concat_arrays([pa.array([0], pa.int64()), sums])
+        upto = before.take(ends)
+        counts.append(pc.subtract(upto, pa.concat_arrays([pa.array([0], pa.int64()), upto[:-1]])))
+    return pa.concat_arrays(counts) if counts else pa.array([], pa.int64())
 
 
 def answers(input_ids: Sequence[int], labels: Sequence[int]) -> list[tuple[int, int]]:

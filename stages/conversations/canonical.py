@@ -20,19 +20,10 @@ from stages.conversations.message_reading import read_messages
 from stages.conversations.message_text import has_media_column
 from stages.conversations.repeated_keys import keep_first_values, seems_to_repeat_keys
 from stages.conversations.roles import CALL
-from stages.conversations.row_notes import (
-    COLUMN,
-    HANDED_ON,
-    NULLS_REMOVED,
-    OF_EVERY_LAYOUT,
-    OPTIONS,
-    TOOLS_NOT_SHOWN,
-    Note,
-    note_columns,
-    shorten,
-)
+from stages.conversations.row_notes import COLUMN, OF_EVERY_LAYOUT, OPTIONS, Note, note_columns, shorten
 from stages.conversations.row_rules import (
     DUPLICATE_KEY,
+    HANDED_ON,
     INVALID_JSON,
     INVALID_UNICODE,
     LAYOUT,
@@ -40,11 +31,13 @@ from stages.conversations.row_rules import (
     NOT_AN_OBJECT,
     NOTHING_TO_TRAIN,
     NUL_CHARACTER,
+    NULLS_REMOVED,
     OPTIONS_UNREADABLE,
     TOO_LARGE,
     TOO_MANY_MESSAGES,
     TOOL_CALL_UNREADABLE,
     TOOL_NOT_SHOWN,
+    TOOLS_NOT_SHOWN,
     Rejected,
 )
 from stages.conversations.shown_tools import leave_out_unshown, may_call

@@ -21,10 +21,11 @@ from stages.conversations.reasoning import (
     split_off_thoughts,
 )
 from stages.conversations.roles import CALL, ROLES, role_of
-from stages.conversations.row_notes import NUMBERS_AS_TEXT, Note, note_unread
+from stages.conversations.row_notes import Note, note_unread
 from stages.conversations.row_rules import (
     CONTENT_NOT_TEXT,
     EMPTY_CONTENT,
+    NUMBERS_AS_TEXT,
     REASONING_ALONE,
     REASONING_DIFFERS,
     TOOL_CALL_UNREADABLE,

@@ -4,17 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from stages.conversations.row_notes import (
-    COLUMN,
-    GREETING,
-    HANDED_ON,
-    MERGED,
-    MESSAGE_KEY,
-    NULLS_REMOVED,
-    NUMBERS_AS_TEXT,
-    TOOLS_NOT_SHOWN,
-    Note,
-)
+from stages.conversations.row_notes import COLUMN, MESSAGE_KEY, Note
+from stages.conversations.row_rules import CHANGES, HANDED_ON
 
 MOST_NAMES = 2_000
 """Names of keys that are counted, of all kinds together: a dataset that has values for keys has no end of them."""
@@ -44,15 +35,6 @@ WEIGHTY = frozenset(
     }
 )
 """Names of keys that say what is trained or thought: the log tells where these are not read."""
-
-CHANGES: Mapping[str, str] = {
-    NULLS_REMOVED: "nulls are taken out that the file's columns put into arguments, tools, options or parts",
-    NUMBERS_AS_TEXT: "an answer is a number, true or false: read as text",
-    TOOLS_NOT_SHOWN: "an answer calls a tool that is shown nowhere in the row: not trained",
-    MERGED: "neighbours of one role are joined (standardize.turns)",
-    GREETING: "the opening answer is context (standardize.turns)",
-}
-"""{kind of note: what was changed in reading}: log and command line say these words behind "in N rows"."""
 
 
 class NoteCounts:

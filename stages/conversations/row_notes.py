@@ -11,12 +11,6 @@ Note = tuple[str, str]
 
 COLUMN = "columns"
 MESSAGE_KEY = "message_keys"
-HANDED_ON = "handed_on"
-NULLS_REMOVED = "nulls_removed"
-NUMBERS_AS_TEXT = "numbers_as_text"
-TOOLS_NOT_SHOWN = "tools_not_shown"
-MERGED = "merged"
-GREETING = "greetings"
 
 OPTIONS = "chat_template_kwargs"
 OF_EVERY_LAYOUT = frozenset({OPTIONS})

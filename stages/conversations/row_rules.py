@@ -63,6 +63,25 @@ FLAGS: Mapping[str, str] = {
 """{flag: what it means}: what is told of rows that break no rule. All but the last are told by the row itself, and are its rule where
 `standardize.flagged` is drop."""
 
+NULLS_REMOVED = "nulls_removed"
+NUMBERS_AS_TEXT = "numbers_as_text"
+TOOLS_NOT_SHOWN = "tools_not_shown"
+MERGED = "merged"
+GREETING = "greetings"
+HANDED_ON = "handed_on"
+
+CHANGES: Mapping[str, str] = {
+    NULLS_REMOVED: "nulls are taken out that the file's columns put into arguments, tools, options or parts",
+    NUMBERS_AS_TEXT: "an answer is a number, true or false: read as text",
+    TOOLS_NOT_SHOWN: "an answer calls a tool that is shown nowhere in the row: not trained",
+    MERGED: "neighbours of one role are joined (standardize.turns)",
+    GREETING: "the opening answer is context (standardize.turns)",
+}
+"""{kind of note: what was changed in reading}, of rows that are kept: log and command line say these words behind "in N rows", the page beside N."""
+
+NOTES: Mapping[str, str] = {HANDED_ON: "handed on to the chat template, which need not write what it gets", **CHANGES}
+"""The same, and what becomes of a key that is no part of a message and that a chat template may read."""
+
 PRIVATE = frozenset({EMAIL_ADDRESS, PHONE_NUMBER, SECRET_KEY})
 """Flags of rows whose text no page shows."""
 

@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 
 from stages.conversations.message_text import text_of
-from stages.conversations.row_notes import COLUMN, HANDED_ON, Note, is_something, list_unread, note_unread, shorten
+from stages.conversations.row_notes import COLUMN, Note, is_something, list_unread, note_unread, shorten
 from stages.conversations.row_rules import (
     DUPLICATE_KEY,
+    HANDED_ON,
     INVALID_JSON,
     INVALID_UNICODE,
     TOOL_CALL_UNREADABLE,

@@ -8,7 +8,8 @@ from stages.conversations.canonical_message import (
     make_message,
     reasoning_of,
 )
-from stages.conversations.row_notes import GREETING, MERGED, Note
+from stages.conversations.row_notes import Note
+from stages.conversations.row_rules import GREETING, MERGED
 
 STRICT, MERGE_SAME_ROLE, GREETING_FIRST = "strict", "merge_same_role", "greeting_first"
 BETWEEN = "\n\n"

@@ -1,12 +1,19 @@
 """What made a model, as the stages' records have it: held against each other, and against the bytes that lie there."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.contracts.audit import make_check
 from stages.core.files import files_below, sha256_file, sha256_files, sha256_tree
 from stages.show.progress import progress
+
+
+def hash_judged(records: Path, figures: Iterable[Path]) -> dict[str, str]:
+    """{path: sha256} of what a verdict is of: the records, and the files with figures; without those that are not there."""
+    return {
+        path.as_posix(): sha256_file(path) for path in sorted([*records.glob("*.json"), *figures]) if path.is_file()
+    }
 
 
 def check_chain(chain: Mapping[str, Any], records: Path) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.contracts import tokens as token_files
+from stages.contracts.tokens import count_labelled
 from stages.core.errors import StageError
 
 if TYPE_CHECKING:
@@ -87,24 +87,6 @@ def refuse(rows: pa.Table, bad: pa.ChunkedArray, what: str) -> None:
     found = rows.filter(bad)["row_id"].to_pylist()
     if found:
         raise StageError(f"{name_rows(found)} of data/tokens {what}")
-
-
-def count_labelled(rows: pa.Table) -> pa.Array:
-    """int64, one a row: how many of its labels are trained on."""
-    counts = []
-    for batch in rows.to_batches():
-        labels = batch.column(batch.schema.get_field_index("labels"))
-        trained = pc.cast(pc.not_equal(labels.flatten(), token_files.NOT_TRAINED), pa.int64())
-        sums = (
-            pa.chunked_array([pc.cumulative_sum(trained)]).combine_chunks()
-            if len(trained)
-            else pa.array([], pa.int64())
-        )
-        ends = pc.cumulative_sum(pc.cast(pc.list_value_length(labels), pa.int64()))
-        before = pa.concat_arrays([pa.array([0], pa.int64()), sums])
-        upto = before.take(ends)
-        counts.append(pc.subtract(upto, pa.concat_arrays([pa.array([0], pa.int64()), upto[:-1]])))
-    return pa.concat_arrays(counts) if counts else pa.array([], pa.int64())
 
 
 def name_rows(row_ids: list[str]) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from stages.core.files import read_json, sha256_files, write_json
 from tests.retune.loopback_hub import TOKEN, Hub, Repo, serving
+from tests.verdict_files import write_verdict
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ FILES = {
         "README.md": "# how to run",
     },
 }
-GGUF = {"README.md": CARD.encode(), "mine-q4_k_m.gguf": b"quantized", "Modelfile": b"FROM ./mine-q4_k_m.gguf"}
+GGUF = {"mine-q4_k_m.gguf": b"quantized", "Modelfile": b"FROM ./mine-q4_k_m.gguf"}
 
 
 @pytest.fixture
@@ -51,9 +52,6 @@ def audited(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir(parents=True)
         for name, content in files.items():
             (tmp_path / folder / name).write_text(content)
-    (tmp_path / "data/report").mkdir()
-    (tmp_path / "data/report/README.md").write_text(CARD)
-    (tmp_path / "data/report/index.html").write_text("the dataset's text")
     judge(tmp_path, passed=True)
     return tmp_path
 
@@ -64,10 +62,8 @@ def judge(root: Path, *, passed: bool) -> None:
         stage: {"outputs": {"files": {"path": path, "files": sha256_files(root / path)}}}
         for stage, path in stages.items()
     }
-    verdict = {"passed": passed, "reasons": [] if passed else ["loss_gain: the held-out loss fell by 0.1"]}
     write_json(root / "data/audit/provenance.json", {"chain": chain})
-    write_json(root / "data/audit/verdict.json", {**verdict, "checks": []})
-    write_json(root / "data/gate.json", verdict)
+    write_verdict(root, passed=passed, head=CARD)
 
 
 @pytest.fixture
@@ -89,10 +85,11 @@ def push(retune: Callable[..., subprocess.CompletedProcess[str]], audited: Path,
     return run
 
 
-def test_gguf_files_arrive_with_the_model_card_in_one_commit_of_a_private_repository(push, hub):
+def test_gguf_files_arrive_with_the_model_card_in_one_commit_of_a_private_repository(push, audited, hub):
     done = push(REPO, "--gguf")
     assert done.returncode == 0, done.stderr
-    assert hub.repos[REPO] == Repo(private=True, files=GGUF, commits=1)
+    card = (audited / "data/report/README.md").read_bytes()
+    assert hub.repos[REPO] == Repo(private=True, files={**GGUF, "README.md": card}, commits=1)
     assert f"pushed: {hub.address}/{REPO}/commit/" in done.stdout
 
 
@@ -104,7 +101,7 @@ def test_nothing_named_pushes_all_with_the_adapter_in_a_folder_of_its_own(push, 
         "Modelfile", "README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "config.json",
         "mine-q4_k_m.gguf", "model.safetensors", "tokenizer.json",
     ]  # fmt: skip
-    assert repo.files["README.md"] == CARD.encode(), "not the page of data/gguf"
+    assert repo.files["README.md"].startswith(CARD.encode()), "not the page of data/gguf"
     assert repo.files["adapter/adapter_model.safetensors"] == b"adapter weights"
 
 
@@ -141,10 +138,22 @@ def test_model_that_did_not_pass_is_not_pushed_unless_asked_for(push, audited, h
 
 
 def test_gate_of_another_verdict_is_refused(push, audited, hub):
-    write_json(audited / "data/audit/verdict.json", {"passed": False, "reasons": ["x"], "checks": []})
-    assert "not of the verdict in data/audit" in push(REPO).stderr
+    gate = read_json(audited / "data/gate.json")
+    write_json(audited / "data/gate.json", {**gate, "judged": {"data/records/train.json": "0" * 64}})
+    assert "no verdict for these figures: data/gate.json is not of the verdict in data/audit" in push(REPO).stderr
     (audited / "data/gate.json").unlink()
-    assert "data/gate.json is not there" in push(REPO).stderr
+    assert "data/gate.json is not there" in push(REPO, "--refused-too").stderr
+    assert hub.asked == []
+
+
+def test_figures_that_nobody_judged_and_a_card_of_others_are_refused(push, audited, hub):
+    card = audited / "data/report/README.md"
+    card.write_text(CARD)
+    assert "data/report/README.md is not of the verdict for these figures" in push(REPO).stderr
+    (audited / "data/gguf/checks.json").write_text('{"newer": 1}')
+    done = push(REPO, "--refused-too")
+    assert done.returncode == 1
+    assert "no verdict for these figures: data/gguf/checks.json is another than was judged" in done.stderr
     assert hub.asked == []
 
 

@@ -15,8 +15,8 @@ def test_changed_since_names_the_sections_that_are_not_those_of_the_run(tmp_path
 def test_lines_say_what_to_do_next_where_there_is_something_to_talk_to() -> None:
     rows = {"raw": 1014, "train": 7, "heldout": 2, "rejected": 0, "repeated": 1000, "near_heldout": 5, "excluded": 0}
     found = {
-        "rows": rows, "rejected_by_template": 0, "trained_tokens": 5, "loss": [2.0, 1.0], "answers_right": [None, None],
-        "files": {"data/gguf/a.gguf": 5}, "passed": True, "reasons": [], "report": "r", "changed_since": [],
+        "rows": rows, "rejected_by_template": 0, "training": {"says": "3 of 7 training conversations were trained"}, "loss": [2.0, 1.0], "answers_right": [None, None],
+        "files": {"data/gguf/a.gguf": 5}, "passed": True, "verdict": "passed", "report": "r", "report_of_verdict": True, "changed_since": [],
         "gone": [], "flags": {"email_address": 3}, "seen": {"says": "1 of 2 stand in training"},
     }  # fmt: skip
     told = dict(lines(found))

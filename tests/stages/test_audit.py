@@ -14,6 +14,7 @@ from stages.core.errors import Refusal, StageError
 from stages.core.files import read_json, sha256_files, sha256_tree, write_json
 from stages.gate import GateParams, gate
 from stages.reporting.row_checks import judge_rows
+from tests.adapter_files import write_training
 from tests.arrow_files import write_arrow
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class World:
         self.records: dict[str, Any] = {}
         self.break_records: Callable[[], object] = lambda: None
         self.break_bytes: Callable[[], object] = lambda: None
+        self.break_adapter: Callable[[], object] = lambda: None
         self.rows = {
             "raw": 10,
             "train": 3,
@@ -67,7 +69,9 @@ class World:
         self.second = dict.fromkeys(self.rows, 0)
         """Those of them that are the second source's."""
         self.split = {"a": "train", "b": "train", "c": "train", "h": "heldout"}
-        self.train, self.heldout, self.refused, self.trained = ["a", "b"], ["h"], ["c"], ["a", "b"]
+        self.train, self.heldout, self.refused = ["a", "b"], ["h"], ["c"]
+        self.trained: dict[str, list[int]] = {"a": [1, 2], "b": [1]}
+        """{row: the steps that it was trained in}."""
         self.labels: dict[str, Any] = {
             "rows_in": 4,
             "splits": {"train": {"tokens": 100, "labelled_tokens": 40}, "heldout": {"rows": 1}},
@@ -117,12 +121,8 @@ class World:
         }
         write_parquet(root / "tokens" / tokens.REJECTED, pa.Table.from_pydict(refused, schema=tokens.REJECTED_SCHEMA))
         write_json(root / "tokens" / tokens.SUMMARY, self.labels)
-        ledger = {
-            "row_id": self.trained,
-            "labelled_tokens": [1] * len(self.trained),
-            "steps": [[1]] * len(self.trained),
-        }
-        write_parquet(root / "adapter" / adapter.LEDGER, pa.Table.from_pydict(ledger, schema=adapter.LEDGER_SCHEMA))
+        write_training(root / "adapter", self.trained)
+        self.break_adapter()
         write_json(root / "metrics.json", self.metrics)
         write_json(root / "merged" / merged.CHECKS, self.merge)
         write_json(root / "ggufs" / gguf.CHECKS, self.ggufs)
@@ -178,8 +178,8 @@ BREAKS = {
     "heldout_rows": lambda world: world.labels["splits"]["heldout"].update(rows=0),
     "seen_answers": lambda world: world.seen["answers"].update(share=0.75),
     "tokens_accounted": lambda world: world.refused.clear(),
-    "no_leak": lambda world: (world.train.append("h"), world.trained.append("h")),
-    "ledger": lambda world: world.trained.append("z"),
+    "no_leak": lambda world: (world.train.append("h"), world.trained.update(h=[1, 2])),
+    "ledger": lambda world: world.trained.update(z=[1]),
     "labelled_share": lambda world: world.labels["splits"]["train"].update(labelled_tokens=9),
     "loss_gain": lambda world: world.metrics["tuned"].update(loss=1.6),
     "exact_match": lambda world: world.metrics["tuned"].update(exact_match=None),
@@ -343,19 +343,54 @@ def test_audit_without_records_cannot_judge(world: World) -> None:
         world.judge()
 
 
+def test_verdict_names_the_hash_of_each_record_and_of_each_file_with_figures(world: World) -> None:
+    judged = world.judge()["judged"]
+    names = [f"records/{stage}.json" for stage in WRITERS]
+    names += ["messages/summary.json", "tokens/summary.json", "metrics.json", "merged/checks.json", "ggufs/checks.json"]
+    names += ["adapter/ledger.parquet", "adapter/steps.jsonl", "adapter/retune.json"]
+    assert judged == {
+        f"{world.root}/{name}": hashlib.sha256((world.root / name).read_bytes()).hexdigest() for name in names
+    }
+
+
+@pytest.mark.parametrize("name", [adapter.LEDGER, adapter.STEPS, adapter.TRAINING])
+def test_audit_training_of_another_version_is_said_and_judged_by_nobody(world: World, name: str) -> None:
+    """Its record is of these bytes, so no hash tells."""
+    world.break_adapter = lambda: (world.root / "adapter" / name).write_text('{"newer": 1}')
+    with pytest.raises(StageError, match=f"adapter/{name} .*; `dvc repro train` writes it"):
+        world.judge()
+    assert not (world.root / "audit").exists()
+
+
+VERDICT = {
+    "passed": False,
+    "reasons": ["kl: too far"],
+    "judged": {"data/records/train.json": "0" * 64},
+    "checks": [{"name": "kl", "found": 2, "floor": 1, "passed": False, "says": "too far"}],
+}
+
+
 @pytest.mark.parametrize("on_refusal", ["stop", "warn"])
 def test_gate_no_is_written_and_stops_only_if_asked(tmp_path: Path, on_refusal: Any) -> None:
-    write_json(tmp_path / "audit" / "verdict.json", {"passed": False, "reasons": ["kl: too far"], "checks": []})
+    write_json(tmp_path / "audit" / "verdict.json", VERDICT)
     arguments = {"audit": tmp_path / "audit", "report": tmp_path, "gate": tmp_path / "gate.json"}
     if on_refusal == "stop":
         with pytest.raises(Refusal, match="kl: too far"):
             gate(**arguments, params=GateParams(on_refusal=on_refusal))
     else:
         gate(**arguments, params=GateParams(on_refusal=on_refusal))
-    assert read_json(tmp_path / "gate.json") == {"passed": False, "reasons": ["kl: too far"]}
+    assert read_json(tmp_path / "gate.json") == {name: VERDICT[name] for name in ("passed", "reasons", "judged")}
 
 
 def test_gate_yes_passes(tmp_path: Path) -> None:
-    write_json(tmp_path / "audit" / "verdict.json", {"passed": True, "reasons": [], "checks": []})
+    passed = {**VERDICT["checks"][0], "passed": True}
+    write_json(tmp_path / "audit" / "verdict.json", VERDICT | {"passed": True, "reasons": [], "checks": [passed]})
     gate(tmp_path / "audit", tmp_path, tmp_path / "gate.json", GateParams(on_refusal="stop"))
     assert read_json(tmp_path / "gate.json")["passed"] is True
+
+
+def test_gate_lets_no_verdict_pass_that_contradicts_its_checks(tmp_path: Path) -> None:
+    write_json(tmp_path / "audit" / "verdict.json", VERDICT | {"passed": True, "reasons": []})
+    with pytest.raises(StageError, match="says another verdict than its own checks: `dvc repro audit` judges again"):
+        gate(tmp_path / "audit", tmp_path, tmp_path / "gate.json", GateParams(on_refusal="stop"))
+    assert not (tmp_path / "gate.json").exists()

@@ -1,15 +1,18 @@
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import markupsafe
 import pyarrow as pa
 import pytest
 
 from stages.arrow.tables import write_parquet
 from stages.chat import row_rules as template_rules
 from stages.contracts.evaluation import ANSWERS_SCHEMA
+from stages.contracts.tokens import count_labelled, read_tokens
 from stages.conversations import row_rules as standardize_rules
 from stages.core.files import write_json
 from stages.report import (
@@ -27,6 +30,7 @@ from stages.report import (
     report,
 )
 from stages.reporting.shown_rows import SHOWN_TOKENS
+from tests.adapter_files import write_training
 from tests.token_files import ids_and_labels, write_token_files
 
 
@@ -108,6 +112,16 @@ MERGE: dict[str, Any] = {
 }
 
 
+VERDICT: dict[str, Any] = {
+    "passed": True,
+    "reasons": [],
+    "judged": {"data/records/train.json": "d" * 64},
+    "checks": [
+        {"name": "loss_gain", "found": 1.0, "floor": 0.5, "passed": True, "says": "the held-out loss fell by 1.000"}
+    ],
+}
+
+
 def facts() -> dict[str, Any]:
     """What the other stages wrote, as little of it as the pages need: {file: JSON}."""
     measures = {"loss": 1.0, "perplexity": 2.7, "token_accuracy": 0.5, "exact_match": None}
@@ -128,7 +142,7 @@ def facts() -> dict[str, Any]:
         "gguf": {"params": {"quantizations": ["q8_0", "q4_k_m"]}, "inputs": {}, "outputs": {}},
     }
     return {
-        "audit/verdict.json": {"passed": True, "checks": [], "reasons": []},
+        "audit/verdict.json": VERDICT,
         "audit/provenance.json": {"chain": chain},
         "data/messages/summary.json": {
             "raw": 5,
@@ -153,16 +167,26 @@ def facts() -> dict[str, Any]:
 
 
 def made(
-    root: Path, rows: list[tuple[str, str]], examples: int, flagged: dict[str, list[str]] | None = None, **changed: Any
+    root: Path,
+    rows: list[tuple[str, str]],
+    examples: int,
+    flagged: dict[str, list[str]] | None = None,
+    adapter: Callable[[Path, Path], object] | None = None,
+    **changed: Any,
 ) -> tuple[str, str]:
     """The report's page and the model card of a run on (question, answer) rows; `changed` files by their stem.
 
-    `flagged`: flags of rows by their question.
+    `flagged`: flags of rows by their question; `adapter`: writes the files of the training, from data/tokens (None: one step of all rows).
     """
     write_token_files(root / "data", rows, [("held", "out")], flagged or {})
     for name, value in (facts() | {f"{stem}.json": value for stem, value in changed.items()}).items():
         write_json(root / name, value)
-    (root / "steps.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "eval_loss": None}) + "\n")
+    if adapter is None:
+        table = read_tokens(root / "data/tokens/train.arrow")
+        labelled = dict(zip(table["row_id"].to_pylist(), count_labelled(table).to_pylist(), strict=True))
+        write_training(root / "adapter", {name: [1] for name in labelled}, labelled)
+    else:
+        adapter(root / "data/tokens", root / "adapter")
     answer = {"row_id": "ab" * 16, "turn": 0, "reference": HOSTILE, "base_answer": "b", "tuned_answer": "t"}
     answer |= {"reference_thoughts": HOSTILE, "base_thoughts": None, "tuned_thoughts": "so it is"}
     answer |= {"prompt_tokens": 3, "base_match": None, "tuned_match": None}
@@ -171,7 +195,7 @@ def made(
         audit=root / "audit",
         messages=root / "data/messages",
         tokens=root / "data/tokens",
-        steps=root / "steps.jsonl",
+        adapter=root / "adapter",
         metrics=root / "metrics.json",
         answers=root / "answers.parquet",
         merge=root / "merge.json",
@@ -313,14 +337,17 @@ def test_report_says_what_reading_left_out_and_changed_and_nothing_where_nothing
         ["&lt;id&gt;  is ignored: nothing reads it", "1,200"],
         ["messages[].score  is ignored: nothing reads it", "2"],
         ["3 more keys are ignored", ""],
-        ["lost nulls that their file&#39;s columns put into arguments, tools, options or parts", "4"],
+        [str(markupsafe.escape(standardize_rules.CHANGES["nulls_removed"])), "4"],
     ]
 
 
 def test_report_model_card_names_every_source(tmp_path: Path) -> None:
     _, card = made(tmp_path, [("a", "b")], examples=0)
     assert "datasets:\n- o/one\n- o/two\n" in card
-    assert f"on `o/one` at `{'b' * 40}`, `data/custom/own.jsonl` and `o/two` at `{'c' * 40}`: 2 conv" in card
+    assert (
+        f"on `o/one` at `{'b' * 40}`, `data/custom/own.jsonl` and `o/two` at `{'c' * 40}`: 1 of 1 training conversations were trained"
+        in card
+    )
 
 
 # --- the merge and the files ----------------------------------------------------------------------------------------
@@ -412,9 +439,12 @@ def test_report_marks_and_counts_what_is_not_judged_apart(tmp_path: Path) -> Non
     check = {"name": "m-q8_0.gguf: kl", "found": 0.0037, "floor": 0.01, "says": "near"}
     checks = [{**check, "passed": True}, {**check, "name": "m-q2_k.gguf: no floor", "floor": None, "passed": None}]
     root = tmp_path / "passed"
-    page, _ = made(root, [("a", "b")], 0, **{"audit/verdict": {"passed": True, "reasons": [], "checks": checks}})
+    page, _ = made(root, [("a", "b")], 0, **{"audit/verdict": VERDICT | {"checks": checks}})
     assert "Passed: all 1 checks" in page
-    assert "Not judged: 1, of which" in page
+    assert (
+        "1 more figure is shown without a yes or no: the section <code>audit</code> of params.yaml sets no limit for it."
+        in page
+    )
     assert [row[0] for row in rows_of(page, "The verdict, check by check")] == ["\N{CHECK MARK}", "\N{EN DASH}"]
     assert rows_of(page, "Files, each measured")[2][3] == "0.01", "a file's KL has its floor beside it"
 

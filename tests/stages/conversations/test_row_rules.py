@@ -12,7 +12,11 @@ CODE = [
     ROOT / "stages/standardize.py",
     *sorted(path for path in (ROOT / "stages/conversations").glob("*.py") if path.name != "row_rules.py"),
 ]
-RULES = {name: value for name, value in vars(row_rules).items() if name.isupper() and isinstance(value, str)}
+RULES = {
+    name: value
+    for name, value in vars(row_rules).items()
+    if name.isupper() and isinstance(value, str) and value not in row_rules.NOTES
+}
 KEYS_OF_THE_SAME_NAME = {"layout", "contaminated"}
 """Of summary.json."""
 

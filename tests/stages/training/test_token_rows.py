@@ -3,7 +3,7 @@ import pytest
 
 from stages.contracts.tokens import SCHEMA
 from stages.core.errors import StageError
-from stages.training.token_rows import TokenRows, check_rows, count_labelled, name_rows
+from stages.training.token_rows import TokenRows, check_rows, name_rows
 
 CONFIG: dict[str, object] = {"max_position_embeddings": 8}
 
@@ -11,12 +11,6 @@ CONFIG: dict[str, object] = {"max_position_embeddings": 8}
 def rows(*labels: list[int], ids: list[list[int]] | None = None) -> pa.Table:
     ids = ids or [[abs(label) % 10 for label in row] for row in labels]
     return pa.table([[f"row{number}" for number in range(len(labels))], ids, list(labels)], schema=SCHEMA)
-
-
-def test_labelled_tokens_over_several_batches_counts_each_row() -> None:
-    one, two = rows([-100, 5, 6], [-100], [7]), rows([1, -100, 2, 3])
-    assert count_labelled(pa.concat_tables([one, two])).to_pylist() == [2, 0, 1, 3]
-    assert count_labelled(rows([1, 1], [-100, 1], [1]).slice(1)).to_pylist() == [1, 1]
 
 
 @pytest.mark.parametrize(

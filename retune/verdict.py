@@ -1,0 +1,100 @@
+"""The verdict that stands for what lies in data/, if one does: `summary`, `push`, `chat` and `serve` ask here, and nobody else reads gate.json.
+
+A verdict belongs to the figures that it judged. A later run may have made others and have ended before they were judged; then the old
+gate.json still lies there. Small files are hashed alone: the records, whose hashes name the tokens, weights and GGUF files, and the files
+with figures. So this costs milliseconds, and says nothing of the large files' bytes: `push` hashes those that it sends.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.contracts.audit import MARK, VERDICT, AuditVerdict, GateVerdict, read_answer
+from stages.core.files import sha256_file
+
+NO_VERDICT = "no verdict for these figures"
+AUDIT, GATE, RECORDS = Path("data/audit") / VERDICT, Path("data/gate.json"), Path("data/records")
+NAMED_FILES = 3
+"""That one line names, at most."""
+
+
+@dataclass(frozen=True)
+class StandingVerdict:
+    """What may be said of what lies in data/."""
+
+    passed: bool | None
+    """None: there is no verdict for these figures."""
+    reasons: list[str]
+    """Where it did not pass, the checks that say no; where there is no verdict, why not; else empty."""
+    judged: str | None
+    """The digest of what was judged, which stands in the page and the model card, too; None where there is no verdict."""
+
+    def in_words(self) -> str:
+        """`passed`, or what it is instead, with the reasons; one line, whatever the files say."""
+        if self.passed:
+            return "passed"
+        from stages.reporting.token_view import visible
+
+        reasons = visible("; ".join(self.reasons), also="\n\t")
+        return f"did not pass: {reasons}" if self.judged else f"{NO_VERDICT}: {reasons} (`dvc repro` judges them)"
+
+
+def find_verdict(root: Path) -> StandingVerdict:
+    """The verdict for what lies below `root`/data. Whatever is wrong with the files is said in it; nothing is raised."""
+    try:
+        verdict = read_answer(root / AUDIT, AuditVerdict)
+    except ValueError as error:
+        return StandingVerdict(passed=None, reasons=[f"{AUDIT} {error}"], judged=None)
+    others = find_others(root, verdict.judged)
+    if others:
+        return StandingVerdict(passed=None, reasons=others, judged=None)
+    if not verdict.passed:
+        return StandingVerdict(passed=False, reasons=verdict.reasons, judged=verdict.digest())
+    try:
+        gate = read_answer(root / GATE, GateVerdict)
+    except ValueError as error:
+        return StandingVerdict(passed=None, reasons=[f"{GATE} {error}"], judged=None)
+    if not gate.passed or gate.judged != verdict.judged:
+        return StandingVerdict(passed=None, reasons=[f"{GATE} is not of the verdict in {AUDIT}"], judged=None)
+    return StandingVerdict(passed=True, reasons=[], judged=verdict.digest())
+
+
+def find_others(root: Path, judged: Mapping[str, str]) -> list[str]:
+    """What lies there otherwise than it was judged, in words: files that are gone, that are others, and records that nobody judged."""
+    here = {name: root / name for name in judged}
+    more = [path for path in (root / RECORDS).glob("*.json") if path not in here.values()]
+    kinds = {
+        "not there": [name for name, path in here.items() if not path.is_file()],
+        "another than was judged": [
+            name for name, digest in judged.items() if here[name].is_file() and sha256_file(here[name]) != digest
+        ],
+        "newer than the verdict": [path.relative_to(root).as_posix() for path in more],
+    }
+    return [
+        f"{list_names(names)} {'is' if len(names) == 1 else 'are'} {what}" for what, names in kinds.items() if names
+    ]
+
+
+def list_names(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
+    return ", ".join(sorted(names)[:NAMED_FILES]) + more
+
+
+def is_of_verdict(page: Path, verdict: StandingVerdict) -> bool:
+    """Whether the page or the model card was written for this verdict: it names the digest of what was judged."""
+    try:
+        text = page.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return verdict.judged is not None and re.findall(f"{MARK}: ([0-9a-f]{{64}})", text) == [verdict.judged]
+
+
+def warn_of(root: Path, file: Path) -> str | None:
+    """What whoever uses a file of data/ should hear: its verdict, unless that is yes. None for other files, and where nothing was ever judged."""
+    made = [(root / "data" / folder).resolve() for folder in ("adapter", "merged", "gguf")]
+    if file.resolve().parent not in made or not any((root / path).exists() for path in (AUDIT, GATE)):
+        return None
+    verdict = find_verdict(root)
+    return None if verdict.passed else f"this model {verdict.in_words()}" if verdict.judged else verdict.in_words()
