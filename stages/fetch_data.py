@@ -30,6 +30,7 @@ from stages.fetching.hub import Revision, check_revision
 from stages.fetching.mixture import Mask, choose_smallest, hashes_of, shares
 from stages.fetching.source_files import CUSTOM, DEMO, find_source_files, is_local
 from stages.show.progress import Advance, progress
+from stages.workers.system_memory import take_memory_from_system
 from stages.workers.without_pandas import leave_pandas_out
 
 log = logging.getLogger("retune")
@@ -245,4 +246,5 @@ def uses(params: FetchDataParams, _inputs: Mapping[str, Path]) -> dict[str, list
 
 if __name__ == "__main__":
     leave_pandas_out()
+    take_memory_from_system()
     run(fetch_data, uses)

@@ -14,7 +14,7 @@ Worker processes judge rows by themselves; this process decides what depends on 
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, field_validator
 
-from stages.arrow.tables import count_rows, read_parquet_batches, regroup, write_parquet
+from stages.arrow.tables import count_rows, read_parquet_batches, write_parquet
 from stages.contracts import messages as contract
 from stages.contracts import raw as raw_contract
 from stages.conversations.dialect_detection import detect_dialect
@@ -38,7 +38,7 @@ from stages.conversations.language import LANGUAGES, suggest_language
 from stages.conversations.layouts_tree import Trees
 from stages.conversations.near_rows import make_near_policy, settle_near_rows
 from stages.conversations.row_accounting import RowAccount
-from stages.conversations.schema_check import check_messages
+from stages.conversations.schema_check import check_messages, check_passing
 from stages.conversations.seen_share import SeenShare
 from stages.core.errors import StageError
 from stages.core.files import read_json, write_json
@@ -47,6 +47,7 @@ from stages.core.runner import Input, Output, run
 from stages.dataset_files.column_names import Columns
 from stages.show.progress import progress
 from stages.workers.ordered_map import ordered_map
+from stages.workers.system_memory import take_memory_from_system
 from stages.workers.without_pandas import leave_pandas_out
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ def standardize(
     names = [source["source"] for source in sources]
     account, seen, flags = RowAccount(names, dialects, params.contamination), SeenShare(), FlagCounts(names)
     kept = flags.watch(seen.watch(judge_rows(rows, judge, messages / ".waiting.arrow", account, runtime)))
-    write_parquet(messages / contract.MESSAGES, check_and_count(kept, account), contract.SCHEMA)
+    checked = map(account.keep, check_passing(kept))
+    write_parquet(messages / contract.MESSAGES, checked, contract.SCHEMA)
     rejected = account.sort_rejected()
     flags.add_set_aside(rejected)
     flags.add_common_answers(seen.find_common_answers(COMMON_SHARE, COMMON_ROWS), messages / contract.MESSAGES)
@@ -232,14 +234,6 @@ def show_progress(batches: Iterator[JudgedBatch], total: int) -> Iterator[Judged
             advance(batch.kept.num_rows + batch.rejected.num_rows + batch.excluded.num_rows)
 
 
-def check_and_count(batches: Iterable[pa.RecordBatch], account: RowAccount) -> Iterator[pa.RecordBatch]:
-    """The conversations that are written, validated and counted, a row group at a time."""
-    for table in regroup(batches, contract.SCHEMA):
-        for batch in table.combine_chunks().to_batches():
-            check_messages(batch)
-            yield account.keep(batch)
-
-
 def uses(params: StandardizeParams, _inputs: Mapping[str, Path]) -> dict[str, list[str]]:
     """Of data/custom the evaluation sets that params name."""
     return {"custom": params.contamination}
@@ -247,4 +241,5 @@ def uses(params: StandardizeParams, _inputs: Mapping[str, Path]) -> dict[str, li
 
 if __name__ == "__main__":
     leave_pandas_out()
+    take_memory_from_system()
     run(standardize, uses)

@@ -45,6 +45,7 @@ from stages.show.progress import progress
 from stages.tokenization.loading.fast import Differs, ReferenceEncoder, open_encoder
 from stages.tokenization.loading.tokenizer_folder import read_tokenizer_folder, write_tokenizer_folder
 from stages.workers.ordered_map import count_workers, ordered_map
+from stages.workers.system_memory import take_memory_from_system
 from stages.workers.without_pandas import leave_pandas_out
 
 log = logging.getLogger("retune")
@@ -227,4 +228,5 @@ def uses(params: TemplateParams, _inputs: Mapping[str, Path]) -> dict[str, list[
 
 if __name__ == "__main__":
     leave_pandas_out()
+    take_memory_from_system()
     run(template, uses)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from stages.contracts.messages import ID_LENGTH
-from stages.conversations.canonical_message import Message, calls_of, is_train, reasoning_of
+from stages.conversations.canonical_message import Message, calls_of, is_plain, is_train, reasoning_of
 from stages.conversations.column_nulls import remove_nulls
 from stages.conversations.dialects import SYSTEM_COLUMNS, Dialect, Row
 from stages.conversations.message_reading import read_messages
@@ -40,7 +40,7 @@ from stages.conversations.row_rules import (
     TOOLS_NOT_SHOWN,
     Rejected,
 )
-from stages.conversations.shown_tools import leave_out_unshown, may_call
+from stages.conversations.shown_tools import leave_out_unshown, may_call_in_text
 from stages.conversations.tool_calls import (
     ALL_TOOL_COLUMNS,
     NONE,
@@ -54,6 +54,8 @@ from stages.conversations.turn_joining import STRICT, join_turns
 from stages.conversations.turn_order import find_broken_turn_rule
 
 SECOND_SYSTEM = SYSTEM_COLUMNS[1]
+WHOLE_COLUMNS = ALL_TOOL_COLUMNS | OF_EVERY_LAYOUT
+"""Columns all of whose keys are a tool's, or an option's."""
 NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """A NUL character as JSON writes it (behind an odd number of backslashes it is text)."""
 
@@ -77,6 +79,8 @@ class CanonicalForm(NamedTuple):
     """What a row says, in the form that its id is hashed from."""
 
     messages: list[Message]
+    plain: bool
+    """Whether each of them is a role and a text and nothing more."""
     tools: bytes | None
     options: bytes | None
     greeting: int | None
@@ -154,8 +158,7 @@ def parse_record(record: bytes) -> Row:
 
 def clean_row(row: Row, dialect: Dialect, notes: list[Note]) -> Row:
     """A row of a file of columns without the nulls that its format put in."""
-    whole = ALL_TOOL_COLUMNS | OF_EVERY_LAYOUT
-    cleaned, found = remove_nulls(row, dialect.columns - whole, whole)
+    cleaned, found = remove_nulls(row, dialect.columns - WHOLE_COLUMNS, WHOLE_COLUMNS)
     if found:
         notes.append((NULLS_REMOVED, ""))
     return cleaned
@@ -180,12 +183,14 @@ def read_form(row: Row, dialect: Dialect | None, turns: str, notes: list[Note]) 
     if SECOND_SYSTEM in row:
         note_second_system(row, dialect, notes)
     canonical = canonical_json(messages, tools, options)
-    if may_call(messages, canonical):
+    plain = is_plain(messages)
+    if not plain or may_call_in_text(canonical):
         trained = leave_out_unshown(messages, defined, options)
         if trained != messages:
             notes.append((TOOLS_NOT_SHOWN, ""))
             messages, canonical = trained, canonical_json(trained, tools, options)
-    return CanonicalForm(messages, tools, options, greeting, canonical)
+            plain = is_plain(messages)
+    return CanonicalForm(messages, plain, tools, options, greeting, canonical)
 
 
 def note_second_system(row: Row, dialect: Dialect, notes: list[Note]) -> None:
@@ -197,7 +202,8 @@ def note_second_system(row: Row, dialect: Dialect, notes: list[Note]) -> None:
 
 def canonical_form(row: Row, dialect: Dialect | None) -> tuple[list[Message], bytes | None, bytes | None]:
     """(messages, tools, options) of a row that takes turns. Raises Rejected where it has none."""
-    return read_form(row, dialect, STRICT, [])[:3]
+    form = read_form(row, dialect, STRICT, [])
+    return form.messages, form.tools, form.options
 
 
 def read_options(row: Row, notes: list[Note]) -> bytes | None:
@@ -222,21 +228,35 @@ def canonical_json(messages: list[Message], tools: bytes | None = None, options:
 
 def find_broken_rule(form: CanonicalForm, max_messages: int | None, max_chars: int | None) -> str | None:
     """The first rule that a conversation breaks, or None."""
-    messages, tools, _, greeting, canonical = form
-    if b"\\u0000" in canonical and NUL.search(canonical):
+    messages = form.messages
+    if holds_nul(form):
         return NUL_CHARACTER
-    kinds = tuple([CALL if len(message) > 2 and "tool_calls" in message[2] else message[0] for message in messages])  # noqa: PLR2004
-    rule = find_broken_turn_rule(kinds, greeting)
+    kinds = tuple([message[0] for message in messages] if form.plain else map(kind_of, messages))
+    rule = find_broken_turn_rule(kinds, form.greeting)
     if rule is not None:
         return rule
-    if not any(message[0] == "assistant" and is_train(message) for message in messages):
+    # plain ones that take turns end with an answer, and each bears loss
+    if not form.plain and not any(message[0] == "assistant" and is_train(message) for message in messages):
         return NOTHING_TO_TRAIN
     if max_messages is not None and len(messages) > max_messages:
         return TOO_MANY_MESSAGES
     # no text is longer than its JSON
-    if max_chars is not None and len(canonical) > max_chars and count_characters(messages, tools) > max_chars:
+    if max_chars is not None and len(form.canonical) > max_chars and count_characters(messages, form.tools) > max_chars:
         return TOO_LARGE
     return None
+
+
+def kind_of(message: Message) -> str:
+    """A message's role, or CALL where it calls tools."""
+    return CALL if len(message) > 2 and "tool_calls" in message[2] else str(message[0])  # noqa: PLR2004
+
+
+def holds_nul(form: CanonicalForm) -> bool:
+    """Whether a NUL character stands in a conversation."""
+    if form.plain and form.tools is None and form.options is None:
+        # one sign is found many times as fast as the six that JSON writes for it
+        return any("\0" in message[1] for message in form.messages)
+    return b"\\u0000" in form.canonical and NUL.search(form.canonical) is not None
 
 
 def count_characters(messages: list[Message], tools: bytes | None) -> int:

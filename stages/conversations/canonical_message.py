@@ -19,6 +19,11 @@ def make_message(role: str, text: str, calls: list[dict[str, Any]], reasoning: s
     return (role, text, beside) if beside else (role, text)
 
 
+def is_plain(messages: list[Message]) -> bool:
+    """Whether each message is a role and a text and nothing more."""
+    return max(map(len, messages), default=0) <= 2  # noqa: PLR2004
+
+
 def calls_of(message: Message) -> list[dict[str, Any]]:
     """The calls of a message."""
     found: list[dict[str, Any]] = message[2].get("tool_calls", []) if len(message) > 2 else []  # noqa: PLR2004

@@ -60,26 +60,36 @@ def read_messages(turns: list[Turn], keys: frozenset[str], notes: list[Note]) ->
         Rejected: what cannot be read, or has nothing in it.
     """
     found: list[Message] = []
-    pending = False
-    for role, content, beside in sort_tool_results(turns):
+    for role, content, beside in turns:
         canonical = ROLES.get(role) if type(role) is str else None
         if (
-            beside is None
-            and canonical is not None
-            and canonical is not CALL
-            and type(content) is str
-            and not (canonical == "assistant" and may_hold_thoughts(content))
+            beside is not None
+            or canonical is None
+            or canonical is CALL
+            or type(content) is not str
+            or (canonical == "assistant" and may_hold_thoughts(content))
         ):
-            if (content and not content.isspace()) or canonical == "tool":
-                found.append((canonical, content))
-            elif content or canonical != "system":
-                raise Rejected(EMPTY_CONTENT)
-        else:
-            add_message(found, role, content, beside or {}, keys, notes)
-            pending = True
-    if pending and any(not calls_of(message) and reasoning_of(message) and not message[1] for message in found):
+            return read_other_messages(turns, keys, notes)
+        add_text(found, canonical, content)
+    return found
+
+
+def read_other_messages(turns: list[Turn], keys: frozenset[str], notes: list[Note]) -> list[Message]:
+    """The same of turns of which some have more than a role that is known and a text without thoughts."""
+    found: list[Message] = []
+    for role, content, beside in sort_tool_results(turns):
+        add_message(found, role, content, beside or {}, keys, notes)
+    if any(not calls_of(message) and reasoning_of(message) and not message[1] for message in found):
         raise Rejected(REASONING_ALONE)
     return found
+
+
+def add_text(found: list[Message], role: str, text: str) -> None:
+    """Add a message that is a role and a text. Raises Rejected."""
+    if (text and not text.isspace()) or role == "tool":
+        found.append((role, text))
+    elif text or role != "system":
+        raise Rejected(EMPTY_CONTENT)
 
 
 def sort_tool_results(turns: list[Turn]) -> list[Turn]:

@@ -1,15 +1,37 @@
-"""The contract of data/messages as a pandera schema, checked on what is about to be written."""
+"""The contract of data/messages as a pandera schema, checked on what is written."""
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from stages.contracts.messages import ID_LENGTH, ROLES, SPLITS
+from stages.arrow.tables import regroup
+from stages.contracts.messages import ID_LENGTH, ROLES, SCHEMA, SPLITS
 from stages.workers.without_pandas import hide_pandas
 
 if TYPE_CHECKING:
     import pandera.polars as pandera
+
+
+def check_passing(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same conversations, a row group at a time; each is validated beside what is done with it, and all are before this ends.
+
+    Raises RuntimeError as `check_messages`, a row group or two behind.
+    """
+    # the thread starts with the first rows: workers are forked by then
+    checks: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1) as thread:
+        for table in regroup(batches, SCHEMA):
+            for batch in table.combine_chunks().to_batches():
+                checks.append(thread.submit(check_messages, batch))
+                yield batch
+            while len(checks) > 1:
+                checks.popleft().result()
+        for check in checks:
+            check.result()
 
 
 @hide_pandas()  # which polars and pandera would import, and can do without

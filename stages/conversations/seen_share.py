@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stages.contracts import messages as contract
 from stages.conversations.canonical import Conversation
-from stages.conversations.canonical_message import calls_of, is_train
+from stages.conversations.canonical_message import Message, calls_of, is_train
 from stages.conversations.flags import reduce_text
 
 ANSWERS = pa.field("answers", pa.list_(pa.int64()))
@@ -36,18 +36,21 @@ LABELS = 20
 
 def hash_answers(found: Sequence[Conversation]) -> pa.Array:
     """The column ANSWERS of some conversations."""
-    hashes = [
-        list({hash_answer(said) for said in conversation.messages if said[0] == "assistant" and is_train(said)})
-        for conversation in found
-    ]
-    return pa.array(hashes, ANSWERS.type)
+    flat: list[int] = []
+    ends = [0]
+    for conversation in found:
+        said = [hash_answer(one) for one in conversation.messages if one[0] == "assistant" and is_train(one)]
+        flat += said if len(said) < 2 else set(said)  # noqa: PLR2004
+        ends.append(len(flat))
+    return pa.ListArray.from_arrays(pa.array(np.array(ends, np.int32)), pa.array(np.array(flat, np.int64)))
 
 
-def hash_answer(message: tuple[Any, ...]) -> int:
+def hash_answer(message: Message) -> int:
     """A hash of what an assistant says, with its calls. Of 64 bits, and another in another run: it is compared and never written down."""
     text: str = message[1]
-    said = reduce_text(text) if len(text) <= LONGEST_REDUCED else text
-    return hash((said, str(calls))) if (calls := calls_of(message)) else hash(said)
+    said = text if len(text) > LONGEST_REDUCED else reduce_text(text)
+    calls = calls_of(message)
+    return hash((said, str(calls))) if calls else hash(said)
 
 
 class SeenShare:

@@ -11,10 +11,8 @@ CALLS_IN_TEXT = re.compile(r"<(?:tool_call|functioncall|function_call)>\s*\{[^{}
 """The name in a call that stands in an answer's text."""
 
 
-def may_call(messages: list[Message], canonical: bytes) -> bool:
-    """A quick look at whether a conversation may hold a call: beside an answer, or in a text, as its canonical JSON tells."""
-    if max(map(len, messages), default=0) > 2:  # noqa: PLR2004
-        return True
+def may_call_in_text(canonical: bytes) -> bool:
+    """A quick look at whether a call may stand in a text of a conversation, as its canonical JSON tells."""
     return b"<" in canonical and (b"<tool_call>" in canonical or b"<function" in canonical)
 
 
