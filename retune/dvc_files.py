@@ -1,18 +1,12 @@
-"""DVC's own files as they are written: dvc.lock, dvc.yaml, the cache, and the listing that a folder's hash is of."""
+"""DVC's own files as they are written: dvc.lock, dvc.yaml, the cache, and the listing that it keeps of a folder."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pathspec
-
 from retune.project import give_up, run_dvc
-from stages.core.project_code import md5
-
-FOLDER = ".dir"
-"""How the hash of a folder's listing ends."""
+from stages.dvc_lock.hashes import FOLDER, digest_file, object_path
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -39,33 +33,6 @@ def read_owners(declared: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def digest_file(path: Path) -> str:
-    """DVC's hash of a file, however large: a name for bytes, no proof against malice."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def read_listing(root: Path, path: str) -> dict[str, str]:
-    """{path below the project: md5} of the files in a folder, as DVC counts them: without what `.dvcignore` names."""
-    ignored = read_ignored(root)
-    files = (file for file in (root / path).rglob("*") if file.is_file())
-    named = {file.relative_to(root).as_posix(): file for file in files}
-    return {name: digest_file(file) for name, file in sorted(named.items()) if not ignored.match_file(name)}
-
-
-def read_ignored(root: Path) -> pathspec.GitIgnoreSpec:
-    """What the project's `.dvcignore` names."""
-    file = root / ".dvcignore"
-    return pathspec.GitIgnoreSpec.from_lines(file.read_text(encoding="utf-8").splitlines() if file.is_file() else [])
-
-
-def digest_listing(path: str, files: Mapping[str, str]) -> str:
-    """DVC's hash of a folder, from {path below the project: md5} of its files: the md5 of a JSON list, sorted by the path in the folder."""
-    entries = [{"md5": digest, "relpath": name.removeprefix(f"{path}/")} for name, digest in files.items()]
-    entries.sort(key=lambda entry: entry["relpath"])
-    return md5(json.dumps(entries).encode()) + FOLDER
-
-
 def compare_listings(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
     """{file: `changed`, `new` or `gone`} of what differs in two folders."""
     return {
@@ -89,8 +56,3 @@ def find_cache(root: Path) -> Path:
     if result.returncode != 0:
         give_up(f"dvc cache dir: {result.stderr.strip()}")
     return root / result.stdout.strip()
-
-
-def object_path(store: Path, digest: str) -> Path:
-    """Where the cache has an object."""
-    return store / "files" / "md5" / digest[:2] / digest[2:]

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from retune.dvc_files import digest_listing, read_ignored
 from stages.core.project_code import KEPT, LISTINGS, keep, md5
+from stages.dvc_lock.hashes import digest_listing, read_ignored
 
 
 def find_past_text(root: Path, path: str, digest: str) -> bytes | None:

@@ -1,13 +1,14 @@
 """Judge the model: what the stages measured against the floors, what they recorded against each other; and say what made it.
 
 Reads  data/records (what every stage read, wrote and was made of), data/messages, data/tokens, data/adapter (ledger and step log),
-       data/evaluation/metrics.json, data/merged and data/gguf (their checks). All bytes of these are hashed and compared with the records.
+       data/evaluation/metrics.json, data/merged and data/gguf (their checks). All bytes of these are hashed and compared with the records;
+       and dvc.lock, which must note each run down as its record does.
 Writes data/audit: verdict.json (one verdict, every check with its reason, the hashes of what was judged), provenance.json (the chain from
        source to file).
 
 It measures nothing and stops nothing: a changed floor runs this stage, `report` and `gate`, and no other.
-It fails only if it cannot judge: of bytes that are not those of the records, what was measured says nothing. They are named, and the
-verdict says no.
+It fails only if it cannot judge: of bytes that are not those of the records, what was measured says nothing; nor does a verdict on a model
+that dvc.lock takes for another one. They are named, and the verdict says no.
 
     python -m stages.audit --records data/records --messages data/messages ... --audit data/audit
 """
@@ -31,6 +32,7 @@ from stages.core.files import read_json, write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
 from stages.reporting.ledger_checks import judge_ledger, judge_tokens
+from stages.reporting.lock_check import check_lock
 from stages.reporting.provenance import check_bytes, check_chain, hash_judged, model_files
 from stages.reporting.row_checks import judge_rows
 
@@ -92,7 +94,8 @@ def audit(
     if not chain:
         raise StageError(f"{records} holds no record, so nothing can be judged; `dvc repro` makes them")
     found = check_bytes(chain, [messages, tokens, adapter, metrics, merged, ggufs])
-    checks = [*check_chain(chain, records), found]
+    lock = check_lock(Path.cwd(), records)
+    checks = [*check_chain(chain, records), found, lock.check]
     if found["passed"]:
         checks += judge_rows(
             read_json(messages / message_files.SUMMARY), read_json(tokens / token_files.SUMMARY), params.model_dump()
@@ -115,9 +118,14 @@ def audit(
     audit.mkdir()
     write_json(audit / VERDICT, AuditVerdict.model_validate(verdict).model_dump())
     write_json(audit / PROVENANCE, {"model": model_files(chain, [adapter, merged, ggufs]), "chain": chain})
+    refused = []
     if not found["passed"]:
-        raise Refusal(f"{found['says']}. `dvc repro` puts the recorded bytes back, or makes them again")
-    log.info("%s", found["says"])
+        refused.append(f"{found['says']}. `dvc repro` puts the recorded bytes back, or makes them again")
+    if lock.check["passed"] is False:
+        refused.append(f"{lock.check['says']}. {lock.forget_false_entries(Path.cwd())}")
+    if refused:
+        raise Refusal(". ".join(refused))
+    log.info("%s; %s", found["says"], lock.check["says"])
 
 
 def judge_training(messages: Path, tokens: Path, adapter: Path) -> Iterator[dict[str, Any]]:

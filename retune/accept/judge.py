@@ -7,9 +7,10 @@ from typing import Any
 
 from retune.accept.same_code import code_difference, whole_use
 from retune.accept.simplify import Key
-from retune.dvc_files import compare_listings, digest_listing, read_listing, read_lock, read_yaml
+from retune.dvc_files import compare_listings, read_lock, read_yaml
 from retune.past_files import find_past_listing, find_past_text
 from stages.core.project_code import md5
+from stages.dvc_lock.hashes import digest_listing, read_listing
 
 
 @dataclass

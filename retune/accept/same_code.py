@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 
 from retune.accept.simplify import Function, Key, defined_names, literal_value, simplify
+from stages.dvc_lock.same_tree import drop_strings, reads_docstrings
 
 # ways to read a params model without naming the key: with one of them a new key may show in the outputs whatever its value
 WHOLE = {"model_dump", "model_dump_json", "model_fields", "model_fields_set", "model_copy", "__dict__"}
@@ -66,31 +67,6 @@ def is_params(node: ast.expr) -> bool:
             return True
         node = node.value
     return isinstance(node, ast.Name) and node.id == "params"
-
-
-def drop_strings(tree: ast.Module) -> ast.Module:
-    """The tree without docstrings and other strings that stand as statements; in place."""
-    for node in ast.walk(tree):
-        for field in ("body", "orelse", "finalbody"):
-            block = getattr(node, field, None)
-            if isinstance(block, list):
-                kept = [item for item in block if not (is_string(item) or isinstance(item, ast.Pass))]
-                # a body cannot be empty, so `pass` and a docstring are equally nothing
-                setattr(
-                    node, field, kept or ([ast.Pass()] if field == "body" and not isinstance(node, ast.Module) else [])
-                )
-    return tree
-
-
-def reads_docstrings(tree: ast.Module) -> bool:
-    """Whether the file computes with its docstrings."""
-    names = (getattr(node, "id", None) or getattr(node, "attr", None) for node in ast.walk(tree))
-    return any(name == "__doc__" for name in names)
-
-
-def is_string(node: ast.AST) -> bool:
-    """Whether a statement is a string and nothing else."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def find_neutral(tree: ast.Module, added: Mapping[Key, object]) -> set[str]:

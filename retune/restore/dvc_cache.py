@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import FOLDER, digest_file, find_cache, object_path, read_cached_listing, read_yaml
+from retune.dvc_files import find_cache, read_cached_listing, read_yaml
 from retune.past_files import read_git_texts
 from stages.core.project_code import md5
+from stages.dvc_lock.hashes import FOLDER, digest_file, object_path
 
 
 def read_uncached(root: Path) -> set[str]:

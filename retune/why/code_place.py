@@ -2,7 +2,8 @@
 
 import ast
 
-from retune.accept.same_code import code_difference, drop_strings
+from retune.accept.same_code import code_difference
+from stages.dvc_lock.same_tree import drop_strings
 
 BLOCKS = ("body", "handlers", "cases", "orelse", "finalbody")
 """The fields of a node that hold statements, in the order of the text."""

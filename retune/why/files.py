@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import compare_listings, digest_file, find_cache, read_cached_listing, read_listing
+from retune.dvc_files import compare_listings, find_cache, read_cached_listing
 from retune.past_files import find_past_listing, find_past_text
 from retune.why.cause import Cause
 from retune.why.code_place import locate_change
 from stages.core.files import read_json, sha256_file
+from stages.dvc_lock.hashes import digest_file, read_listing
 
 MOST = 10
 """Files of one folder that are named."""

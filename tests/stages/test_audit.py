@@ -155,7 +155,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.chdir(tmp_path)  # the audit reads dvc.lock where it is called
     return World(tmp_path)
 
 
