@@ -11,7 +11,7 @@ from retune.accept.command import accept
 from retune.chat.command import chat
 from retune.doctor.command import doctor
 from retune.inspect.command import inspect
-from retune.origin import origin
+from retune.origin.command import origin
 from retune.plan.command import plan
 from retune.preview import preview
 from retune.push.command import push
@@ -19,6 +19,7 @@ from retune.restore.command import restore
 from retune.serve import serve
 from retune.summary import summary
 from retune.use.command import use
+from retune.verify.command import verify
 from retune.why.command import why
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -31,6 +32,7 @@ app.command()(why)
 app.command()(accept)
 app.command()(summary)
 app.command()(origin)
+app.command()(verify)
 app.command()(chat)
 app.command()(serve)
 app.command()(restore)

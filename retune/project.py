@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from flows.process import dvc_command, dvc_environment
+from stages.core.value_differences import show_text
 
 
 def project_root() -> Path:
@@ -26,9 +27,14 @@ def find_root() -> Path | None:
 
 
 def give_up(message: str) -> NoReturn:
-    """Print the message to stderr and end with exit code 1."""
-    typer.echo(f"retune: {message}", err=True)
+    """Print the message to stderr and end with exit code 1. What moves a cursor or cannot be seen is spelled out; line ends stay."""
+    typer.echo(f"retune: {show_lines(message)}", err=True)
     raise typer.Exit(1)
+
+
+def show_lines(text: str) -> str:
+    """Text of several lines, with what else moves a cursor, reorders a line or cannot be seen spelled out."""
+    return "\n".join(map(show_text, text.split("\n")))
 
 
 def run_dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -49,8 +55,8 @@ def dvc_status(root: Path, *stages: str) -> dict[str, list[Any]]:
 
 
 def print_json(value: object) -> None:
-    """The value as the command's answer for a program."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """The value as the command's answer for a program, in ASCII: what stands in files reaches no terminal raw."""
+    print(json.dumps(value, indent=2))
 
 
 def find_tokenizer(root: Path, values: Mapping[str, Any]) -> Path | None:

@@ -1,0 +1,1 @@
+"""`retune origin`: what made a model's file, proven link by link: file, record, dvc.lock, git."""

@@ -1,0 +1,62 @@
+"""The last link: which commits have a stage's entry of dvc.lock, to the last hash."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from retune.origin.links import Link
+from retune.verify.locked import LockedStage, parse_locked
+from stages.core.errors import StageError
+
+SHORT = 12
+"""Digits of a commit that are shown."""
+ALONE = (
+    "whoever can write here could have made file, record and lock; commit dvc.lock, and git says since when it stands"
+)
+
+
+def check_commits(lock: Path, entry: LockedStage) -> Link:
+    """Whether a commit has this entry of dvc.lock: the command, every dep, param and output.
+
+    A commit that has other outputs for the same command, deps and params contradicts it.
+    """
+    commits = list(read_versions(lock))
+    if not commits:
+        return Link("git", "unknown", f"no commit has {lock.name}: {ALONE}")
+    outs = {one.md5 for one in entry.outs}
+    deps = {one.md5 for one in entry.deps}
+    having, other = [], ""
+    for commit, date, text in commits:
+        names_outs = all(digest.encode() in text for digest in outs)
+        if not names_outs and not all(digest.encode() in text for digest in deps):
+            continue
+        try:
+            found = parse_locked(text.decode(errors="replace"), lock.name).get(entry.name)
+        except StageError:
+            continue
+        if found == entry:
+            having.append((commit, date))
+        elif found is not None and (found.cmd, found.deps, found.params) == (entry.cmd, entry.deps, entry.params):
+            other = other or commit
+    if having:
+        commit, date = having[-1]
+        more = f" and in {len(having) - 1} more" if len(having) > 1 else ""
+        return Link("git", "proven", f"that entry of {lock.name} is in commit {commit[:SHORT]} ({date}){more}")
+    if other:
+        says = f"commit {other[:SHORT]} has other outputs of {entry.name} for the same command, inputs and params; if yours are of a run of their own, commit dvc.lock"
+        return Link("git", "contradicted", says)
+    return Link("git", "unknown", f"no commit has that entry of {lock.name}: {ALONE}")
+
+
+def read_versions(lock: Path) -> Iterator[tuple[str, str, bytes]]:
+    """(commit, date, text) of each version of a file that any branch has, the newest first; none without git."""
+    place = lock.resolve()
+    command = ["git", "log", "--all", "--format=%H %cs", "--", place.name]
+    listed = subprocess.run(command, cwd=place.parent, capture_output=True, text=True, check=False).stdout
+    for line in listed.splitlines():
+        commit, _, date = line.partition(" ")
+        said = subprocess.run(
+            ["git", "show", f"{commit}:./{place.name}"], cwd=place.parent, capture_output=True, check=False
+        )
+        if said.returncode == 0:
+            yield commit, date, said.stdout

@@ -1,0 +1,123 @@
+"""All comparisons of a project, in order."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from retune.dvc_files import read_owners, read_yaml
+from retune.verify.cache import compare_cache, compare_run_cache
+from retune.verify.inputs import compare_inputs
+from retune.verify.judgement import compare_executions, compare_judgement
+from retune.verify.kinds import FROM_GIT, Difference, Verified
+from retune.verify.lock_form import compare_form, compare_params
+from retune.verify.locked import LockedStage, read_locked
+from retune.verify.outputs import compare_outputs
+from retune.verify.records import RECORDS, compare_records, read_records
+from retune.verify.seen import Seen, hash_project
+from stages.core.errors import StageError
+from stages.core.files import sha256_tree
+from stages.core.params import read_params
+
+
+def verify_project(root: Path, store: Path, *, deep: bool = False, remote: Any = None) -> Verified:  # noqa: ANN401 - DVC's
+    """Everything that is not as it was written down.
+
+    Args:
+        root: the project.
+        store: DVC's cache.
+        deep: whether the cache is looked at.
+        remote: the remote's store of objects, if it is to be looked at.
+
+    Raises:
+        StageError: dvc.yaml cannot be read, or the remote does not answer.
+    """
+    declared = read_declared(root)
+    notes: list[str] = []
+    try:
+        locked = read_locked(root / "dvc.lock")
+    except StageError as error:
+        remedy = "`git checkout -- dvc.lock` if it is committed, else `dvc repro`"
+        return Verified([Difference("lock_unreadable", "dvc.lock", str(error), remedy=remedy)], notes, 0, 0)
+    seen, found = look(root, store, locked)
+    there = {path: (root / path).exists() for path in read_owners(declared)}
+    found += compare_form(declared, locked, there, notes)
+    found += compare_parameters(root, declared, locked)
+    found += compare_outputs(seen)
+    found += compare_inputs(seen, notes)
+    digests = {
+        path: sha256_tree({Path(path).name: one.sha256})
+        for path, one in seen.files.items()
+        if path.startswith(f"{RECORDS}/")
+    }
+    found += compare_records(seen.records, locked, digests)
+    found += compare_judgement(root, seen.records)
+    found += compare_executions(root, list(locked))
+    uncached = read_uncached(declared)
+    if deep:
+        found += compare_cache(seen, uncached)
+        found += compare_run_cache(store)
+    if remote is not None:
+        found += compare_remote_objects(seen, uncached, remote)
+    return Verified(merge_same(found), notes, len(seen.files), sum(one.size for one in seen.files.values()))
+
+
+def look(root: Path, store: Path, locked: dict[str, LockedStage]) -> tuple[Seen, list[Difference]]:
+    """All hashed, with the records that can be read, and what is wrong with others."""
+    paths = [out.path for entry in locked.values() for out in entry.outs if out.path.startswith(f"{RECORDS}/")]
+    records, wrong = read_records(root, paths)
+    return replace(hash_project(root, store, locked), records=records), wrong
+
+
+def compare_remote_objects(seen: Seen, uncached: set[str], remote: Any) -> Iterable[Difference]:  # noqa: ANN401 - DVC's
+    """The remote's objects; DVC is imported here alone."""
+    from retune.verify.remote import compare_remote
+
+    return compare_remote(seen, uncached, remote)
+
+
+def compare_parameters(root: Path, declared: dict[str, Any], locked: dict[str, LockedStage]) -> list[Difference]:
+    """params.yaml against dvc.lock; one that cannot be read is a difference."""
+    try:
+        values = read_params(root / "params.yaml")
+    except (StageError, OSError) as error:
+        return [
+            Difference(
+                "params_changed",
+                "params.yaml",
+                str(error),
+                remedy=FROM_GIT.format(stage="check").replace("dvc.lock", "params.yaml"),
+            )
+        ]
+    return list(compare_params(declared, locked, values))
+
+
+def read_declared(root: Path) -> dict[str, Any]:
+    """dvc.yaml's stages. Raises StageError."""
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        stages = read_yaml(root / "dvc.yaml")["stages"]
+    except (YAMLError, ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise StageError("dvc.yaml cannot be read, so nothing says what belongs to the project") from error
+    return dict(stages)
+
+
+def read_uncached(declared: dict[str, Any]) -> set[str]:
+    """The outputs that DVC is told not to keep (`cache: false`)."""
+    listed = [
+        out for entry in declared.values() for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])
+    ]
+    named = [item for out in listed if isinstance(out, dict) for item in out.items()]
+    return {path for path, settings in named if settings and settings.get("cache") is False}
+
+
+def merge_same(found: Iterable[Difference]) -> list[Difference]:
+    """One for each thing: what several stages read is told once, with all of them."""
+    merged: dict[tuple[str, ...], Difference] = {}
+    for one in found:
+        key = (one.kind, one.path, one.field, one.says)
+        before = merged.get(key)
+        stages = [*(before.stage.split(", ") if before else []), one.stage]
+        merged[key] = replace(before or one, stage=", ".join(dict.fromkeys(stages)))
+    return list(merged.values())
