@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from retune.dvc_files import digest_file, digest_listing
+from stages.dvc_lock.hashes import digest_file, digest_listing
 
 
 def write_lock(root: Path, outs: Mapping[str, list[str]], **params: dict[str, object]) -> Path:

@@ -8,8 +8,8 @@ import typer
 
 from retune.origin.links import FoundRecord, Link
 from retune.project import find_root, give_up, print_json
-from retune.verify.locked import LockedStage
 from stages.core.value_differences import show_text
+from stages.dvc_lock.lock import LockedStage
 
 PROVEN, CONTRADICTED, NOTHING = 0, 1, 3
 LONGEST = 500
@@ -132,17 +132,23 @@ def follow(file: Path, digests: Any, hash_said: object, records: Path | None, lo
 
 def read_stage(lock: Path, stage: str) -> LockedStage | None:
     """A stage's entry of dvc.lock. Raises StageError for a lock that cannot be read."""
-    from retune.verify.locked import read_locked
+    from stages.core.errors import StageError
+    from stages.dvc_lock.lock import load_yaml, parse_lock
 
-    return read_locked(lock).get(stage)
+    try:
+        return parse_lock(load_yaml(lock.name, lock.read_text(encoding="utf-8"))).get(stage)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StageError(f"{lock.name} cannot be read: {error}") from error
 
 
 def find_listing(lock: Path, entry: LockedStage, found: FoundRecord) -> dict[str, str] | None:
     """{path: md5} of what dvc.lock's hash of an output is of: from DVC's cache, or from the output as it lies there; else None."""
-    from retune.dvc_files import FOLDER, find_cache
+    from retune.dvc_files import find_cache
+    from retune.verify.locked import list_outs
     from retune.verify.seen import hash_project
+    from stages.dvc_lock.hashes import FOLDER
 
-    out = next((one for one in entry.outs if one.path == found.output), None)
+    out = next((one for one in list_outs(entry) if one.path == found.output), None)
     if out is None:
         return {}
     if not out.md5.endswith(FOLDER):

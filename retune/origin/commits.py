@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retune.origin.links import Link
-from retune.verify.locked import LockedStage, parse_locked
 from stages.core.errors import StageError
+from stages.dvc_lock.lock import LockedStage, load_yaml, parse_lock
 
 SHORT = 12
 """Digits of a commit that are shown."""
@@ -23,15 +23,14 @@ def check_commits(lock: Path, entry: LockedStage) -> Link:
     commits = list(read_versions(lock))
     if not commits:
         return Link("git", "unknown", f"no commit has {lock.name}: {ALONE}")
-    outs = {one.md5 for one in entry.outs}
-    deps = {one.md5 for one in entry.deps}
+    outs, deps = set(entry.outs.values()), set(entry.deps.values())
     having, other = [], ""
     for commit, date, text in commits:
         names_outs = all(digest.encode() in text for digest in outs)
         if not names_outs and not all(digest.encode() in text for digest in deps):
             continue
         try:
-            found = parse_locked(text.decode(errors="replace"), lock.name).get(entry.name)
+            found = parse_lock(load_yaml(lock.name, text.decode(errors="replace"))).get(entry.name)
         except StageError:
             continue
         if found == entry:

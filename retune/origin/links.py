@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retune.verify.digests import FileDigests
-from retune.verify.locked import LockedStage
-from retune.verify.records import read_record
+from stages.core.errors import StageError
 from stages.core.project_code import md5
+from stages.dvc_lock.lock import LockedStage
+from stages.dvc_lock.records import parse_record
 
 State = Literal["proven", "contradicted", "unknown"]
 
@@ -60,8 +61,8 @@ def find_record(file: Path, digests: FileDigests, records: Path | None) -> tuple
         one = believed[0]
         return one, Link("record", "proven", f"the record of {one.stage} has this sha256 as {one.name}")
     if same:
-        return None, Link("record", "unknown", f"{same[0].path.name} {same[0].problem}; so it proves nothing")
-    doubts = [f"{path.name} {problem}" for path, _, record, problem in read_candidates(records) if record is None]
+        return None, Link("record", "unknown", f"{same[0].problem}; so it proves nothing")
+    doubts = [problem for _, _, record, problem in read_candidates(records) if record is None]
     more = f" ({'; '.join(doubts)})" if doubts else ""
     return None, Link("record", "unknown", f"no record has a file with this sha256{more}")
 
@@ -71,13 +72,14 @@ def read_candidates(records: Path) -> Iterator[tuple[Path, bytes, dict[str, Any]
     for path in sorted(records.glob("*.json")):
         try:
             content = path.read_bytes()
+            record = parse_record(path.name, content)
         except OSError as error:
-            yield path, b"", None, error.strerror or "cannot be read"
-            continue
-        record, problem = read_record(content)
-        if record is not None and record["stage"] != path.stem:
-            problem = f"is of the stage {record['stage']}"
-        yield path, content, record, problem
+            yield path, b"", None, f"{path.name} cannot be read ({error.strerror})"
+        except StageError as error:
+            yield path, content, None, str(error)
+        else:
+            other = "" if record["stage"] == path.stem else f"{path.name} is of the stage {record['stage']}"
+            yield path, content, record, other
 
 
 def list_named(records: Path) -> Iterator[FoundRecord]:
@@ -103,15 +105,10 @@ def check_metadata(hash_said: object, records: Path) -> Link:
     """The hash of all records before the export, as the file says it, against those that lie there. The export's record says which."""
     from stages.gguf_export.provenance_keys import records_digest
 
-    record, problem = (
-        read_record((records / "gguf.json").read_bytes())
-        if (records / "gguf.json").is_file()
-        else (None, "is not there")
-    )
-    if record is None:
-        return Link(
-            "metadata", "unknown", f"gguf.json {problem}, so nothing says whose records' hash stands in the file"
-        )
+    try:
+        record = parse_record("gguf.json", (records / "gguf.json").read_bytes())
+    except (OSError, StageError) as error:
+        return Link("metadata", "unknown", f"{error}, so nothing says whose records' hash stands in the file")
     named = [Path(one["path"]) for one in record["inputs"].values()]
     files = [records / path.name for path in named if path.parent.name == records.resolve().name]
     missing = ", ".join(file.name for file in files if not file.is_file())
@@ -128,16 +125,14 @@ def check_metadata(hash_said: object, records: Path) -> Link:
 def check_lock(found: FoundRecord, entry: LockedStage | None) -> Link:
     """The record against dvc.lock: one that the lock does not know proves nothing."""
     name = f"data/records/{found.path.name}"
-    out = next((one for one in entry.outs if one.path == name), None) if entry else None
-    if entry is None or out is None:
+    digest = entry.outs.get(name) if entry else None
+    if digest is None:
         return Link("lock", "unknown", f"dvc.lock has no record of {found.stage}, so this one proves nothing")
-    if out.md5 != md5(found.content):
+    if digest != md5(found.content):
         return Link(
             "lock", "unknown", f"the record of {found.stage} is not the one that dvc.lock names, so it proves nothing"
         )
-    if entry.problems:
-        return Link("lock", "unknown", f"dvc.lock's entry of {found.stage}: {entry.problems[0]}; so it proves nothing")
-    return Link("lock", "proven", f"dvc.lock names that record (md5 {out.md5})")
+    return Link("lock", "proven", f"dvc.lock names that record (md5 {digest})")
 
 
 def check_locked_file(found: FoundRecord, digests: FileDigests, listing: dict[str, str] | None) -> Link:

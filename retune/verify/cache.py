@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import FOLDER, object_path, read_yaml
+from retune.dvc_files import read_yaml
 from retune.verify.digests import hash_files
 from retune.verify.kinds import Difference, restore
-from retune.verify.locked import LockedPath
+from retune.verify.locked import LockedPath, list_outs
 from retune.verify.seen import Seen
+from stages.dvc_lock.hashes import FOLDER, object_path
+from stages.dvc_lock.run_cache import find_false_runs
 
 SIZES = ("size", "nfiles")
 """What DVC writes beside a hash and leaves out of an entry's name."""
@@ -29,7 +31,7 @@ def list_kept(seen: Seen, uncached: set[str]) -> dict[str, tuple[str, str]]:
     return {
         digest: (entry.name, path)
         for entry in seen.locked.values()
-        for out in entry.outs
+        for out in list_outs(entry)
         if out.path not in uncached
         for path, digest in list_objects(seen, out).items()
     }
@@ -66,6 +68,12 @@ def compare_run_cache(store: Path) -> Iterator[Difference]:
         if wrong:
             path = f"runs/{file.relative_to(store / 'runs').as_posix()}"
             yield Difference("run_cache", path, wrong, remedy=f"`rm {file}`: DVC would hand out what it names")
+    for run in find_false_runs(store):
+        path = f"runs/{run.file.relative_to(store / 'runs').as_posix()}"
+        for one in run.differences(store):
+            yield Difference(
+                "run_cache", path, one.says, one.field, one.stage, f"`rm {run.file}`: DVC would hand out what it names"
+            )
 
 
 def find_entry_problem(file: Path) -> str:

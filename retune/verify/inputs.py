@@ -6,7 +6,7 @@ from typing import Any
 
 from retune.past_files import find_past_listing
 from retune.verify.kinds import FROM_GIT, TOUCH, Difference
-from retune.verify.locked import LockedPath
+from retune.verify.locked import LockedPath, list_deps
 from retune.verify.outputs import compare_states
 from retune.verify.seen import Seen
 from stages.core.files import sha256_tree
@@ -16,13 +16,13 @@ def compare_inputs(seen: Seen, notes: list[str]) -> Iterator[Difference]:
     """Every dep of dvc.lock; what is told and is no difference goes to `notes`."""
     listings: dict[tuple[str, str], dict[str, str] | None] = {}
     for entry in seen.locked.values():
-        for dep in entry.deps:
+        for dep in list_deps(entry):
             if dep.path in seen.owners:
                 yield from compare_with_owner(seen, dep)
             elif is_written(seen, dep.path):
                 yield from compare_with_parts(seen, dep)
             elif seen.digest(dep.path) == dep.md5:
-                continue
+                yield from compare_read(seen, dep)
             elif dep.path.startswith("data/"):
                 yield from compare_source(seen, dep, notes)
             else:
@@ -82,6 +82,30 @@ def find_input(seen: Seen, dep: LockedPath) -> dict[str, Any] | None:
     return next((one for one in inputs if one["path"] == dep.path), None)
 
 
+def compare_read(seen: Seen, dep: LockedPath) -> Iterator[Difference]:
+    """A source that is as dvc.lock has it: the stage must have read it so, too."""
+    if find_input(seen, dep) is None:
+        return
+    for name in find_others(seen, dep):
+        says = f"{dep.stage} read other bytes than dvc.lock has: it was edited when the stage had just ended"
+        yield Difference("lock_false", name, says, stage=dep.stage, remedy=f"`dvc repro --force {dep.stage}`")
+
+
+def find_others(seen: Seen, dep: LockedPath) -> dict[str, str]:
+    """{file: `changed` or `gone`} of what a stage has read, by its record, and what lies there."""
+    read = find_input(seen, dep) or {}
+    there = {name: one.sha256 for name, one in seen.below(dep.path).items()}
+    if "files" not in read:
+        names = {
+            name.removeprefix(f"{dep.path}/") if dep.path in seen.folders else Path(name).name: digest
+            for name, digest in there.items()
+        }
+        return {} if there and sha256_tree(names) == read["sha256"] else {dep.path: "changed" if there else "gone"}
+    single = dep.path not in seen.folders
+    known = {dep.path if single else f"{dep.path}/{name}": digest for name, digest in read["files"].items()}
+    return compare_states({name: digest for name, digest in there.items() if name in known}, known)
+
+
 def compare_source(seen: Seen, dep: LockedPath, notes: list[str]) -> Iterator[Difference]:
     """Files of the user's: those that the stage read, by its record; others made no model another one and are told."""
     read = find_input(seen, dep)
@@ -89,16 +113,7 @@ def compare_source(seen: Seen, dep: LockedPath, notes: list[str]) -> Iterator[Di
     if read is None:
         yield source_difference("source_changed" if there else "source_missing", dep, dep.path)
         return
-    if "files" not in read:
-        names = {
-            Path(name).relative_to(dep.path).as_posix() if name != dep.path else Path(name).name: digest
-            for name, digest in there.items()
-        }
-        same = bool(there) and sha256_tree(names) == read["sha256"]
-        states = {} if same else {dep.path: "changed" if there else "gone"}
-    else:
-        known = {f"{dep.path}/{name}": digest for name, digest in read["files"].items()}
-        states = compare_states({name: digest for name, digest in there.items() if name in known}, known)
+    states = find_others(seen, dep)
     for name, state in states.items():
         yield source_difference("source_missing" if state == "gone" else "source_changed", dep, name)
     if not states and dep.path in seen.folders:

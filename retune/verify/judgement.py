@@ -1,73 +1,67 @@
-"""Verdict, provenance, gate and execution records against what they say they are of."""
+"""Verdict, provenance, gate, page, card and execution records against what they say they are of."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from retune.execution import execution_path, read_execution
+from retune.verdict import AUDIT, GATE, StandingVerdict, find_others, is_of_verdict
 from retune.verify.fields import name_differences, read_object
 from retune.verify.kinds import Difference, restore
-from stages.contracts.audit import PROVENANCE, VERDICT
+from stages.contracts.audit import PROVENANCE, Answer, AuditVerdict, GateVerdict, read_answer
 
-AUDIT, GATE = "data/audit", "data/gate.json"
+CHAIN = AUDIT.parent / PROVENANCE
+REPORT = Path("data/report")
 
 
 def compare_judgement(root: Path, records: Mapping[str, Any]) -> Iterator[Difference]:
     """The files that are there; what is missing is told where outputs are compared."""
-    found: dict[str, dict[str, Any]] = {}
-    for path, stage in ((f"{AUDIT}/{VERDICT}", "audit"), (f"{AUDIT}/{PROVENANCE}", "audit"), (GATE, "gate")):
-        said = read_said(root / path)
-        if said is not None:
-            found[path] = said
-        elif (root / path).is_file():
-            yield Difference("verdict_contradicts", path, "is cut off, or no JSON object", "", stage, restore(stage))
-    verdict, provenance, gate = found.get(f"{AUDIT}/{VERDICT}"), found.get(f"{AUDIT}/{PROVENANCE}"), found.get(GATE)
-    if verdict is not None:
-        yield from compare_verdict(verdict)
-    if provenance is not None:
-        chain = provenance.get("chain")
-        for field, words in name_differences(records, chain, ("the records have", "provenance has")):
-            yield Difference(
-                "verdict_contradicts",
-                f"{AUDIT}/{PROVENANCE}",
-                words,
-                f"chain.{field}",
-                "audit",
-                f"`dvc repro audit`, or {restore('audit')}",
-            )
-    if verdict is not None and gate is not None:
-        for key in ("passed", "reasons"):
-            if gate.get(key) != verdict.get(key):
-                yield Difference(
-                    "verdict_contradicts",
-                    GATE,
-                    "is not of the verdict in data/audit",
-                    key,
-                    "gate",
-                    f"`dvc repro gate`, or {restore('gate')}",
-                )
+    if (root / CHAIN).is_file():
+        yield from compare_provenance(root, records)
+    gate = yield from read_said(root, GATE, GateVerdict, "gate")
+    verdict = yield from read_said(root, AUDIT, AuditVerdict, "audit")
+    if verdict is None:
+        return
+    for other in find_others(root, verdict.judged):
+        yield differ(AUDIT, f"is of other figures: {other}", "judged", "audit")
+    for key in ("passed", "reasons", "judged") if gate is not None else ():
+        if getattr(gate, key) != getattr(verdict, key):
+            yield differ(GATE, f"is not of the verdict in {AUDIT}", key, "gate")
+    standing = StandingVerdict(verdict.passed, verdict.reasons, verdict.digest())
+    for page in (REPORT / "index.html", REPORT / "README.md"):
+        if (root / page).is_file() and not is_of_verdict(root / page, standing):
+            yield differ(page, f"is not of the verdict in {AUDIT}", "", "report")
 
 
-def read_said(file: Path) -> dict[str, Any] | None:
-    """A file's JSON object; None where there is none."""
+def read_said(root: Path, path: Path, kind: type[Answer], stage: str) -> Generator[Difference, None, Answer | None]:
+    """What verdict.json or gate.json says; None, and a difference, where it says nothing that can be believed."""
+    if not (root / path).is_file():
+        return None
     try:
-        return read_object(file.read_bytes())
-    except OSError:
+        return read_answer(root / path, kind)
+    except ValueError as error:
+        yield differ(path, str(error), "", stage)
         return None
 
 
-def compare_verdict(verdict: Mapping[str, Any]) -> Iterator[Difference]:
-    """A verdict is what its checks come to."""
-    path, checks = f"{AUDIT}/{VERDICT}", verdict.get("checks")
-    if not isinstance(checks, list) or not all(isinstance(check, dict) for check in checks):
-        yield Difference("verdict_contradicts", path, "has no checks", "checks", "audit", restore("audit"))
+def compare_provenance(root: Path, records: Mapping[str, Any]) -> Iterator[Difference]:
+    """The audit's copy of the records against the records."""
+    try:
+        found = read_object((root / CHAIN).read_bytes())
+    except OSError:
+        return  # said where the files are hashed
+    if found is None:
+        yield differ(CHAIN, "is cut off, or no JSON object", "", "audit")
         return
-    failed = [f"{check.get('name')}: {check.get('says')}" for check in checks if check.get("passed") is False]
-    for key, wanted in (("passed", not failed), ("reasons", failed)):
-        if verdict.get(key) != wanted:
-            yield Difference(
-                "verdict_contradicts", path, "is not what its checks come to", key, "audit", restore("audit")
-            )
+    for field, words in name_differences(records, found.get("chain"), ("the records have", "it has")):
+        yield differ(CHAIN, words, f"chain.{field}" if field else "chain", "audit")
+
+
+def differ(path: Path, says: str, field: str, stage: str) -> Difference:
+    """One file that is not of the others."""
+    return Difference(
+        "verdict_contradicts", path.as_posix(), says, field, stage, f"`dvc repro {stage}`, or {restore(stage)}"
+    )
 
 
 def compare_executions(root: Path, stages: list[str]) -> Iterator[Difference]:

@@ -8,6 +8,7 @@ KINDS = {
     "lock_command": "dvc.lock names another command than dvc.yaml",
     "lock_hash": "dvc.lock names another hash than the file has, and a record or the cache says that the file is right",
     "lock_chain": "by dvc.lock a stage has read other bytes than the stage before it wrote",
+    "lock_false": "dvc.lock names code or a source as it was edited when the stage had just ended: the stage ran on other bytes",
     "output_changed": "a file that a stage wrote has other bytes",
     "output_missing": "a file that a stage wrote is gone",
     "output_added": "a file lies among a stage's that it did not write",

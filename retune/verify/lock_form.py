@@ -6,7 +6,8 @@ from typing import Any
 from retune.dvc_files import read_owners
 from retune.verify.fields import name_differences
 from retune.verify.kinds import AGAIN, FROM_GIT, Difference
-from retune.verify.locked import LockedStage
+from retune.verify.locked import find_path_problem, list_paths
+from stages.dvc_lock.lock import LockedStage
 
 
 def compare_form(
@@ -36,8 +37,11 @@ def compare_form(
             else:
                 notes.append(f"{stage} has not run yet")
             continue
-        for problem in entry.problems:
-            yield Difference("lock_entry", "dvc.lock", problem, f"stages.{stage}", stage, FROM_GIT.format(stage=stage))
+        for one in (*list_paths(entry, entry.deps), *list_paths(entry, entry.outs)):
+            if problem := find_path_problem(one):
+                yield Difference(
+                    "lock_entry", "dvc.lock", problem, f"stages.{stage}", stage, FROM_GIT.format(stage=stage)
+                )
         if " ".join(entry.cmd.split()) != " ".join(str(said.get("cmd", "")).split()):
             yield Difference(
                 "lock_command",
@@ -57,7 +61,7 @@ def compare_paths(stage: str, said: Mapping[str, Any], entry: LockedStage) -> It
     """The deps and outs of an entry against dvc.yaml's."""
     wanted = {"deps": set(said.get("deps", [])), "outs": set(read_owners({stage: said}))}
     for kind, paths in (("deps", entry.deps), ("outs", entry.outs)):
-        for path in sorted(wanted[kind] ^ {one.path for one in paths}):
+        for path in sorted(wanted[kind] ^ set(paths)):
             words = "is not in dvc.lock" if path in wanted[kind] else "is not in dvc.yaml"
             yield Difference("lock_entry", "dvc.lock", f"{path} {words}", f"stages.{stage}.{kind}.{path}", stage, AGAIN)
 

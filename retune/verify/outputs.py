@@ -3,18 +3,18 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from retune.dvc_files import FOLDER, object_path
 from retune.verify.fields import name_differences, read_object
 from retune.verify.kinds import FROM_GIT, Difference, restore
-from retune.verify.locked import LockedPath
+from retune.verify.locked import LockedPath, list_outs
 from retune.verify.seen import Seen
 from stages.core.files import sha256_tree
+from stages.dvc_lock.hashes import FOLDER, object_path
 
 
 def compare_outputs(seen: Seen) -> Iterator[Difference]:
     """Every out of dvc.lock."""
     for entry in seen.locked.values():
-        for out in entry.outs:
+        for out in list_outs(entry):
             if seen.digest(out.path) == out.md5:
                 yield from compare_record(seen, out)
                 yield from compare_size(seen, out)
@@ -37,18 +37,12 @@ def compare_record(seen: Seen, out: LockedPath) -> Iterator[Difference]:
 
 
 def compare_size(seen: Seen, out: LockedPath) -> Iterator[Difference]:
-    """The size and number of files of an out, which DVC writes beside its hash."""
-    there = seen.below(out.path).values()
-    for field, said, found in (("size", out.size, sum(one.size for one in there)), ("nfiles", out.nfiles, len(there))):
-        if said is not None and said != found:
-            yield Difference(
-                "lock_entry",
-                "dvc.lock",
-                f"{out.path} has {found} {'bytes' if field == 'size' else 'files'}, and dvc.lock says {said}",
-                f"stages.{out.stage}.outs.{out.path}.{field}",
-                out.stage,
-                FROM_GIT.format(stage=out.stage),
-            )
+    """The size of an out, which DVC writes beside its hash."""
+    found = sum(one.size for one in seen.below(out.path).values())
+    if out.size is not None and out.size != found:
+        says = f"{out.path} has {found} bytes, and dvc.lock says {out.size}"
+        field = f"stages.{out.stage}.outs.{out.path}.size"
+        yield Difference("lock_entry", "dvc.lock", says, field, out.stage, FROM_GIT.format(stage=out.stage))
 
 
 def name_changes(seen: Seen, out: LockedPath) -> Iterator[Difference]:

@@ -11,13 +11,14 @@ from retune.verify.inputs import compare_inputs
 from retune.verify.judgement import compare_executions, compare_judgement
 from retune.verify.kinds import FROM_GIT, Difference, Verified
 from retune.verify.lock_form import compare_form, compare_params
-from retune.verify.locked import LockedStage, read_locked
+from retune.verify.locked import list_outs
 from retune.verify.outputs import compare_outputs
-from retune.verify.records import RECORDS, compare_records, read_records
+from retune.verify.records import RECORDS, compare_code, compare_records, read_records
 from retune.verify.seen import Seen, hash_project
 from stages.core.errors import StageError
 from stages.core.files import sha256_tree
 from stages.core.params import read_params
+from stages.dvc_lock.lock import LockedStage, read_locked_stages
 
 
 def verify_project(root: Path, store: Path, *, deep: bool = False, remote: Any = None) -> Verified:  # noqa: ANN401 - DVC's
@@ -35,7 +36,7 @@ def verify_project(root: Path, store: Path, *, deep: bool = False, remote: Any =
     declared = read_declared(root)
     notes: list[str] = []
     try:
-        locked = read_locked(root / "dvc.lock")
+        locked = read_locked_stages(root)
     except StageError as error:
         remedy = "`git checkout -- dvc.lock` if it is committed, else `dvc repro`"
         return Verified([Difference("lock_unreadable", "dvc.lock", str(error), remedy=remedy)], notes, 0, 0)
@@ -51,6 +52,7 @@ def verify_project(root: Path, store: Path, *, deep: bool = False, remote: Any =
         if path.startswith(f"{RECORDS}/")
     }
     found += compare_records(seen.records, locked, digests)
+    found += compare_code(root, seen.records, locked)
     found += compare_judgement(root, seen.records)
     found += compare_executions(root, list(locked))
     uncached = read_uncached(declared)
@@ -64,7 +66,7 @@ def verify_project(root: Path, store: Path, *, deep: bool = False, remote: Any =
 
 def look(root: Path, store: Path, locked: dict[str, LockedStage]) -> tuple[Seen, list[Difference]]:
     """All hashed, with the records that can be read, and what is wrong with others."""
-    paths = [out.path for entry in locked.values() for out in entry.outs if out.path.startswith(f"{RECORDS}/")]
+    paths = [out.path for entry in locked.values() for out in list_outs(entry) if out.path.startswith(f"{RECORDS}/")]
     records, wrong = read_records(root, paths)
     return replace(hash_project(root, store, locked), records=records), wrong
 

@@ -4,80 +4,34 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict
-
-from retune.verify.fields import name_differences, read_object
 from retune.verify.kinds import Difference, restore
-from retune.verify.locked import LockedStage
+from stages.core.errors import StageError
 from stages.core.files import sha256_tree
+from stages.dvc_lock.lock import LockedStage
+from stages.dvc_lock.records import compare_entry, parse_record
+from stages.dvc_lock.window import find_edited_code, find_moved_code
 
 RECORDS = "data/records"
 
 
-class RecordedOutput(TypedDict):
-    """An output in a record."""
-
-    path: str
-    sha256: str
-    files: dict[str, str]
-
-
-class StageRecord(TypedDict):
-    """What a record must hold, as `stages.core.runner` writes it; inputs are looked at by hand, since some name no files."""
-
-    stage: str
-    code: dict[str, str]
-    environment: dict[str, str]
-    params: dict[str, Any]
-    inputs: dict[str, dict[str, Any]]
-    outputs: dict[str, RecordedOutput]
-
-
-def read_record(text: bytes) -> tuple[dict[str, Any] | None, str]:
-    """(the record, what is wrong with it); None for one that cannot be looked into. Whatever the bytes are, nothing is raised."""
-    found = read_object(text)
-    if found is None:
-        return None, "is cut off, or no JSON object"
-    known = TypeAdapter(with_config({"extra": "forbid", "strict": True})(StageRecord))
-    try:
-        known.validate_python(found)
-    except ValidationError as error:
-        wrong = [detail for detail in error.errors(include_url=False) if detail["type"] != "extra_forbidden"]
-        if wrong:
-            fields = sorted({".".join(map(str, detail["loc"])) for detail in wrong})
-            return None, f"is no record: {', '.join(fields[:3])}"
-        extra = sorted(".".join(map(str, detail["loc"])) for detail in error.errors(include_url=False))
-        return (
-            found,
-            f"has a field that this Retune does not know ({', '.join(extra[:3])}): it is of a newer one, or somebody wrote it",
-        )
-    if not all(
-        isinstance(one.get("path"), str) and isinstance(one.get("sha256"), str) for one in found["inputs"].values()
-    ):
-        return None, "is no record: an input has no path or sha256"
-    return found, ""
-
-
-def read_records(root: Path, paths: Iterator[str] | list[str]) -> tuple[dict[str, dict[str, Any]], list[Difference]]:
-    """({stage: its record}, what is wrong) of records that lie there; one with a field that is unknown is told and used."""
+def read_records(root: Path, paths: list[str]) -> tuple[dict[str, dict[str, Any]], list[Difference]]:
+    """({stage: its record}, what is wrong with others) of records that lie there. One that cannot be believed is held against nothing."""
     found: dict[str, dict[str, Any]] = {}
     wrong = []
     for path in paths:
         file, stage = root / path, Path(path).stem
-        if not file.is_file():
-            continue
         try:
-            record, problem = read_record(file.read_bytes())
+            record = parse_record(path, file.read_bytes())
         except OSError:
             continue  # said where the files are hashed
-        said = stage if record is None else record["stage"]
-        if said != stage:
-            record, problem = None, f"is of the stage {said}"
-        if problem:
-            wrong.append(Difference("record_unreadable", path, problem, stage=stage, remedy=restore(stage)))
-        if record is not None:
+        except StageError as error:
+            wrong.append(Difference("record_unreadable", path, str(error), stage=stage, remedy=restore(stage)))
+            continue
+        if record["stage"] == stage:
             found[stage] = record
+        else:
+            says = f"is of the stage {record['stage']}"
+            wrong.append(Difference("record_unreadable", path, says, "stage", stage, restore(stage)))
     return found, wrong
 
 
@@ -112,7 +66,24 @@ def compare_records(
                     stage,
                     f"`dvc repro {stage}`, or {restore(stage)}",
                 )
-        said = locked[stage].params.get(stage) if stage in locked else None
-        if said is not None:
-            for field, words in name_differences(said, record["params"], ("dvc.lock has", "the record has")):
-                yield Difference("record_params", path, words, f"params.{field}", stage, f"`dvc repro --force {stage}`")
+        if stage in locked:
+            yield from compare_run(record, locked[stage])
+
+
+def compare_run(record: Mapping[str, Any], entry: LockedStage) -> Iterator[Difference]:
+    """The params and the command of a run, by its record and by dvc.lock (`stages.dvc_lock.records`)."""
+    kinds = {"params": "record_params", "command": "lock_command"}
+    for one in compare_entry(record, entry):
+        path = f"{RECORDS}/{one.stage}.json"
+        kind = kinds.get(one.kind, "record_changed")
+        yield Difference(kind, path, one.says, one.field, one.stage, f"`dvc repro --force {one.stage}`")
+
+
+def compare_code(
+    root: Path, records: Mapping[str, Mapping[str, Any]], locked: Mapping[str, LockedStage]
+) -> Iterator[Difference]:
+    """Code that dvc.lock has as it was edited when a stage had just ended (`stages.dvc_lock.window`)."""
+    for stage, record in records.items():
+        moved = find_moved_code(root, record) if stage in locked else []
+        for one in find_edited_code(root, record, locked[stage], moved) if moved else ():
+            yield Difference("lock_false", one.field, one.says, stage=stage, remedy=f"`dvc repro --force {stage}`")

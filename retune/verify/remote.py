@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import FOLDER
 from retune.verify.cache import list_kept
 from retune.verify.digests import PIECE
 from retune.verify.kinds import Difference
 from retune.verify.seen import Seen
 from stages.core.errors import StageError
+from stages.dvc_lock.hashes import FOLDER
 from stages.show.progress import progress
 
 READERS = 4

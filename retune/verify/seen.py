@@ -7,9 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import FOLDER, digest_listing, object_path, read_cached_listing, read_ignored
+from retune.dvc_files import read_cached_listing
 from retune.verify.digests import FileDigests, hash_files
-from retune.verify.locked import LockedPath, LockedStage
+from retune.verify.locked import LockedPath, list_deps, list_outs
+from stages.dvc_lock.hashes import FOLDER, digest_listing, object_path, read_ignored
+from stages.dvc_lock.lock import LockedStage
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Seen:
     @cached_property
     def owners(self) -> dict[str, LockedPath]:
         """{path: the out of dvc.lock}."""
-        return {out.path: out for entry in self.locked.values() for out in entry.outs}
+        return {out.path: out for entry in self.locked.values() for out in list_outs(entry)}
 
     def recorded(self, path: str) -> dict[str, str] | None:
         """{path below the project: sha256} of an output by the record of its stage; None where no record tells."""
@@ -88,7 +90,7 @@ def hash_project(
     wanted = sorted(
         set(paths)
         if paths is not None
-        else {one.path for entry in locked.values() for one in (*entry.deps, *entry.outs)}
+        else {one.path for entry in locked.values() for one in (*list_deps(entry), *list_outs(entry))}
     )
     files = {name: file for path in wanted for name, file in list_files(root, path)}
     digests, unread = hash_files(files.values(), "hashing the project's files")

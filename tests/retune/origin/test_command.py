@@ -244,11 +244,11 @@ def test_outside_of_the_project_records_and_lock_prove(made, retune, tmp_path_fa
 @pytest.mark.parametrize(
     ("bend", "said"),
     [
-        (lambda text: text[: len(text) // 2], "cut off, or no JSON object"),
-        (lambda text: text.replace("{", '{"written_by": "a newer one", ', 1), "a field that this Retune does not know"),
+        (lambda text: text[: len(text) // 2], "is no whole JSON file"),
+        (lambda text: text.replace("{", '{"written_by": "a newer one", ', 1), "which no record has here"),
         (lambda text: text.replace('"stage": "gguf"', '"stage": "merge"'), "is of the stage merge"),
-        (lambda text: text.replace('"outputs"', '"outs"'), "is no record"),
-        (lambda _: "[" * 100_000, "cut off, or no JSON object"),
+        (lambda text: text.replace('"outputs"', '"outs"'), "is no whole record"),
+        (lambda _: "[" * 100_000, "is no whole JSON file"),
     ],
 )
 def test_record_that_cannot_be_believed_is_said_and_proves_nothing(made, retune, bend, said):
