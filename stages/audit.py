@@ -31,6 +31,7 @@ from stages.core.errors import Refusal, StageError
 from stages.core.files import read_json, write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
+from stages.dvc_lock.records import read_records
 from stages.reporting.ledger_checks import judge_ledger, judge_tokens
 from stages.reporting.lock_check import check_lock
 from stages.reporting.provenance import check_bytes, check_chain, hash_judged, model_files
@@ -90,7 +91,7 @@ def audit(
     params: AuditParams,
 ) -> None:
     """Hold the stages' records and measures against each other and against the floors; write the verdict and the provenance."""
-    chain = {file.stem: read_json(file) for file in sorted(records.glob("*.json"))}
+    chain = read_records(records)
     if not chain:
         raise StageError(f"{records} holds no record, so nothing can be judged; `dvc repro` makes them")
     found = check_bytes(chain, [messages, tokens, adapter, metrics, merged, ggufs])

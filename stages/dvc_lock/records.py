@@ -88,6 +88,19 @@ def compare_record_file(root: Path, path: str, locked: Mapping[str, LockedStage]
     yield from compare_entry(record, entry)
 
 
+def read_records(records: Path) -> dict[str, dict[str, Any]]:
+    """{stage: its record} of a folder. Raises StageError, with what to do, if one is no whole record."""
+    found = {}
+    for file in sorted(records.glob("*.json")):
+        try:
+            found[file.stem] = parse_record(file.as_posix(), file.read_bytes())
+        except (StageError, OSError) as error:
+            raise StageError(
+                f"{error}. `retune restore --force {file.stem}` brings back the one that {LOCK} names, or says what is in the way"
+            ) from error
+    return found
+
+
 def parse_record(name: str, content: bytes) -> dict[str, Any]:
     """A record's value. Raises StageError, in words, if it is cut off, lacks a field or has one that nobody knows."""
     try:

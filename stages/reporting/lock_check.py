@@ -54,20 +54,21 @@ def check_lock(root: Path, records: Path) -> LockCheck:
 
     Args:
         root: the project's folder.
-        records: the folder with the records, relative to it.
+        records: the folder with the records, in it.
     """
+    folder = (records.relative_to(root) if records.is_absolute() else records).as_posix()
     if not (root / LOCK).is_file():
         says = f"there is no {LOCK} to hold the records against: not judged"
         return LockCheck(make_check("lock", None, None, passed=None, says=says), [], {})
     try:
         locked = read_locked_stages(root)
-        found = compare_records(root, records.as_posix())
+        found = compare_records(root, folder)
     except StageError as error:
         says = f"the records cannot be held against {LOCK}: {error}"
         return LockCheck(make_check("lock", None, 0, passed=False, says=says), [], {})
     broken = {difference.stage for difference in found if difference.kind != "params"}
     for stage in locked.keys() - broken:
-        file = root / records / f"{stage}.json"
+        file = root / folder / f"{stage}.json"
         if file.is_file():
             record = parse_record(file.name, file.read_bytes())
             found += find_window_edits(root, record, locked, HASHED)

@@ -12,6 +12,7 @@ from stages.audit import AuditParams, audit
 from stages.contracts import adapter, gguf, merged, messages, tokens
 from stages.core.errors import Refusal, StageError
 from stages.core.files import read_json, sha256_files, sha256_tree, write_json
+from stages.core.project_code import md5
 from stages.gate import GateParams, gate
 from stages.reporting.row_checks import judge_rows
 from tests.adapter_files import write_training
@@ -45,6 +46,10 @@ WRITERS = {
     "gguf": "ggufs",
 }
 """{stage: what it wrote}."""
+
+
+def make_record(stage: str, **inputs: Any) -> dict[str, Any]:
+    return {"stage": stage, "code": {}, "environment": {}, "params": {}, "inputs": inputs, "outputs": {}}
 
 
 class World:
@@ -135,7 +140,7 @@ class World:
         for stage, name in WRITERS.items():
             path = root / name
             digests = sha256_files(path)
-            record = self.records.setdefault(stage, {"inputs": {}, "outputs": {}})
+            record = self.records.setdefault(stage, make_record(stage))
             record["outputs"][name] = {"path": path.as_posix(), "sha256": sha256_tree(digests), "files": digests}
         tokens_read = {
             "path": (root / "messages").as_posix(),
@@ -273,10 +278,10 @@ def test_audit_record_that_the_export_read_must_be_the_one_that_lies_there(
     """Whatever the stages are called: the records themselves say which ones there must be."""
     file = world.root / "records" / "redact.json"
     world.root.joinpath("records").mkdir()
-    world.records["redact"] = {"inputs": {}, "outputs": {}}
+    world.records["redact"] = make_record("redact")
     write_json(file, world.records["redact"])
     read = {"path": file.as_posix(), "sha256": sha256_tree(sha256_files(file))}
-    world.records["gguf"] = {"inputs": {"redact": read}, "outputs": {}}
+    world.records["gguf"] = make_record("gguf", redact=read)
     assert world.judge()["passed"] is True
     shutil.rmtree(world.root / "audit")
     world.break_bytes = lambda: damage(file)
@@ -395,3 +400,57 @@ def test_gate_lets_no_verdict_pass_that_contradicts_its_checks(tmp_path: Path) -
     with pytest.raises(StageError, match="says another verdict than its own checks: `dvc repro audit` judges again"):
         gate(tmp_path / "audit", tmp_path, tmp_path / "gate.json", GateParams(on_refusal="stop"))
     assert not (tmp_path / "gate.json").exists()
+
+
+def lock_world(world: World, **params: Any) -> None:
+    """Have dvc.lock name the records as they lie there, and say these params of `train`."""
+    stages = {
+        stage: {
+            "cmd": f"python -m stages.{stage} "
+            + " ".join(f"--{key} {one['path']}" for key, one in {**record["inputs"], **record["outputs"]}.items()),
+            "params": {"params.yaml": {stage: params if stage == "train" else {}}},
+            "outs": [
+                {
+                    "path": f"records/{stage}.json",
+                    "md5": md5((world.root / f"records/{stage}.json").read_bytes()),
+                }
+            ],
+        }
+        for stage, record in world.records.items()
+    }
+    write_json(world.root / "dvc.lock", {"schema": "2.0", "stages": stages})  # JSON is YAML
+
+
+def judge_locked(world: World, **params: Any) -> dict[str, Any]:
+    """Judge a world whose training ran with a learning rate of 0.002, with a dvc.lock that says `params`."""
+    world.records["train"] = {**make_record("train"), "params": {"learning_rate": 0.002}}
+    world.break_bytes = lambda: lock_world(world, **params)
+    return world.judge()
+
+
+def test_audit_dvc_lock_that_says_what_the_records_say_passes(world: World) -> None:
+    verdict = judge_locked(world, learning_rate=0.002)
+    assert verdict["reasons"] == []
+    (lock,) = [check for check in verdict["checks"] if check["name"] == "lock"]
+    assert lock["passed"] is True
+
+
+def test_audit_dvc_lock_that_says_other_params_says_no_and_names_the_field(world: World) -> None:
+    with pytest.raises(Refusal, match=r"train\.learning_rate: the record says 0\.002, dvc\.lock says 0\.0001"):
+        judge_locked(world, learning_rate=1e-4)
+    verdict = world.verdict()
+    assert verdict["passed"] is False
+    assert verdict["reasons"] == ["lock: train.learning_rate: the record says 0.002, dvc.lock says 0.0001"]
+
+
+def test_audit_without_a_dvc_lock_says_that_it_judged_none(world: World) -> None:
+    (lock,) = [check for check in world.judge()["checks"] if check["name"] == "lock"]
+    assert lock["passed"] is None
+    assert lock["says"] == "there is no dvc.lock to hold the records against: not judged"
+
+
+@pytest.mark.parametrize("text", ["", '{"stage": "train"', "[]", "{}"])
+def test_audit_record_that_is_cut_off_is_said_with_what_to_do(world: World, text: str) -> None:
+    world.break_bytes = lambda: (world.root / "records/train.json").write_text(text)
+    with pytest.raises(StageError, match=r"records/train\.json .*`retune restore --force train` brings back"):
+        world.judge()
