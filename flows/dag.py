@@ -1,5 +1,6 @@
-"""dvc.yaml's graph as `{stage: upstream stages}`: the one place that looks inside DVC."""
+"""dvc.yaml's graph as `{stage: upstream stages}`. With dvc_project.py the one use of DVC's internals."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ def read_graph(root: Path) -> dict[str, tuple[str, ...]]:
     from dvc.repo import Repo
 
     with Repo(root.as_posix()) as repo:
-        stages = list(repo.index.stages)
-        name = {stage: stage_name(root, stage) for stage in stages}
-        graph = repo.index.graph  # an edge leads from a stage to one that it reads from; DVC has refused circles
-        upstream = {name[stage]: [name[up] for up in stages if graph.has_edge(stage, up)] for stage in stages}
+        return order_stages(root, repo)
+
+
+def order_stages(root: Path, repo: Any) -> dict[str, tuple[str, ...]]:  # noqa: ANN401 - DVC has no types
+    """What `read_dag` returns, of a project that DVC has open; raises DVC's exceptions."""
+    stages = list(repo.index.stages)
+    name = {stage: stage_name(root, stage) for stage in stages}
+    graph = repo.index.graph  # an edge leads from a stage to one that it reads from; DVC has refused circles
+    upstream = {name[stage]: [name[up] for up in stages if graph.has_edge(stage, up)] for stage in stages}
     dag: dict[str, tuple[str, ...]] = {}
     while len(dag) < len(upstream):
         ready = next(
@@ -46,10 +52,19 @@ def stage_name(root: Path, stage: Any) -> str:  # noqa: ANN401 - DVC has no type
     return str(name) if file == "dvc.yaml" else f"{file}:{name}"
 
 
-def downstream(dag: dict[str, tuple[str, ...]], stages: set[str]) -> list[str]:
+def downstream(dag: Mapping[str, tuple[str, ...]], stages: set[str]) -> list[str]:
     """`stages` and every stage that reads, directly or not, what they write; in the order of `dag`."""
     reached = set(stages)
     for stage, upstream in dag.items():
         if reached.intersection(upstream):
             reached.add(stage)
     return [stage for stage in dag if stage in reached]
+
+
+def with_upstream(dag: Mapping[str, tuple[str, ...]], stages: Iterable[str]) -> list[str]:
+    """`stages` and every stage whose outputs they read, directly or not; in the order of `dag`."""
+    needed = set(stages)
+    for stage in reversed(list(dag)):
+        if stage in needed:
+            needed.update(dag[stage])
+    return [stage for stage in dag if stage in needed]

@@ -4,12 +4,12 @@
     prefect.yaml                 on a schedule, on a real server (README, "Scheduled runs")
 
 DVC decides what has to run and keeps what came out; Prefect says when, and shows what happened. So there is no order, edge or
-path in here: dvc.yaml has them.
+path in here: dvc.yaml has them. The stages run on a snapshot of the project (`flows/snapshot.py`).
 """
 
 import sys
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.dag import read_dag
-from flows.process import repro
-
-
-@dataclass(frozen=True)
-class Line:
-    """A stage's line in the table at the end."""
-
-    stage: str
-    state: str
-    seconds: float
-    message: str
+from flows.process import StageOutcome
+from flows.run import Say, begin_run, carry_out_run, carry_out_stage, count_states
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_stage(root: Path, stage: str) -> State[Any]:
+def run_stage(carry_out: Callable[[Say], StageOutcome]) -> State[Any]:
     """One stage, in a process group of its own: Completed as `Ran` or `Cached`, else Failed with the stage's own message."""
-    outcome = repro(root, stage, get_run_logger().info)
+    outcome = carry_out(get_run_logger().info)
     if outcome.state == "Failed":
         return Failed(message=outcome.message)
-    return Completed(name=outcome.state)
+    return Completed(name=outcome.state, message=outcome.message or None)
 
 
 @flow(name="retune", persist_result=False)
@@ -52,47 +42,25 @@ def retune(root: str = ".") -> State[Any]:
     leaves its child running although Prefect says Cancelled).
     """
     log = get_run_logger()
-    folder = Path(root).resolve()
+    states: dict[str, State[Any]] = {}
     try:
-        dag = read_dag(folder)
+        with begin_run(Path(root).resolve(), log.info) as run:
+
+            def carry_out(stage: str, upstream: tuple[str, ...]) -> tuple[str, str]:
+                # a download may work the second time, a computation does not
+                retries = 2 if stage.startswith("fetch_") else 0
+                one = run_stage.with_options(name=stage, task_run_name=stage, retries=retries, retry_delay_seconds=5)
+                before = [states[name] for name in upstream]
+                states[stage] = one(partial(carry_out_stage, run, stage), wait_for=before, return_state=True)
+                return states[stage].name or "", states[stage].message or ""
+
+            wrong = carry_out_run(run, run.snapshot.dag, carry_out, log.info)
     except ValueError as error:
         return Failed(message=str(error))
-    states: dict[str, State[Any]] = {}
-    table: list[Line] = []
-    for stage, upstream in dag.items():
-        missing = [name for name in upstream if name not in states or not states[name].is_completed()]
-        if missing:
-            table.append(Line(stage, "Not run", 0.0, f"waits for {', '.join(missing)}"))
-            continue
-        started = time.monotonic()
-        # a download may work the second time, a computation does not
-        retries = 2 if stage.startswith("fetch_") else 0
-        one = run_stage.with_options(name=stage, task_run_name=stage, retries=retries, retry_delay_seconds=5)
-        states[stage] = one(folder, stage, wait_for=[states[name] for name in upstream], return_state=True)
-        message = "" if states[stage].is_completed() else states[stage].message or ""
-        table.append(Line(stage, states[stage].name or "", time.monotonic() - started, message))
-    log.info("\n%s", format_table(table))
     # a flow that returns data is Completed whatever became of its tasks, so it says itself how it ended
-    failed = [f"{line.stage}: {line.message}" for line in table if line.state not in {"Ran", "Cached", "Not run"}]
-    if failed:
-        return Failed(message="\n".join(failed))
-    return Completed(message=", ".join(f"{count(table, name)} {name}" for name in ("Ran", "Cached")))
-
-
-def count(table: list[Line], state: str) -> int:
-    """How many stages ended in `state`."""
-    return sum(line.state == state for line in table)
-
-
-def format_table(table: list[Line]) -> str:
-    """The table in plain characters: it goes to a log as well as to a terminal. Of a message its first line."""
-    width = max([len("stage"), *(len(line.stage) for line in table)])
-    rows = [f"{'stage':{width}}  {'state':8}  seconds"]
-    rows += [
-        f"{line.stage:{width}}  {line.state:8}  {line.seconds:7.1f}  {line.message.partition(chr(10))[0]}".rstrip()
-        for line in table
-    ]
-    return "\n".join(rows)
+    if wrong:
+        return Failed(message="\n".join(wrong))
+    return Completed(message=count_states(state.name or "" for state in states.values()))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,11 @@ PATIENCE = 10
 # seconds between two looks at a progress bar that goes on within one line
 BAR_EVERY = 10.0
 # a line ends the watch; the end of the pipe means that the flow has died
-WATCH = f'read -r _ || {{ kill -s TERM -- "-$0"; sleep {PATIENCE}; kill -s KILL -- "-$0"; }}'
+WATCH = f"""read -r _ && exit
+kill -s TERM -- "-$0"
+left={PATIENCE}
+while [ $left -gt 0 ] && kill -s 0 -- "-$0"; do sleep 1; left=$((left - 1)); done
+kill -s KILL -- "-$0\""""
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # what DVC says after every stage and nobody reads in a log
 CHATTER = (
@@ -55,16 +59,21 @@ def dvc_command(*arguments: str) -> list[str]:
 def dvc_environment() -> dict[str, str]:
     """The environment of a DVC call: its stages find this environment's `python`, even if nobody has activated it."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    # with PYTHONSAFEPATH `python -m stages.X` would not look into the folder it runs in, but import what was installed: another folder's code
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    return {**kept, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
 
 
-def repro(root: Path, stage: str, say: Callable[[str], None]) -> StageOutcome:
-    """Bring one stage of the project at `root` up to date, no other; every line that it or DVC writes goes to `say` at once."""
+def repro(root: Path, stage: str, say: Callable[[str], None], held: tuple[int, ...] = ()) -> StageOutcome:
+    """Bring one stage of the project at `root` up to date, no other; every line that it or DVC writes goes to `say` at once.
+
+    `held`: file descriptors that stay open until nothing of the stage is left, even if this process is killed.
+    """
     said: list[str] = []
     errors: deque[str] = deque(maxlen=500)
     # DVC takes its lock again when the command has ended, with 3 s of patience: hours of training would be lost to a `dvc status`
     command = dvc_command("--wait-for-lock", "repro", "--single-item", stage)
-    with process_group(command, root, dvc_environment()) as process:
+    with process_group(command, root, dvc_environment(), held) as process:
         for is_error, line in live_lines(process):
             if is_error:
                 errors.append(line)
@@ -117,9 +126,9 @@ def failure_message(stage: str, errors: list[str], code: int) -> str:
 
 @contextlib.contextmanager
 def process_group(
-    command: list[str], directory: Path, environment: Mapping[str, str]
+    command: list[str], directory: Path, environment: Mapping[str, str], held: tuple[int, ...] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A child with a process group of its own, of which nothing is left afterwards, however this process ends."""
+    """A child with a process group of its own, of which nothing is left afterwards, however this process ends; see `repro` for `held`."""
     read_end, write_end = os.pipe()
     process = watcher = None
     try:
@@ -129,7 +138,7 @@ def process_group(
         )  # fmt: skip
         watcher = subprocess.Popen(
             ["/bin/sh", "-c", WATCH, str(process.pid)], stdin=read_end,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, pass_fds=held,
         )  # fmt: skip
         yield process
     finally:

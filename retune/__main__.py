@@ -16,6 +16,7 @@ from retune.plan.command import plan
 from retune.preview import preview
 from retune.push.command import push
 from retune.restore.command import restore
+from retune.run import run
 from retune.serve import serve
 from retune.summary import summary
 from retune.use.command import use
@@ -28,6 +29,7 @@ app.command()(inspect)
 app.command()(preview)
 app.command()(plan)
 app.command()(doctor)
+app.command()(run)
 app.command()(why)
 app.command()(accept)
 app.command()(summary)

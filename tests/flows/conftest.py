@@ -65,6 +65,9 @@ def made_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "work.py").write_text(WORK)
     for stage in ("zeta", "mid", "alpha", "apart"):
         (root / f"{stage}.txt").write_text("")
+    subprocess.run(
+        ["git", "add", "work.py"], cwd=root, check=True
+    )  # no stage names it: it is found because git knows it
     return root
 
 

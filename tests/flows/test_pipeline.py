@@ -13,7 +13,7 @@ import pytest
 from flows.process import dvc_environment
 
 REPO = Path(__file__).parents[2]
-SLEEPER = "import os, time; Path('pid').write_text(str(os.getpid())); time.sleep(600)"
+SLEEPER = "import os, time; Path('.retune/pid').write_text(str(os.getpid())); time.sleep(600)"
 
 pytestmark = pytest.mark.slow
 
@@ -155,8 +155,8 @@ def server(checkout):
 
 
 def trainer(checkout):
-    wait_until(lambda: (checkout / "pid").exists() and (checkout / "pid").read_text(), checkout)
-    return int((checkout / "pid").read_text())
+    wait_until(lambda: (checkout / ".retune/pid").exists() and (checkout / ".retune/pid").read_text(), checkout)
+    return int((checkout / ".retune/pid").read_text())
 
 
 def gone(pid):
@@ -202,7 +202,7 @@ def test_deployment_is_carried_out_by_a_server_and_a_worker(checkout, server):
     assert server.wait(first, "Cancelled", "Crashed") == "Cancelled"
 
     # and a flow that is killed outright leaves none either
-    (checkout / "pid").unlink()
+    (checkout / ".retune/pid").unlink()
     third = server.begin()
     pid = trainer(checkout)
     assert server.state(third)["name"] == "Running"

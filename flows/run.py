@@ -1,0 +1,127 @@
+"""A run of the pipeline on a snapshot: stage by stage, what it makes brought home. The Prefect flow and `retune run` are two ways to look at it."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from flows.dag import downstream
+from flows.file_copies import remove_path
+from flows.homecoming import bring_home
+from flows.process import StageOutcome, repro
+from flows.run_lock import hold_run_lock
+from flows.snapshot import Snapshot, take_snapshot
+
+Say = Callable[[str], None]
+GOOD = ("Ran", "Cached")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A stage's line in the table at the end."""
+
+    stage: str
+    state: str
+    seconds: float
+    message: str
+
+
+@dataclass
+class PipelineRun:
+    """A run under way."""
+
+    snapshot: Snapshot
+    lock: int
+    left: dict[str, str] = field(default_factory=dict)
+    """{stage: why its results have not come home}."""
+
+
+@contextmanager
+def begin_run(home: Path, say: Say) -> Iterator[PipelineRun]:
+    """Take a snapshot of the project at `home` for a run; wait for one that is at work. What did not come home stays in the snapshot, else it goes.
+
+    Raises ValueError, before anything has run, for a project that cannot be read.
+    """
+    with hold_run_lock(home, say) as lock:
+        run = PipelineRun(take_snapshot(home, say), lock)
+        try:
+            yield run
+        finally:
+            if not run.left:
+                remove_path(run.snapshot.root)
+
+
+def carry_out_stage(run: PipelineRun, stage: str, say: Say) -> StageOutcome:
+    """Bring one stage up to date in the snapshot and its results home.
+
+    A stage that failed leaves what is at home as it was. One that refused (it failed, and all its outputs are there) brings them: they say why.
+    """
+    outcome = repro(run.snapshot.root, stage, say, (run.lock,))
+    files = run.snapshot.stages[stage]
+    if files.key is None:
+        return outcome
+    refused = outcome.state == "Failed"
+    if refused:
+        judged = [out for out in files.outs if out not in files.persisted]
+        if not judged or not all((run.snapshot.root / out).exists() for out in judged):
+            return outcome
+    why = next((f"{one} has not come home" for one in run.left if stage in downstream(run.snapshot.dag, {one})), "")
+    why = why or bring_home(run.snapshot, stage, refused=refused)
+    if not why:
+        return outcome
+    run.left[stage] = why
+    say(f"the results of {stage} are not brought home: {why}")
+    return replace(outcome, message="\n".join(filter(None, (outcome.message, f"not brought home: {why}"))))
+
+
+def carry_out_run(
+    run: PipelineRun, stages: Iterable[str], carry_out: Callable[[str, tuple[str, ...]], tuple[str, str]], say: Say
+) -> list[str]:
+    """Carry out stages in the order of the graph: what reads the outputs of one that failed is not run, the rest is. Say a table at the end.
+
+    Args:
+        run: the run.
+        stages: which.
+        carry_out: called with a stage and the stages that it reads from; gives (state, message).
+        say: takes lines.
+
+    Returns:
+        What went wrong, a text a stage; empty if all is well, and at home.
+    """
+    asked, table = set(stages), list[Line]()
+    states: dict[str, str] = {}
+    for stage, upstream in run.snapshot.dag.items():
+        if stage not in asked:
+            continue
+        missing = [name for name in upstream if name in asked and states.get(name) not in GOOD]
+        if missing:
+            table.append(Line(stage, "Not run", 0.0, f"waits for {', '.join(missing)}"))
+            continue
+        started = time.monotonic()
+        states[stage], message = carry_out(stage, upstream)
+        table.append(Line(stage, states[stage], time.monotonic() - started, message))
+    say("\n" + format_table(table))
+    if run.left:
+        say(
+            f"{', '.join(run.left)}: what this run made lies in {run.snapshot.root}, with its dvc.lock, until the next run begins, and in DVC's cache"
+        )
+    bad = [line for line in table if line.state not in {*GOOD, "Not run"} or line.stage in run.left]
+    return [f"{line.stage}: {line.message}" for line in bad]
+
+
+def format_table(table: list[Line]) -> str:
+    """The table in plain characters: it goes to a log as well as to a terminal. Of a message its first line."""
+    width = max([len("stage"), *(len(line.stage) for line in table)])
+    rows = [f"{'stage':{width}}  {'state':8}  seconds"]
+    rows += [
+        f"{line.stage:{width}}  {line.state:8}  {line.seconds:7.1f}  {line.message.partition(chr(10))[0]}".rstrip()
+        for line in table
+    ]
+    return "\n".join(rows)
+
+
+def count_states(states: Iterable[str]) -> str:
+    """How many stages ran and how many were cached."""
+    ended = list(states)
+    return ", ".join(f"{ended.count(name)} {name}" for name in GOOD)
