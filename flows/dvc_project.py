@@ -51,22 +51,11 @@ def open_project(root: Path) -> Iterator[Any]:
     try:
         from dvc.repo import Repo
 
-        with Repo(root.as_posix(), _wait_for_lock=True) as repo, _held(repo.lock):
+        with Repo(root.as_posix(), _wait_for_lock=True) as repo, repo.lock:
             yield repo
     except DvcException as error:
         msg = f"DVC cannot work in {root}: {error}"
         raise ValueError(msg) from error
-
-
-@contextmanager
-def _held(lock: Any) -> Iterator[None]:  # noqa: ANN401 - DVC has no types
-    """The lock, let go of without an error where DVC has let go of it by itself."""
-    lock.lock()
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            lock.unlock()
 
 
 def read_stages(root: Path, repo: Any) -> dict[str, StageFiles]:  # noqa: ANN401 - DVC has no types

@@ -11,7 +11,7 @@ from flows.file_copies import remove_path
 from flows.homecoming import bring_home
 from flows.process import StageOutcome, repro
 from flows.run_lock import hold_run_lock
-from flows.snapshot import Snapshot, take_snapshot
+from flows.snapshot import Snapshot, snapshot_folder, take_snapshot
 
 Say = Callable[[str], None]
 GOOD = ("Ran", "Cached")
@@ -44,12 +44,13 @@ def begin_run(home: Path, say: Say) -> Iterator[PipelineRun]:
     Raises ValueError, before anything has run, for a project that cannot be read.
     """
     with hold_run_lock(home, say) as lock:
-        run = PipelineRun(take_snapshot(home, say), lock)
+        run = None
         try:
+            run = PipelineRun(take_snapshot(home, say), lock)
             yield run
         finally:
-            if not run.left:
-                remove_path(run.snapshot.root)
+            if run is None or not run.left:
+                remove_path(snapshot_folder(home))
 
 
 def carry_out_stage(run: PipelineRun, stage: str, say: Say) -> StageOutcome:

@@ -13,6 +13,7 @@ What comes of the run goes home stage by stage (`flows/homecoming.py`); then the
 is removed by the next.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -158,14 +159,25 @@ def copy_inputs(home: Path, root: Path, stages: Mapping[str, StageFiles], say: C
         except OSError as error:
             msg = f"{path.relative_to(home)} cannot be copied for the run ({error.strerror or error}); the disk had {free / 10**9:.1f} GB free"
             raise ValueError(msg) from error
-    for path in tracked_files(home):
-        if not is_written(path) and not (root / path.relative_to(home)).exists():
-            copy_file(path, root / path.relative_to(home))
+    copy_tracked(home, root, is_written)
     for stage in stages.values():
         (root / stage.folder).mkdir(parents=True, exist_ok=True)
         for out in stage.outs:  # a command may count on the folder that it writes into
             if (home / out).parent.is_dir():
                 (root / out).parent.mkdir(parents=True, exist_ok=True)
+
+
+def copy_tracked(home: Path, root: Path, is_written: Callable[[Path], bool]) -> None:
+    """Copy what git knows and is not there yet, without what stages write. Links stay links: no stage says that it reads through them."""
+    for path in tracked_files(home):
+        target = root / path.relative_to(home)
+        if is_written(path) or os.path.lexists(target):
+            continue
+        if path.is_symlink():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path.readlink())
+        else:
+            copy_file(path, target)
 
 
 def tracked_files(home: Path) -> list[Path]:

@@ -49,7 +49,7 @@ def dvc(root: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_dvc() -> Callable[..., str]:
     return dvc
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.dag import downstream, read_dag
+from flows.dag import downstream, read_dag, with_upstream
 
 REPO = Path(__file__).parents[2]
 
@@ -62,3 +62,9 @@ def test_dag_of_a_circle_says_so(toy):
 
 def test_downstream_reaches_all_that_read_from_a_stage_and_no_other(toy):
     assert downstream(read_dag(toy), {"alpha"}) == ["alpha", "mid", "last"]
+
+
+def test_with_upstream_gives_what_stands_before_a_stage_in_the_order_of_the_graph(toy):
+    dag = read_dag(toy)
+    assert with_upstream(dag, ["mid"]) == ["zeta", "alpha", "mid"]
+    assert with_upstream(dag, ["apart", "alpha"]) == ["zeta", "alpha", "apart"]
