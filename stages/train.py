@@ -34,6 +34,17 @@ from stages.training.params import TrainParams
 from stages.training.task import read_task
 from stages.training.worker import take_part_under_torchrun
 
+RUNTIME_KEYS = (
+    "device",
+    "processes",
+    "sharding",
+    "micro_batch",
+    "memory_limit_gb",
+    "save_steps",
+    "report_to",
+    "gradient_checkpointing",
+)
+
 
 def train(
     base: Input, tokens: Input, custom_adapter: Input, adapter: Output, params: TrainParams, runtime: Runtime
@@ -90,7 +101,7 @@ def main() -> None:
         die_with_parent()
         launch_here("stages.train")
     elif launch is None or launch.rank == 0:
-        run(train, uses)
+        run(train, uses, runtime_keys=RUNTIME_KEYS)
     else:
         die_with_parent()
         take_part_under_torchrun(launch)

@@ -41,6 +41,8 @@ class Observation:
     """The reason where it is not what was asked."""
     chosen: bool = False
     """Whether the key may leave the choice to the run."""
+    known: bool = True
+    """False: it was looked for, and what ran does not tell; `why` says why."""
 
 
 def compare(
@@ -78,8 +80,8 @@ def list_keys(prefix: str, value: object) -> Iterator[tuple[str, Any]]:
 
 def judge(asked: object, seen: Observation | None) -> AskedAndRan:
     """One key: what was asked against what was seen."""
-    if seen is None:
-        return AskedAndRan(asked=asked, ran=None, state="unknown", why=NOT_SEEN)
+    if seen is None or not seen.known:
+        return AskedAndRan(asked=asked, ran=None, state="unknown", why=seen.why if seen else NOT_SEEN)
     ran = seen.ran
     if ran == asked and isinstance(ran, bool) == isinstance(asked, bool):
         return AskedAndRan(asked=asked, ran=ran, state="equal", why="")

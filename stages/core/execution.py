@@ -114,6 +114,11 @@ def note_choice(ran: Mapping[str, object], why: str) -> None:
     NOTES.observations.update({key: Observation(value, why, chosen=True) for key, value in ran.items()})
 
 
+def note_unknown(why: str, *keys: str) -> None:
+    """Note of keys that what ran does not tell, and why."""
+    NOTES.observations.update({key: Observation(None, why, known=False) for key in keys})
+
+
 @dataclass(frozen=True)
 class RunStart:
     """What is known when a stage begins."""

@@ -27,6 +27,8 @@ class MicroBatch:
     """The rows in it, in their order."""
     inputs: "dict[str, torch.Tensor]"
     """What the model's forward takes."""
+    sequences: int
+    """Rows of the model's batch before they were laid one after the other: conversations, or packs of them."""
     labelled: int
     """Tokens that the loss counts: labelled, and not the first of their row, which nothing predicts."""
 
@@ -48,7 +50,7 @@ def make_batch(
         inputs = pad_rows(data, rows, pad_id)
     else:
         inputs = flatten_rows(data, rows, pad_id, None if pack_length is None else pack_length * len(sequences))
-    return MicroBatch(rows, inputs, int((inputs["labels"][:, 1:] != NOT_TRAINED).sum()))
+    return MicroBatch(rows, inputs, len(sequences), int((inputs["labels"][:, 1:] != NOT_TRAINED).sum()))
 
 
 def pad_rows(data: TokenRows, rows: Sequence[int], pad_id: int) -> "dict[str, torch.Tensor]":

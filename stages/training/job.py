@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core.errors import StageError
+from stages.core.execution import note_figures
 from stages.core.files import scratch, sha256_files
 from stages.core.params import Runtime
 from stages.core.project_code import project_code
@@ -16,6 +17,8 @@ from stages.training.distributed.torchrun import check_same, read_launch
 from stages.training.initial_adapter import put_first
 from stages.training.lora import compute_dtype, load_model
 from stages.training.memory.plan import FittedRuntime
+from stages.training.observed_model import describe_path, is_fresh
+from stages.training.observed_trainer import note_training
 from stages.training.outputs import note_execution, versions
 from stages.training.task import Task
 from stages.training.trainer_setup import make_trainer, make_work
@@ -45,6 +48,7 @@ def carry_out(task: Task, runtime: FittedRuntime, group: ProcessGroup) -> "tuple
     )
     if params.init_adapter == "custom":
         put_first(model, task.custom_adapter)
+    fresh = is_fresh(model)
     inputs = fingerprint(task, runtime, model)
     # relative: the other processes read the first one's in a folder of theirs
     checkpoints = Checkpoints(scratch().relative_to(Path.cwd()) / "checkpoints", inputs)
@@ -69,6 +73,8 @@ def carry_out(task: Task, runtime: FittedRuntime, group: ProcessGroup) -> "tuple
             )
     if group.rank == 0:
         note_execution(work, runtime, started, loaded)
+        note_figures(**describe_path(trainer.model))
+        note_training(trainer, work, params, checkpointing=runtime.gradient_checkpointing, fresh=fresh)
     return trainer, work
 
 

@@ -13,6 +13,7 @@ from stages.training.batches import MicroBatch
 from stages.training.checkpoints import read_state
 from stages.training.isolation import check_apart
 from stages.training.memory.out_of_memory import is_out_of_memory
+from stages.training.seen_steps import SeenSteps
 from stages.training.trainer_state import (
     copy_trained,
     draw_anew,
@@ -76,6 +77,7 @@ def make_trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small metho
             work.group.make_same(self.trained_parameters())
             if self.args.device.type == "cuda":
                 work.peak_gpu_mib = work.group.gather(torch.cuda.max_memory_allocated() // 2**20)
+            work.seen = SeenSteps.merge(work.group.gather(work.seen))
             if work.keep_best and work.best is not None:
                 set_trained(self.model, work.best)
 
@@ -106,6 +108,8 @@ def make_trainer_class() -> "type[SFTTrainer]":  # noqa: C901 - many small metho
             try:
                 for batch in inputs:
                     total = total + super().training_step(model, dict(batch.inputs), num_items_in_batch)
+                    real = sum(self.work.rows.lengths[row] for row in batch.rows)
+                    self.work.seen.note(self.state.global_step + 1, batch, real)
             except Exception as error:
                 if group.size == 1 or not is_out_of_memory(error):
                     raise
@@ -192,9 +196,11 @@ def measure_heldout_loss(trainer: Any) -> float | None:  # noqa: ANN401 - a Plan
 
     group = trainer.work.group
     total, labelled = 0.0, 0
+    trainer.work.seen.heldout = 0
     trainer.model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for batch in islice(trainer.work.heldout_batches(), group.rank, None, group.size):
+            trainer.work.seen.heldout += len(batch.rows)
             if batch.labelled:
                 # with a cache Unsloth would forget where conversations begin
                 inputs = trainer._prepare_inputs({**batch.inputs})  # noqa: SLF001 - our subclass's own

@@ -8,6 +8,7 @@ from stages.contracts.tokens import NOT_TRAINED
 from stages.training.batches import MicroBatch, make_batch
 from stages.training.checkpoints import Checkpoints
 from stages.training.distributed.process_group import ProcessGroup
+from stages.training.seen_steps import SeenSteps
 from stages.training.step_log import StepLog
 from stages.training.step_plan import Layout, micro_batches
 from stages.training.token_rows import TokenRows
@@ -38,6 +39,8 @@ class Work:
     """The signal that asked this process to stop, if one did."""
     best: "dict[str, torch.Tensor] | None" = None
     """The trained parameters at the lowest held-out loss."""
+    seen: SeenSteps = field(default_factory=SeenSteps)
+    """What the model was given: by this process while it trains, by all when it has ended."""
     peak_gpu_mib: list[int] = field(default_factory=list)
     """What each process's GPU held at most; empty on a CPU."""
 
