@@ -27,6 +27,7 @@ from stages.contracts import merged as merged_files
 from stages.contracts import messages as message_files
 from stages.contracts import tokens as token_files
 from stages.contracts.audit import PROVENANCE, VERDICT, AuditVerdict, make_check
+from stages.core.asked_and_ran import list_keys
 from stages.core.errors import Refusal, StageError
 from stages.core.files import read_json, write_json
 from stages.core.params import Params
@@ -34,6 +35,7 @@ from stages.core.runner import Input, Output, run
 from stages.dvc_lock.records import read_records
 from stages.reporting.ledger_checks import judge_ledger, judge_tokens
 from stages.reporting.lock_check import check_lock
+from stages.reporting.observed_params import note_floors
 from stages.reporting.provenance import check_bytes, check_chain, hash_judged, model_files
 from stages.reporting.row_checks import judge_rows
 
@@ -118,6 +120,7 @@ def audit(
     }
     audit.mkdir()
     write_json(audit / VERDICT, AuditVerdict.model_validate(verdict).model_dump())
+    note_floors(checks, dict(list_keys("audit", params.model_dump())))
     write_json(audit / PROVENANCE, {"model": model_files(chain, [adapter, merged, ggufs]), "chain": chain})
     refused = []
     if not found["passed"]:

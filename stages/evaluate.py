@@ -26,13 +26,13 @@ from stages.contracts import adapter as adapter_files
 from stages.contracts import evaluation as contract
 from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
-from stages.core.execution import note_figures
 from stages.core.files import read_json, sha256_file, write_json
 from stages.core.params import Params, Runtime
 from stages.core.runner import Input, Output, run
 from stages.evaluation.answer_text import read_answer
 from stages.evaluation.greedy import StopRule, check_head
 from stages.evaluation.measures import ModelMeasures, measure
+from stages.evaluation.observed_measures import note_evaluation
 from stages.models.base_model import base_digests, check_not_merged, device, load_base, prepare_process
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def evaluate(
         )
         for name in ("base", "tuned")
     }
-    write_results(rows, spans, measured["base"], measured["tuned"], tokens, metrics, answers, params)
-    note_figures(device=place, rows=rows.num_rows, answers=len(measured["tuned"].answers))
+    found = write_results(rows, spans, measured["base"], measured["tuned"], tokens, metrics, answers, params)
+    note_evaluation(model, measured["tuned"], found["tuned"]["exact_match"], params.max_new_tokens)
 
 
 def load_tuned(base: Path, adapter: Path, training: adapter_files.Training, place: str) -> "PeftModel":
@@ -150,8 +150,8 @@ def write_results(
     metrics: Path,
     answers: Path,
     params: EvaluateParams,
-) -> None:
-    """metrics.json and answers.parquet, in the order of the rows."""
+) -> contract.Metrics:
+    """metrics.json, which comes back, and answers.parquet, in the order of the rows."""
     table = answer_table(rows, spans, base, tuned, tokens, exact_match=params.exact_match)
     count = sum(end - max(start, 1) for row in spans for start, end in row)
     found = contract.Metrics(
@@ -167,6 +167,7 @@ def write_results(
         log.info(
             "%s: %s", name, "  ".join(f"{key} {value:.4f}" for key, value in one.items() if isinstance(value, float))
         )
+    return found
 
 
 def scores(measured: ModelMeasures, count: int, matches: pa.ChunkedArray) -> contract.Scores:
@@ -217,4 +218,4 @@ def answer_table(
 
 
 if __name__ == "__main__":
-    run(evaluate)
+    run(evaluate, runtime_keys=("device", "evaluation_batch"))

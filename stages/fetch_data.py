@@ -28,6 +28,7 @@ from stages.dataset_files.file_kinds import ending_of
 from stages.dataset_files.reader import read_rows
 from stages.fetching.hub import Revision, check_revision
 from stages.fetching.mixture import Mask, choose_smallest, hashes_of, shares
+from stages.fetching.observed_sources import note_sources
 from stages.fetching.source_files import CUSTOM, DEMO, find_source_files, is_local
 from stages.show.progress import Advance, progress
 from stages.workers.system_memory import take_memory_from_system
@@ -35,8 +36,7 @@ from stages.workers.without_pandas import leave_pandas_out
 
 log = logging.getLogger("retune")
 
-BATCH_ROWS = 1_000
-BATCH_BYTES = 16 * 2**20
+BATCH_ROWS, BATCH_BYTES = 1_000, 16 * 2**20
 OLD_KEYS = ("source", "revision", "config", "split")
 
 
@@ -121,11 +121,11 @@ def fetch_data(demo: Input, custom: Input, raw: Output, params: FetchDataParams)
         rows.source.model_dump() | {"files": rows.digests, "rows_seen": rows.seen, "rows": rows.taken}
         for rows in opened
     ]
+    note_sources(opened, demo, params.limit)
     total = sum(rows.taken for rows in opened)
     write_json(raw / contract.SOURCE, {"limit": params.limit, "rows": total, "sources": sources})
     for rows in opened:
-        files = list(rows.digests)
-        named = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if files[3:] else "")
+        named = ", ".join((files := list(rows.digests))[:3]) + (f" and {len(files) - 3} more" if files[3:] else "")
         of = f"the first {rows.seen} rows (fetch_data.limit)" if rows.seen == params.limit else f"{rows.seen} rows"
         count = "" if rows.seen == params.limit == rows.taken else f"{rows.taken} of "
         log.info("%s%s from %s (%s)", count, of, rows.source.source, named)

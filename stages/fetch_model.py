@@ -18,10 +18,11 @@ from pydantic import model_validator
 
 from stages.contracts import base as contract
 from stages.core.errors import StageError
+from stages.core.execution import note_ran
 from stages.core.files import sha256_file, write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
-from stages.fetching.hub import Revision, check_revision, download, list_files
+from stages.fetching.hub import Revision, check_revision, download, list_files, read_cached_origin
 from stages.models.safetensors_header import read_header
 
 log = logging.getLogger("retune")
@@ -75,9 +76,18 @@ def fetch_model(demo: Input, custom: Input, base: Output, tokenizer: Output, par
     headers = {name: read_header(base / name, f"{source.name}: {name}") for name in weights}
     if contract.INDEX in source.names:
         check_shards(source.name, read_object(source, contract.INDEX)["weight_map"], headers)
+    note_origin(source.get(contract.CONFIG), demo, custom)
     write_json(base / contract.SOURCE, {"source": params.source, "revision": params.revision, "files": digests})
     size = sum((base / name).stat().st_size for name in weights)
     log.info("%s: %d tensors, %.1f MB of weights", source.name, sum(map(len, headers.values())), size / 1e6)
+
+
+def note_origin(config: Path, demo: Path, custom: Path) -> None:
+    """Note where the files came from for the execution record, by the path of the `config` that was read."""
+    local = {demo: DEMO, custom: CUSTOM}.get(config.parent)
+    name, revision = (local, None) if local else read_cached_origin(config) or (None, None)
+    if name:
+        note_ran({"fetch_model.source": name, "fetch_model.revision": revision})
 
 
 def find_source(demo: Path, custom: Path, params: FetchModelParams) -> ModelSource:

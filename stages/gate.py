@@ -11,6 +11,7 @@ from typing import Literal
 
 from stages.contracts.audit import VERDICT, AuditVerdict, GateVerdict, read_answer
 from stages.core.errors import Refusal, StageError
+from stages.core.execution import note_ran, note_unknown
 from stages.core.files import write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
@@ -32,7 +33,12 @@ def gate(audit: Input, report: Input, gate: Output, params: GateParams) -> None:
         raise StageError(f"{audit / VERDICT} {error}: `dvc repro audit` judges again") from error
     answer = GateVerdict(passed=verdict.passed, reasons=verdict.reasons, judged=verdict.judged)
     write_json(gate, answer.model_dump())
-    if not verdict.passed and params.on_refusal == "stop":
+    if verdict.passed:
+        note_unknown("the verdict passed, so nothing followed", "gate.on_refusal")
+    elif params.on_refusal == "warn":
+        note_ran({"gate.on_refusal": "warn"})
+    else:
+        note_ran({"gate.on_refusal": "stop"})
         reasons = "\n  ".join(verdict.reasons)
         raise Refusal(
             f"the model did not pass:\n  {reasons}\nThe report shows it: {report}/index.html. The floors are the params of `audit`."

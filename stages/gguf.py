@@ -43,6 +43,7 @@ from stages.gguf_export.file_checks import check_file, summarize, verify_source
 from stages.gguf_export.folder_tensors import read_weights
 from stages.gguf_export.imatrix import IMATRIX, compute_imatrix
 from stages.gguf_export.modelfile import render_modelfile
+from stages.gguf_export.observed_files import HeaderFacts, note_files, read_header_facts
 from stages.gguf_export.provenance_keys import read_origin, tuned_metadata
 from stages.gguf_export.quality import log_quality
 from stages.gguf_export.readme import read_trained_context, render_readme
@@ -170,10 +171,12 @@ def gguf(
                 merged, tokens, source, target, limit, device(runtime), tuned_metadata(origin, "imatrix")
             )
         found: dict[str, FileChecks] = {}
+        heads: list[HeaderFacts] = []
         for quantization in params.quantizations:
             path = files / f"{params.name}-{quantization}.gguf"
             types = quantize(source, path, quantization, says, threads, files / IMATRIX if weighted else None)
             found[path.name] = check_file(path, source, quantization, types, says, plan, theirs, threads)
+            heads.append(read_header_facts(path))
             log_quality(path, found[path.name]["quality"])
         lora: LoraChecks | None = None
         if update and base_conversion:
@@ -197,14 +200,9 @@ def gguf(
                 )
         elif left_out:
             log.warning("no GGUF file of the adapter alone: %s", left_out)
-    write_pages(
-        files,
-        summarize(found, weighted, lora, left_out, plan, theirs, origin),
-        sorted(records),
-        plan,
-        params,
-        read_trained_context(source),
-    )
+    checks = summarize(found, weighted, lora, left_out, plan, theirs, origin)
+    write_pages(files, checks, sorted(records), plan, params, read_trained_context(source))
+    note_files(files, heads, checks, threads)
     shutil.rmtree(work)
 
 
@@ -237,4 +235,4 @@ def refuse_full_disk(files: Path, merged_bytes: int, params: GgufParams) -> None
 
 
 if __name__ == "__main__":
-    run(gguf)
+    run(gguf, runtime_keys=("workers", "device"))

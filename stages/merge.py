@@ -20,6 +20,7 @@ from stages.contracts import base as base_files
 from stages.contracts import merged as contract
 from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
+from stages.core.execution import note_ran, note_unknown
 from stages.core.files import read_json, sha256_file, write_json
 from stages.core.params import Params, Runtime
 from stages.core.runner import Input, Output, run
@@ -92,6 +93,10 @@ def merge(base: Input, adapter: Input, tokens: Input, merged: Output, params: Me
     log.info("%d tensors changed; checking", len(update.names | (nf4.names if nf4 else set())))
     checks = compare(base, adapter, merged, tokens, update, params.into, params.check_rows, runtime)
     judge(checks, params)
+    note_ran({"merge.into": "base16" if nf4 is None else "dequantized_nf4"})
+    note_ran({"merge.check_rows": checks["rows"]}, "there are fewer rows")
+    found = f"a limit, not a way to work: the largest difference was {checks['max_logit_difference']:.4g}"
+    note_unknown(found, "merge.max_logit_difference")
     write_json(merged / contract.CHECKS, checks)
     digests[base_files.CONFIG] = sha256_file(merged / base_files.CONFIG)
     training: adapter_files.Training = read_json(adapter / adapter_files.TRAINING)
@@ -209,4 +214,4 @@ def say(checks: contract.MergeChecks) -> None:
 
 
 if __name__ == "__main__":
-    run(merge)
+    run(merge, runtime_keys=("device",))

@@ -31,6 +31,7 @@ from stages.core.files import read_json, write_json, write_text
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
 from stages.reporting.numbers import NOTHING, format_percent, format_small
+from stages.reporting.observed_params import note_page
 from stages.reporting.shown_rows import find_private_rows, leave_out, read_conversations
 from stages.reporting.token_view import visible
 from stages.reporting.training_counts import count_trained, describe_trained, format_share
@@ -138,6 +139,7 @@ def report(
     report.mkdir()
     for page in ("index.html", "README.md"):
         write_text(report / page, pages.get_template(f"{page}.jinja").render(facts))
+    note_page((report / "README.md").read_text(encoding="utf-8"), len(facts["answers"]))
     write_json(figures, {"training": trained, **gather_figures(read_json(merge), checks)})
 
 

@@ -37,6 +37,7 @@ from stages.conversations.judging import Judge, JudgedBatch, judge_batch
 from stages.conversations.language import LANGUAGES, suggest_language
 from stages.conversations.layouts_tree import Trees
 from stages.conversations.near_rows import make_near_policy, settle_near_rows
+from stages.conversations.observed_rules import note_rules
 from stages.conversations.row_accounting import RowAccount
 from stages.conversations.schema_check import check_messages, check_passing
 from stages.conversations.seen_share import SeenShare
@@ -57,10 +58,8 @@ log = logging.getLogger("retune")
 
 BATCH = 1_000
 """Rows judged together: some 5 MB of FineTome as Python objects. The files do not depend on it."""
-
 LINES = 20
 """Lines of the exclusions that are named."""
-
 ROWS_FOR_WORKERS = 4_000
 """Fewer rows are judged sooner in this process than others are started."""
 
@@ -159,9 +158,9 @@ def standardize(
         "seen": seen.summarize(params.group_by),
     }
     write_json(messages / contract.SUMMARY, summary)
-    for said in (account.describe(), flags.describe(), summary["seen"]["says"]):
-        if said:
-            log.info("%s", said)
+    note_rules(summary, evaluation_sets=judge.evaluation is not None)
+    for said in filter(None, (account.describe(), flags.describe(), summary["seen"]["says"])):
+        log.info("%s", said)
     if unmatched:
         named = ", ".join(map(str, unmatched[:LINES])) + (" ..." if unmatched[LINES:] else "")
         log.warning(
@@ -242,4 +241,4 @@ def uses(params: StandardizeParams, _inputs: Mapping[str, Path]) -> dict[str, li
 if __name__ == "__main__":
     leave_pandas_out()
     take_memory_from_system()
-    run(standardize, uses)
+    run(standardize, uses, runtime_keys=("workers",))

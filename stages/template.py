@@ -31,6 +31,7 @@ from stages.chat.dialogues import COLUMNS
 from stages.chat.encoding import encode_dialogues
 from stages.chat.firm_values import hold_values
 from stages.chat.fit_to_length import fit_batch
+from stages.chat.observed_template import note_template
 from stages.chat.row_rules import NO_LABELS_LEFT, RULES, TOO_LONG
 from stages.chat.template_choice import TemplateWishes, list_our_templates, prepare
 from stages.chat.template_words import say_template
@@ -158,6 +159,7 @@ def template(
     unread = said["row_options_unread"] = account.find_unread(said["chat_template"]["options_read"])
     said["chat_template"] |= {"sha256": hashlib.sha256(shipped.encode()).hexdigest(), "says": say_template(said)}
     write_json(tokens / contract.SUMMARY, said)
+    note_template(said, choice, came, custom, wishes, params.max_length)
     if not account.splits["train"].lengths:
         raise StageError(nothing_left(account, params))
     log.info("%s", choice.prompt.reason)
@@ -229,4 +231,4 @@ def uses(params: TemplateParams, _inputs: Mapping[str, Path]) -> dict[str, list[
 if __name__ == "__main__":
     leave_pandas_out()
     take_memory_from_system()
-    run(template, uses)
+    run(template, uses, runtime_keys=("workers",))

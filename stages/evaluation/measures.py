@@ -29,6 +29,8 @@ class ModelMeasures:
     """Labelled tokens that are the first choice."""
     answers: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     """{(row, turn): ids of the answer, with its end of turn}"""
+    largest_batch: int = 0
+    """Rows in a forward pass, at most."""
 
 
 def measure(
@@ -49,6 +51,7 @@ def measure(
     found = ModelMeasures(loss=[0.0] * rows.num_rows, correct=[0] * rows.num_rows)
     with torch.inference_mode(), nullcontext() if adapter_on else model.disable_adapter():
         for numbers in batches(lengths, batch_rows):
+            found.largest_batch = max(found.largest_batch, len(numbers))
             ids = [rows["input_ids"][number].as_py() for number in numbers]
             hidden, cache = forward(model, ids, place, keep=any(number < answer_rows for number in numbers))
             open_answers: list[OpenAnswer] = []

@@ -96,6 +96,12 @@ def download(repo_id: str, revision: str, kind: Kind, file: HubFile) -> Path:
     return path
 
 
+def read_cached_origin(path: Path) -> tuple[str, str] | None:
+    """(OWNER/NAME, commit) of a file in the library's cache, by where it lies: models--OWNER--NAME/snapshots/COMMIT; None elsewhere."""
+    found = re.search(r"/(?:models|datasets)--([^/]+)/snapshots/([0-9a-f]{40})/", path.as_posix())
+    return (found.group(1).replace("--", "/", 1), found.group(2)) if found else None
+
+
 def is_proven(path: Path, file: HubFile) -> bool:
     """Whether the bytes are those that the listing names: by sha256 for a large file, by git's own hash for a small one."""
     digest = hashlib.sha256() if file.sha256 else hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stages.contracts.gguf import ImatrixChecks
 from stages.contracts.tokens import TRAIN, read_tokens
 from stages.core.errors import StageError
+from stages.core.execution import note_choice
 from stages.core.files import sha256_file
 from stages.gguf_export.folder_tensors import read_weights
 from stages.gguf_export.tensor_check import names_in_file
@@ -57,6 +58,7 @@ def compute_imatrix(
     Raises:
         StageError: there is no training row, or not every matrix of the model's layers can be watched.
     """
+    note_choice({"runtime.device": place}, f"what this machine has: {place}")
     rows = read_training_rows(tokens / TRAIN, limit)
     count = sum(map(len, rows))
     reader = open_gguf(source)

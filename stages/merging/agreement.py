@@ -14,6 +14,7 @@ from stages.contracts import adapter as adapter_files
 from stages.contracts import merged as contract
 from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
+from stages.core.execution import note_choice, note_figures
 from stages.core.files import read_json
 from stages.core.params import Runtime
 from stages.merging.logit_comparison import LogitComparison, concatenate
@@ -77,6 +78,8 @@ def compare(
     """Compare the merged model with base + adapter (on the base that it was merged into) on `rows` held-out rows."""
     chosen = read_check_rows(tokens, rows)
     place = device(runtime)
+    note_figures(device=place)
+    note_choice({"runtime.device": place}, f"what this machine has: {place}")
     try:
         comparison = run_by_layers(base, adapter, merged, chosen, update, into, place)
     except Unfit as reason:

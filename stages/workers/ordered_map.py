@@ -18,6 +18,7 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from stages.core.errors import StageError
+from stages.core.execution import note_choice
 from stages.core.parent_death import die_with_parent
 from stages.workers.shared_memory import Parcel, allocate_segments, put, take
 
@@ -43,6 +44,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
         StageError: a worker was killed from outside.
     """
     count = count_workers(workers)
+    note_choice({"runtime.workers": count}, "one a core, or one where the rows are few")
     if count == 1:
         yield from map(function, items)
         return
