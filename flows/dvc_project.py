@@ -152,19 +152,24 @@ def read_locked(path: Path) -> tuple[Any, str]:
     return content, text
 
 
-def write_entry(root: Path, stage: StageFiles, entry: Any) -> None:  # noqa: ANN401 - what DVC has written
-    """Put the stage's entry into its lock file: the bytes that DVC itself would write, by a rename, so that no half of it is ever there."""
+def write_entries(root: Path, lock: str, entries: Mapping[str, Any]) -> None:
+    """Put stages' entries into a lock file; None takes one out. The bytes are DVC's own, and come by a rename: no half of it is ever there."""
     from dvc.utils.serialize._yaml import dumps_yaml
 
     from stages.core.files import write_text
 
-    content, before = read_locked(root / stage.lock)
+    content, before = read_locked(root / lock)
     if not content:
         content["schema"] = "2.0"
-    content.setdefault("stages", {})[stage.key] = entry
+    stages = content.setdefault("stages", {})
+    for key, entry in entries.items():
+        if entry is None:
+            stages.pop(key, None)
+        else:
+            stages[key] = entry
     after = dumps_yaml(content)
     if after != before:
-        write_text(root / stage.lock, after)
+        write_text(root / lock, after)
 
 
 def note_hashes(repo: Any, entry: Mapping[str, Any]) -> None:  # noqa: ANN401 - DVC has no types

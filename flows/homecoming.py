@@ -17,8 +17,9 @@ from flows.dvc_project import (
     note_hashes,
     open_project,
     read_entry,
+    read_locked,
     read_output_states,
-    write_entry,
+    write_entries,
     writing,
 )
 from flows.file_copies import clone, mark_path, remove_path
@@ -52,9 +53,14 @@ def bring_home(snapshot: Snapshot, stage: str, *, refused: bool = False) -> str:
             with interrupts_put_off():
                 for out in outs:
                     take_place(snapshot.home / out)
-                if entry is not None:
-                    write_entry(snapshot.home, files, entry)
+                entries = find_forgotten(snapshot, files.lock) | ({} if entry is None else {str(files.key): entry})
+                write_entries(snapshot.home, files.lock, entries)
             note_hashes(repo, entry or {})
+            snapshot.start[stage] = StartingPoint(
+                read_entry(snapshot.home, files),
+                {out: mark_path(snapshot.home / out) for out in files.outs},
+                entry is not None,
+            )
     except ValueError as error:
         return str(error)
     except OSError as error:
@@ -63,6 +69,19 @@ def bring_home(snapshot: Snapshot, stage: str, *, refused: bool = False) -> str:
         for out in outs:
             remove_path(incoming(snapshot.home / out))
     return ""
+
+
+def find_forgotten(snapshot: Snapshot, lock: str) -> dict[str, None]:
+    """The entries of a lock file that a stage of the run has had DVC forget (the audit does that with false ones), and that home has as before."""
+    here, home = (read_locked(root / lock)[0].get("stages", {}) for root in (snapshot.root, snapshot.home))
+    before = {
+        files.key: snapshot.start[name].entry
+        for name, files in snapshot.stages.items()
+        if files.lock == lock and files.key
+    }
+    return {
+        key: None for key, entry in before.items() if entry is not None and key not in here and home.get(key) == entry
+    }
 
 
 def find_change(home: Path, files: StageFiles, start: StartingPoint, entry: object, repo: Any) -> str:  # noqa: ANN401 - DVC has no types

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flows.dag import downstream
+from flows.entry_check import forget_false_entry
 from flows.file_copies import remove_path
 from flows.homecoming import bring_home
 from flows.process import StageOutcome, repro
@@ -58,15 +59,16 @@ def carry_out_stage(run: PipelineRun, stage: str, say: Say) -> StageOutcome:
 
     A stage that failed leaves what is at home as it was. One that refused (it failed, and all its outputs are there) brings them: they say why.
     """
-    outcome = repro(run.snapshot.root, stage, say, (run.lock,))
-    files = run.snapshot.stages[stage]
-    if files.key is None:
+    outcome, false = repro_truly(run, stage, say)
+    if false:
+        where = f"something was edited in {run.snapshot.root} while DVC noted the run down, so it was forgotten"
+        return StageOutcome("Failed", f"{where}: {false}")
+    files, refused = run.snapshot.stages[stage], outcome.state == "Failed"
+    if files.key is None:  # a `.dvc` file: it says what lies there, and runs nothing
         return outcome
-    refused = outcome.state == "Failed"
-    if refused:
-        judged = [out for out in files.outs if out not in files.persisted]
-        if not judged or not all((run.snapshot.root / out).exists() for out in judged):
-            return outcome
+    judged = [out for out in files.outs if out not in files.persisted]
+    if refused and not (judged and all((run.snapshot.root / out).exists() for out in judged)):
+        return outcome
     why = next((f"{one} has not come home" for one in run.left if stage in downstream(run.snapshot.dag, {one})), "")
     why = why or bring_home(run.snapshot, stage, refused=refused)
     if not why:
@@ -74,6 +76,20 @@ def carry_out_stage(run: PipelineRun, stage: str, say: Say) -> StageOutcome:
     run.left[stage] = why
     say(f"the results of {stage} are not brought home: {why}")
     return replace(outcome, message="\n".join(filter(None, (outcome.message, f"not brought home: {why}"))))
+
+
+def repro_truly(run: PipelineRun, stage: str, say: Say) -> tuple[StageOutcome, str]:
+    """Bring one stage up to date in the snapshot. What DVC hands out of its cache as another run than it was is forgotten, and made again.
+
+    Gives how it ended, and in what DVC has noted down a run that has just been made as another one; empty if it has not.
+    """
+    outcome = repro(run.snapshot.root, stage, say, (run.lock,))
+    false = forget_false_entry(run.snapshot.root, stage, ran=outcome.state == "Ran") if outcome.state in GOOD else ""
+    if false and outcome.state == "Cached":
+        say(f"DVC had noted down a run of {stage} as another one than it was, so it is made again: {false}")
+        outcome = repro(run.snapshot.root, stage, say, (run.lock,))
+        false = forget_false_entry(run.snapshot.root, stage, ran=True) if outcome.state in GOOD else ""
+    return outcome, false
 
 
 def carry_out_run(

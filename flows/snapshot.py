@@ -63,8 +63,8 @@ class Snapshot:
     dag: Mapping[str, tuple[str, ...]]
     """Each stage with the stages that it reads from, in order."""
     stages: Mapping[str, StageFiles]
-    start: Mapping[str, StartingPoint]
-    """Of each stage that runs something."""
+    start: dict[str, StartingPoint]
+    """Of each stage that runs something; when its results have come home, how they lie there."""
     links: bool
     """Whether outputs at home are links into the cache, too, because its settings ask for that."""
 

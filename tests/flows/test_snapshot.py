@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.dvc_project import StageFiles, read_entry, write_entry
+from flows.dvc_project import read_entry, write_entries
 from flows.file_copies import copy_file, copy_path
 from flows.homecoming import bring_home, take_place
 from flows.snapshot import aside, incoming, mend, take_snapshot
@@ -102,7 +102,7 @@ def test_output_at_home_that_was_edited_during_the_run_is_left_as_it_is(made):
     (snapshot.root / "out/zeta").write_text("of the run")
     entry = read_entry(snapshot.root, snapshot.stages["zeta"])
     entry["outs"][0]["md5"] = "0" * 32
-    write_entry(snapshot.root, snapshot.stages["zeta"], entry)
+    write_entries(snapshot.root, "dvc.lock", {"zeta": entry})
     time.sleep(0.01)
     (made / "out/zeta").write_text("of mine")
     assert bring_home(snapshot, "zeta") == "out/zeta was changed since the run began"
@@ -165,9 +165,16 @@ def test_output_takes_the_place_of_a_folder_that_had_other_files(tmp_path):
 
 def test_entry_is_written_as_dvc_writes_it(made):
     before = (made / "dvc.lock").read_bytes()
-    stage = StageFiles("dvc.yaml", "mid", ".", (), (), frozenset())
-    entry = read_entry(made, stage)
-    write_entry(made, stage, {**entry, "cmd": "other"})
+    entry = read_entry(made, take_snapshot(made, print).stages["mid"])
+    write_entries(made, "dvc.lock", {"mid": {**entry, "cmd": "other"}})
     assert (made / "dvc.lock").read_bytes() != before
-    write_entry(made, stage, entry)
+    write_entries(made, "dvc.lock", {"mid": entry})
     assert (made / "dvc.lock").read_bytes() == before
+
+
+def test_entry_that_a_stage_has_had_dvc_forget_goes_at_home_too(made):
+    snapshot = take_snapshot(made, print)
+    write_entries(snapshot.root, "dvc.lock", {"zeta": None})
+    assert bring_home(snapshot, "last", refused=True) == ""
+    assert read_entry(made, snapshot.stages["zeta"]) is None
+    assert read_entry(made, snapshot.stages["last"]) is not None
