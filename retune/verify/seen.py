@@ -46,10 +46,14 @@ class Seen:
             at += 1
         return found
 
+    def has_unread(self, path: str) -> bool:
+        """Whether some of a path cannot be read."""
+        return any(name == path or name.startswith(f"{path}/") for name in self.broken)
+
     def digest(self, path: str) -> str | None:
         """DVC's hash of a path as it lies there; None if nothing does, or some of it cannot be read."""
         there = self.below(path)
-        if any(name == path or name.startswith(f"{path}/") for name in self.broken):
+        if self.has_unread(path):
             return None
         if path in self.folders:
             return digest_listing(path, {name: one.md5 for name, one in there.items()})

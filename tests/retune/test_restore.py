@@ -177,6 +177,86 @@ def test_damaged_object_of_the_cache_is_not_brought_back(copies: Path, retune: C
     assert "copy: out/files is not in the cache (out/files/b)" in retune("restore", cwd=copies).stdout
 
 
+def tamper(path: Path, text: str) -> None:
+    """Other bytes of the same length, with time and mode as they were: nothing that DVC looks at."""
+    stat = path.stat()
+    assert len(text) == stat.st_size
+    path.chmod(0o644)
+    path.write_text(text)
+    path.chmod(stat.st_mode)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def status(root: Path) -> dict[str, Any]:
+    return json.loads(call("dvc", "status", "--json", cwd=root).stdout)
+
+
+def test_file_that_was_changed_with_size_and_time_kept_is_seen_and_comes_back(
+    copies: Path, retune: Callable[..., Any]
+) -> None:
+    call("dvc", "checkout", cwd=copies)
+    tamper(copies / "out/files/a", "texT a")
+    assert "copy: out/files is there with other content" in retune("restore", cwd=copies).stdout
+    done = retune("restore", "--force", "copy", cwd=copies)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "copy: out/files is back\n"
+    assert content(copies) == ALL
+    assert status(copies) == {}
+    assert "is cached" not in call("dvc", "repro", cwd=copies).stdout
+    assert content(copies) == ALL
+
+
+def test_cache_that_is_damaged_is_mended_of_the_files_that_are_whole(copies: Path, retune: Callable[..., Any]) -> None:
+    rotten, listing = cached(copies, "text b"), next((copies / ".dvc/cache/files").rglob("*.dir"))
+    cached(copies, "text a").unlink()
+    tamper(rotten, "text B")
+    tamper(listing, listing.read_text().replace('"a"', '"c"'))
+    assert retune("restore", cwd=copies).stdout == "nothing is missing\n"
+    done = retune("restore", "--force", cwd=copies)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("copy: the cache of out/files is mended (out/files, out/files/")
+    assert rotten.read_text() == "text b"
+    assert not rotten.stat().st_mode & 0o222
+    shutil.rmtree(copies / "out")
+    assert call("dvc", "checkout", "copy", "join", cwd=copies).returncode in (0, 1)
+    assert {name: text for name, text in content(copies).items() if "figures" not in name} == {
+        name: text for name, text in ALL.items() if "figures" not in name
+    }
+
+
+def test_file_that_is_damaged_here_and_in_the_cache_is_made_again_by_what_is_advised(
+    copies: Path, retune: Callable[..., Any]
+) -> None:
+    """As when DVC has handed out a damaged object: it believes both."""
+    rotten = cached(copies, "text a")
+    tamper(rotten, "texT a")
+    (copies / "out/files/a").unlink()
+    assert call("dvc", "checkout", "out/files", cwd=copies).returncode == 0
+    assert (copies / "out/files/a").read_text() == "texT a"
+    done = retune("restore", "--force", "copy", cwd=copies)
+    assert done.returncode == 1
+    assert "was damaged in the cache, too, and what was wrong there is removed (out/files/a)" in done.stdout
+    assert "`dvc repro copy` makes it again" in done.stdout
+    assert call("dvc", "repro", "copy", cwd=copies).returncode == 0
+    assert content(copies) == ALL
+    assert rotten.read_text() == "text a"
+    assert status(copies) == {}
+
+
+def test_metrics_that_were_changed_with_size_and_time_kept_are_made_again(
+    copies: Path, retune: Callable[..., Any]
+) -> None:
+    tamper(copies / "out/figures.json", "[]")
+    shutil.rmtree(copies / ".git/logs")
+    call("git", "rm", "-q", "--cached", "out/figures.json", cwd=copies)
+    call("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "--amend", "-m", "all", cwd=copies)
+    done = retune("restore", "--force", cwd=copies)
+    assert done.returncode == 1
+    assert "`dvc repro copy` makes it again" in done.stdout
+    assert call("dvc", "repro", "copy", cwd=copies).returncode == 0
+    assert content(copies) == ALL
+
+
 def test_damaged_listing_of_a_folder_is_noticed(copies: Path, retune: Callable[..., Any]) -> None:
     listing = next((copies / ".dvc/cache/files").rglob("*.dir"))
     rot(listing, listing.read_text().replace('"a"', '"../a"'))
