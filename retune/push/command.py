@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retune.project import give_up, project_root
+from stages.core.value_differences import show_text
 
 if TYPE_CHECKING:
     from retune.push.files import AuditedFile
@@ -26,20 +27,21 @@ def push(
 ) -> None:
     """Push the model card and what is named (nothing named: all three) to the hub, in one commit.
 
-    It refuses a model that did not pass, and files that are not those of the audit. The token comes from HF_TOKEN alone.
+    It refuses a model that did not pass, and files whose bytes, hashed again, are not those of the audit or of dvc.lock. The token comes from HF_TOKEN alone.
     """
     root = project_root()
-    from retune.push.files import collect_files, refuse_failed
+    from retune.push.files import collect_files, refuse_failed, refuse_unlocked
     from stages.core.errors import StageError
 
     named = [name for name, asked in (("model", model), ("adapter", adapter), ("gguf", gguf)) if asked]
     try:
         check_name(repo)
         refuse_failed(root, refused_too=refused_too)
+        refuse_unlocked(root)
         found = collect_files(root, named or ["model", "adapter", "gguf"])
         tell(found, repo, read_licence(root), public=public, dry_run=dry_run)
         if not dry_run:
-            print(f"\npushed: {send(repo, found, public=public)}")
+            print(f"\npushed: {show_text(send(repo, found, public=public))}")
     except StageError as error:
         give_up(str(error))
 
@@ -64,10 +66,12 @@ def tell(found: "list[AuditedFile]", repo: str, licence: str, *, public: bool, d
     """What goes where."""
     width = max(len(item.name) for item in found)
     print(
-        f"{'would push' if dry_run else 'pushing'} to {repo} ({'public' if public else 'private'}; {licence}), each as it was audited:"
+        show_text(
+            f"{'would push' if dry_run else 'pushing'} to {repo} ({'public' if public else 'private'}; {licence}), each as it was audited:"
+        )
     )
     for item in found:
-        print(f"  {item.name:{width}}  {format_size(item.path.stat().st_size):>10}  {item.sha256[:12]}")
+        print(f"  {show_text(item.name):{width}}  {format_size(item.path.stat().st_size):>10}  {item.sha256[:12]}")
     print(f"  {len(found)} files, {format_size(sum(item.path.stat().st_size for item in found))}")
 
 
@@ -110,7 +114,7 @@ def send(repo: str, found: "list[AuditedFile]", *, public: bool) -> str:
         name for name in before - {item.name for item in found} if name.endswith((".safetensors", ".gguf", ".bin"))
     )
     if left:
-        print(f"the repository also holds weights that are not from this push: {', '.join(left)}")
+        print(show_text(f"the repository also holds weights that are not from this push: {', '.join(left)}"))
     return str(done.commit_url)
 
 

@@ -21,7 +21,9 @@ def carry_out(toy, *stages):
 @pytest.fixture
 def toy(judged):  # noqa: F811 - the fixture
     subprocess.run(["git", "init", "-q"], cwd=judged.root, check=True)
-    subprocess.run(["git", "add", "-f", "window.txt", "stages"], cwd=judged.root, check=True)  # dvc.yaml names not all of it
+    subprocess.run(
+        ["git", "add", "-f", "window.txt", "stages"], cwd=judged.root, check=True
+    )  # dvc.yaml names not all of it
     return judged
 
 

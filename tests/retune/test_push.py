@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.files import read_json, sha256_files, write_json
+from tests.locks import write_lock
 from tests.retune.loopback_hub import TOKEN, Hub, Repo, serving
 from tests.verdict_files import write_verdict
 
@@ -59,11 +60,30 @@ def audited(tmp_path: Path) -> Path:
 def judge(root: Path, *, passed: bool) -> None:
     stages = {"merge": "data/merged", "train": "data/adapter", "gguf": "data/gguf"}
     chain = {
-        stage: {"outputs": {"files": {"path": path, "files": sha256_files(root / path)}}}
+        stage: {
+            "stage": stage,
+            **{key: {} for key in ("code", "environment", "params", "inputs")},
+            "outputs": {"files": {"path": path, "sha256": "0" * 64, "files": sha256_files(root / path)}},
+        }
         for stage, path in stages.items()
     }
     write_json(root / "data/audit/provenance.json", {"chain": chain})
     write_verdict(root, passed=passed, head=CARD)
+    lock(root)
+
+
+def lock(root: Path) -> None:
+    write_lock(
+        root,
+        {
+            "merge": ["data/merged"],
+            "train": ["data/adapter"],
+            "gguf": ["data/gguf"],
+            "audit": ["data/audit"],
+            "report": ["data/report"],
+            "gate": ["data/gate.json"],
+        },
+    )
 
 
 @pytest.fixture
@@ -167,10 +187,25 @@ def test_file_that_is_not_the_audited_one_is_refused(push, audited, hub):
     assert hub.asked == []
 
 
+def test_without_a_lock_or_with_a_provenance_that_is_cut_off_nothing_is_pushed(push, audited, hub):
+    (audited / "data/audit/provenance.json").write_text('{"chain": {')
+    lock(audited)
+    assert "data/audit/provenance.json is not there, or is cut off" in push(REPO).stderr
+    (audited / "dvc.lock").write_text("stages: {")
+    assert "dvc.lock is no whole YAML file" in push(REPO).stderr
+    (audited / "dvc.lock").unlink()
+    assert "dvc.lock is missing" in push(REPO).stderr
+    assert hub.asked == []
+
+
 def test_model_that_the_audit_does_not_know_is_refused(push, audited):
     provenance = read_json(audited / "data/audit/provenance.json")
     del provenance["chain"]["merge"]
     write_json(audited / "data/audit/provenance.json", provenance)
+    done = push(REPO, "--model")
+    assert "data/audit is not what dvc.lock names" in done.stderr
+    assert "`retune restore --force audit`" in done.stderr
+    lock(audited)
     assert "the audit knows of no model" in push(REPO, "--model").stderr
 
 
