@@ -37,9 +37,10 @@ def preview(
     split: Annotated[Split | None, typer.Option(help="Of this split [default: train].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
-    """Show conversations as the model will see them: decoded from the ids, what is trained in one colour, context in another.
+    """Show conversations as the model will see them: decoded from the ids, what is labelled in one colour, context in another.
 
-    Without colour (a pipe, NO_COLOR) what is trained stands between marks.
+    Without colour (a pipe, NO_COLOR) what is labelled stands between marks. Of training rows it says how many steps of data/adapter they
+    stood in.
     """
     root = project_root()
     import pyarrow as pa
@@ -75,23 +76,27 @@ def show(data: Path, row: str | None, count: int, split: Split | None, *, as_jso
     rows = [tables[place.split].slice(place.number, 1).to_pylist()[0] for place in places]
     names = read_source_names(data)
     origins = read_origins(data / "messages" / MESSAGES, names, [found["row_id"] for found in rows])
+    steps = count_steps(data / "adapter", [found["row_id"] for found in rows])
     colour = has_colour()
     answer = []
     for place, found in zip(places, rows, strict=True):
         runs = token_runs(tokenizer, controls, found["input_ids"], found["labels"])
-        trained = sum(label != NOT_TRAINED for label in found["labels"])
+        labelled = sum(label != NOT_TRAINED for label in found["labels"])
         origin = dict(origins.get(found["row_id"]) or {})
         repeats = origin.pop("near_duplicate_of", None)
         facts = {"row_id": found["row_id"], "split": place.split, "origin": origin or None}
         facts |= {"near_duplicate_of": repeats} if repeats else {}
-        facts |= {"tokens": len(found["input_ids"]), "trained_tokens": trained}
+        facts |= {"tokens": len(found["input_ids"]), "labelled_tokens": labelled}
+        facts |= {"steps": steps.get((found["row_id"], labelled))} if place.split == Split.TRAIN else {}
         if as_json:
             answer.append({**facts, "runs": json_runs(runs)})
             continue
         if not answer:
             say(legend(colour=colour))
         answer.append(facts)
-        share = f"{facts['tokens']:,} tokens, {trained:,} trained"
+        share = f"{facts['tokens']:,} tokens, {labelled:,} labelled"
+        if facts.get("steps") is not None:
+            share += f", trained in {facts['steps']:,} steps" if facts["steps"] else ", trained in no step"
         share += f"  near duplicate of {repeats}" if repeats else ""
         say(
             "\n"
@@ -103,6 +108,24 @@ def show(data: Path, row: str | None, count: int, split: Split | None, *, as_jso
         say(paint_runs(runs, colour=colour))
     if as_json:
         say_json(answer)
+
+
+def count_steps(adapter: Path, row_ids: list[str]) -> dict[tuple[str, int], int]:
+    """{(row, its labelled tokens in the ledger): steps of data/adapter that it stood in}; nothing where there is no ledger that can be read.
+
+    The labelled tokens tell a row of these tokens from the same row in the tokens of an earlier run.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from stages.contracts.adapter import LEDGER, read_ledger
+
+    try:
+        ledger = read_ledger(adapter / LEDGER)
+    except ValueError:
+        return {}
+    found = ledger.filter(pc.is_in(ledger["row_id"], pa.array(row_ids, pa.string()))).to_pylist()
+    return {(row["row_id"], row["labelled_tokens"]): len(row["steps"]) for row in found}
 
 
 def require(path: Path) -> Path:

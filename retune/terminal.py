@@ -1,4 +1,4 @@
-"""How conversations are shown in a terminal: trained text in one colour, context in another; between marks where there is no colour."""
+"""How conversations are shown in a terminal: labelled text in one colour, context in another; between marks where there is no colour."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from stages.dataset_files.file_kinds import place_in
 from stages.reporting.token_view import Run, escape, visible
 
 OPEN, CLOSE = "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}", "\N{MATHEMATICAL RIGHT WHITE SQUARE BRACKET}"
-"""What trained stretches stand between without colour. Where a text holds these characters, they are escaped."""
+"""What labelled stretches stand between without colour. Where a text holds these characters, they are escaped."""
 COLOURS = {  # (trained, control)
     (True, False): "1;32",
     (True, True): "1;7;32",
@@ -29,12 +29,12 @@ def legend(*, colour: bool) -> str:
     """What the colours or marks say, one line."""
     if not colour:
         return (
-            f"trained text stands between {OPEN} and {CLOSE}, the rest is context; <|...|> and the like are control tokens, "
+            f"labelled text stands between {OPEN} and {CLOSE} (training learns to write it), the rest is context; <|...|> and the like are control tokens, "
             f"{escape('<')}|...|> is text that looks like one"
         )
     trained, end = (
-        add_style("trained", COLOURS[True, False]),
-        add_style("control token that is trained", COLOURS[True, True]),
+        add_style("labelled (training learns to write it)", COLOURS[True, False]),
+        add_style("its control tokens", COLOURS[True, True]),
     )
     return f"{trained}, {end}; context, {add_style('its control tokens', COLOURS[False, True])}"
 

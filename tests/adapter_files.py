@@ -3,12 +3,15 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from stages.arrow.tables import write_parquet
 from stages.contracts import adapter as contract
+from stages.contracts.tokens import TRAIN, read_tokens
 from stages.core.files import write_json, write_text
+from stages.reporting.ledger_checks import judge_ledger
 
 
 def make_steps(rows: Mapping[str, Sequence[int]], labelled: Mapping[str, int], last: int) -> list[contract.Step]:
@@ -64,3 +67,8 @@ def write_training(
         steps=last,
     )
     write_json(folder / contract.TRAINING, told)
+
+
+def judge_adapter(folder: Path, tokens: Path) -> dict[str, Any]:
+    """The audit's check `ledger` of an adapter that was trained on `tokens`."""
+    return judge_ledger(*contract.read_trained(folder), read_tokens(tokens / TRAIN))

@@ -229,7 +229,7 @@ def count_tools(trial: TrialRun) -> dict[str, int]:
 
 
 def measure_tokens(trial: TrialRun) -> dict[str, Any] | None:
-    """{p50, p90, max, tokens, trained_share, truncated, max_length...} of the kept rows, both splits together; None without tokens."""
+    """{p50, p90, max, tokens, labelled_share, truncated, max_length...} of the kept rows, both splits together; None without tokens."""
     if trial.tokens is None:
         return None
     tables = [token_files.read_tokens(trial.tokens / name) for name in token_files.SPLITS.values()]
@@ -243,7 +243,7 @@ def measure_tokens(trial: TrialRun) -> dict[str, Any] | None:
         "p90": percentile(lengths, 90),
         "max": lengths[-1],
         "tokens": sum(lengths),
-        "trained_share": labelled / sum(lengths),
+        "labelled_share": labelled / sum(lengths),
         "truncated": sum(split["truncated"] for split in summary["splits"].values()),
     }
 
@@ -267,7 +267,7 @@ def read_token_examples(trial: TrialRun, count: int, names: list[str]) -> Iterat
             "split": split,
             "origin": origins.get(row["row_id"]),
             "tokens": len(row["input_ids"]),
-            "trained_tokens": sum(label != NOT_TRAINED for label in row["labels"]),
+            "labelled_tokens": sum(label != NOT_TRAINED for label in row["labels"]),
             "runs": token_runs(tokenizer, controls, row["input_ids"], row["labels"]),
         }
 

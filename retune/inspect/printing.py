@@ -102,7 +102,7 @@ def example_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
         yield f"no tokens: {visible(found['no_tokens'])}"
     yield legend(colour=colour)
     for row in rows:
-        size = f"  {row['tokens']:,} tokens, {row['trained_tokens']:,} trained" if "tokens" in row else ""
+        size = f"  {row['tokens']:,} tokens, {row['labelled_tokens']:,} labelled" if "tokens" in row else ""
         yield ""
         yield heading(
             f"{row['row_id']}  {row['split']}  {describe_origin(row['origin'], several=len(found['sources']) > 1)}{size}",
@@ -149,7 +149,7 @@ def count_lines(found: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
         cut = f", {tokens['truncated']:,} rows cut" if tokens["truncated"] else ""
         yield format_field(
             "tokens",
-            f"{tokens['tokens']:,}, {tokens['trained_share']:.1%} trained; a row has {tokens['p50']:,} (median), "
+            f"{tokens['tokens']:,}, {tokens['labelled_share']:.1%} labelled; a row has {tokens['p50']:,} (median), "
             f"{tokens['p90']:,} (90%), {tokens['max']:,} at most{cut}, of max_length {found['params']['max_length']:,}",
         )
     yield from template_lines(found["template"] or {})

@@ -85,7 +85,7 @@ def tell_steps(steps: dict[str, Any]) -> str:
     about = "" if steps["layout"] == "packed" else f" (about {steps['mean_tokens_per_step']:,} tokens)"
     return (
         f"{steps['steps']:,} of {a_step}{about}, {steps['layout']}: {count(steps['tokens'])} tokens, "
-        f"{steps['epochs']:.2f} epochs of {steps['rows']:,} rows"
+        f"{steps['epochs']:.2f} epochs, which reach {steps['rows_reached']:,} of {steps['rows']:,} training conversations"
     )
 
 

@@ -170,6 +170,8 @@ def steps_of(project: Project, plan: StepPlan, rows: TokenRows, tokens: int) -> 
     steps = len(plan.steps)
     epochs = plan.epoch(steps)
     found |= {"known": True, "steps": steps, "epochs": round(epochs, 4), "tokens": tokens}
+    # an epoch has every row once, so no row comes twice before all have come
+    found |= {"rows_reached": min(plan.ends[-1], len(rows))}
     found |= {"mean_tokens_per_step": round(tokens / steps), "rows": len(rows), "epoch_tokens": sum(rows.lengths)}
     return found
 

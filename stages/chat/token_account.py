@@ -109,6 +109,6 @@ class TokenAccount:
         context = f"; {self.context.total()} answers of kept rows are context ({left})" if left else ""
         return (
             f"{len(train.lengths)} train and {len(heldout.lengths)} heldout rows, {total} tokens, "
-            f"{100 * (train.labelled + heldout.labelled) / total:.0f}% of them trained; {rejected}, "
+            f"{100 * (train.labelled + heldout.labelled) / total:.0f}% of them labelled; {rejected}, "
             f"{train.truncated + heldout.truncated} cut{context}"
         )

@@ -85,7 +85,7 @@ def check_labels(train: Summary, least: float) -> dict[str, Any]:
     """The mask trains on something."""
     share = train["labelled_tokens"] / train["tokens"] if train["tokens"] else 0.0
     says = (
-        f"{train['labelled_tokens']} of {train['tokens']} training tokens carry a label "
+        f"{train['labelled_tokens']:,} of the {train['tokens']:,} tokens of the training conversations carry a label "
         f"({share:.1%}, at least {least:.1%}: audit.min_labelled_share)"
     )
     return make_check("labelled_share", share, least, passed=share >= least, says=says)

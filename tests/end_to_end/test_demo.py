@@ -45,11 +45,24 @@ def test_demo_rows_broken_on_purpose_are_all_set_aside(demo: Project) -> None:
 
 
 def test_demo_passes_its_gate_and_the_summary_says_so(demo: Project) -> None:
-    assert json.loads((demo.root / "data/gate.json").read_text()) == {"passed": True, "reasons": []}
+    gate = json.loads((demo.root / "data/gate.json").read_text())
+    assert (gate["passed"], gate["reasons"]) == (True, [])
     said = json.loads(demo.call("retune", "summary", "--json").stdout)
-    assert said["passed"] is True
+    assert (said["passed"], said["verdict"], said["report_of_verdict"]) == (True, "passed", True)
     assert said["report"] == "data/report/index.html"
     assert all(size > 0 for size in said["files"].values())
+
+
+def test_demo_says_everywhere_how_much_of_the_data_its_60_steps_reached(demo: Project) -> None:
+    training = json.loads(demo.call("retune", "summary", "--json").stdout)["training"]
+    assert (training["counts"]["conversations_trained"], training["counts"]["conversations"]) == (480, 2832)
+    last = json.loads((demo.root / "data/adapter/steps.jsonl").read_text().splitlines()[-1])
+    assert training["counts"]["labelled_tokens_trained"] == last["tokens"]
+    checks = json.loads((demo.root / "data/audit/verdict.json").read_text())["checks"]
+    assert [check["says"] for check in checks if check["name"] == "ledger"] == [training["says"]]
+    assert json.loads((demo.root / "data/evaluation/export.json").read_text())["training"] == training["counts"]
+    for page in ("index.html", "README.md"):
+        assert training["says"] in (demo.root / "data/report" / page).read_text()
 
 
 def test_demo_adapter_and_merged_model_load_as_users_load_them(demo: Project) -> None:

@@ -79,6 +79,24 @@ def test_repro_floor_changed_judges_again_and_measures_nothing(project: Project)
         assert "Did not pass" in (project.root / "data/report/index.html").read_text()
 
 
+def test_run_that_ended_before_its_figures_were_judged_has_no_verdict(project: Project) -> None:
+    """The page and gate.json of the run before lie there and say passed."""
+    assert json.loads(project.call("retune", "summary", "--json").stdout)["passed"] is True
+    with project.edited("params.yaml"):
+        project.params(lambda values: values["merge"].update(check_rows=3))
+        project.call("dvc", "repro", "merge")
+        assert json.loads((project.root / "data/gate.json").read_text())["passed"] is True
+        said = json.loads(project.call("retune", "summary", "--json").stdout)
+        assert said["passed"] is None
+        assert said["verdict"].startswith(
+            "no verdict for these figures: data/merged/checks.json, data/records/merge.json are another"
+        )
+        assert said["report_of_verdict"] is False
+        for verb in (("push", "me/model", "--dry-run", "--refused-too"), ("chat", "--max-tokens", "1")):
+            told = project.call("retune", *verb, check=False).stderr
+            assert "no verdict for these figures" in told, told
+
+
 def test_repro_one_row_of_data_changed_runs_from_fetch_data_on(project: Project) -> None:
     file = project.root / "data/demo/dialogues.jsonl"
     with project.edited("data/demo/dialogues.jsonl"):

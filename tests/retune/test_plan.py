@@ -12,7 +12,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from retune.use.presets import write_preset
-from stages.contracts.tokens import SCHEMA
+from stages.contracts.tokens import SCHEMA, read_tokens
+from stages.training.params import TrainParams
+from stages.training.task import plan_steps
+from stages.training.token_rows import TokenRows
 from tests.arrow_files import write_arrow
 from tests.execution_records import put_execution
 from tests.retune.conftest import REPO
@@ -85,6 +88,18 @@ def test_plan_without_a_gpu_says_which_cards_would_do(retune: Run, project: Path
     text = retune("plan", cwd=project, **with_gpu(project)).stdout
     assert "no GPU here" in text
     assert "80 GB" in text
+
+
+def test_plan_says_how_many_conversations_its_steps_reach(retune: Run, project: Path) -> None:
+    assert asked(retune, project, **with_gpu(project))["steps"]["rows_reached"] == ROWS
+    set_params(project, "train", steps=2, epochs=None)
+    found = asked(retune, project, **with_gpu(project))["steps"]
+    rows = TokenRows(read_tokens(project / "data/tokens/train.arrow"))
+    params = TrainParams.model_validate(YAML(typ="safe").load(project / "params.yaml")["train"])
+    in_steps = {row for step in plan_steps(rows, params).steps for sequence in step for row in sequence}
+    assert found["rows_reached"] == len(in_steps) < ROWS
+    said = retune("plan", cwd=project, **with_gpu(project)).stdout
+    assert f"which reach {len(in_steps):,} of 1,000 training conversations\n" in said
 
 
 def test_plan_counts_steps_tokens_and_parameters(retune: Run, project: Path) -> None:

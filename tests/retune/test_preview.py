@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from retune.terminal import CLOSE, OPEN, legend, paint_runs
+from stages.contracts.tokens import count_labelled, read_tokens
 from stages.core.files import write_json
 from stages.reporting import token_view
+from tests.adapter_files import write_training
 from tests.retune.conftest import REPO
 from tests.stages.show.test_progress import on_a_terminal
 from tests.token_files import row_id, write_token_files
@@ -36,11 +38,26 @@ def test_preview_marks_what_is_trained_where_there_is_no_colour(retune: Run, mad
     legend, _, heading, *text = done.stdout.splitlines()
     assert "\u27e6" in legend
     assert heading == f"{row_id('question 0')}  train  talk.jsonl:4  {heading.split('  ')[-1]}"
-    assert heading.endswith(" trained")
+    assert heading.endswith(" labelled")
     assert "\n".join(text) == (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nquestion 0<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n\u27e6answer 0<|eot_id|>\u27e7"
     )
+
+
+def test_preview_says_in_how_many_steps_of_the_adapter_a_row_stood(retune: Run, made: Path) -> None:
+    table = read_tokens(made / "data/tokens/train.arrow")
+    labelled = dict(zip(table["row_id"].to_pylist(), count_labelled(table).to_pylist(), strict=True))
+    stood_in: dict[str, list[int]] = {name: [] for name in labelled}
+    stood_in[row_id("question 0")] = [1, 3]
+    # a row of other tokens than the training had
+    write_training(made / "data/adapter", stood_in, labelled | {row_id("question 2"): 99})
+    headings = [line for line in retune("preview", "-n", "3", cwd=made).stdout.splitlines() if "  train  " in line]
+    assert [line.partition(" labelled")[2] for line in headings] == [", trained in 2 steps", "", ", trained in no step"]
+    [row] = json.loads(retune("preview", "--row", row_id("question 0"), "--json", cwd=made).stdout)
+    assert row["steps"] == 2
+    (made / "data/adapter/ledger.parquet").write_bytes(b"PAR1")
+    assert "step" not in retune("preview", "--row", row_id("question 0"), cwd=made).stdout
 
 
 def test_preview_takes_rows_evenly_from_the_split_and_the_same_ones_again(retune: Run, made: Path) -> None:
@@ -116,7 +133,7 @@ def test_preview_json_has_runs_and_origin_in_ascii(retune: Run, made: Path) -> N
     assert row["origin"] == {"source": "data/custom/talk.jsonl", "file": "talk.jsonl", "line": 10}
     assert (row["row_id"], row["split"]) == (row_id(HOSTILE), "train")
     assert row["tokens"] == sum(run["tokens"] for run in row["runs"])
-    assert row["trained_tokens"] == sum(run["tokens"] for run in row["runs"] if run["trained"])
+    assert row["labelled_tokens"] == sum(run["tokens"] for run in row["runs"] if run["trained"])
     assert "".join(run["text"] for run in row["runs"] if run["trained"]) == f"naïve 🤖 {HOSTILE}<|eot_id|>"
 
 

@@ -15,6 +15,7 @@ from stages.training.params import TrainParams
 from stages.training.planned_trainer import check_gradients
 from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
+from tests.adapter_files import judge_adapter
 from tests.stages.training.support.tiny import RUNTIME, TRAIN
 
 PACKED: dict[str, object] = {
@@ -152,6 +153,10 @@ def test_ledger_counts_every_row_of_every_step(trained: Path) -> None:
     assert sorted(step for row in steps for step in row) == sorted(list(range(1, 17)) * 8)
     tokens = sum(count * len(row) for count, row in zip(table["labelled_tokens"].to_pylist(), steps, strict=True))
     assert tokens == steps_of(trained / "adapter")[-1]["tokens"]
+    assert judge_adapter(trained / "adapter", trained / "tokens")["says"] == (
+        f"24 of 24 training conversations were trained (100.0%) in 16 steps; {sum(table['labelled_tokens'].to_pylist()):,} of "
+        f"{sum(table['labelled_tokens'].to_pylist()):,} labelled tokens were reached (100.0%), with repetitions {tokens:,} were trained"
+    )
 
 
 @pytest.mark.slow

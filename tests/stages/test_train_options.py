@@ -10,6 +10,7 @@ from stages.arrow.tables import read_parquet
 from stages.contracts import adapter as contract
 from stages.core.errors import StageError
 from stages.training.trackers import prepare_tracker
+from tests.adapter_files import judge_adapter
 
 
 def losses(options: Path, name: str, key: str = "loss") -> list[float]:
@@ -101,6 +102,20 @@ def test_training_out_of_patience_stops_and_keeps_the_best_adapter(options: Path
     assert early.keys() == until.keys()
     ledgers = [read_parquet(options / "options" / name / contract.LEDGER) for name in ("early", "until_best")]
     assert ledgers[0].equals(ledgers[1])
+
+
+@pytest.mark.slow
+def test_files_of_every_training_tell_the_same_and_steps_that_were_not_kept_are_said(options: Path) -> None:
+    written = [path.parent for path in sorted(options.glob(f"options/*/{contract.LEDGER}"))]
+    found = {folder.name: judge_adapter(folder, options / "tokens") for folder in written}
+    assert {name: check["says"] for name, check in found.items() if not check["passed"]} == {}
+    _, log, training = contract.read_trained(options / "options" / "early")
+    dropped = log[-1]["step"] - training["steps"]
+    assert dropped == 2, "early_stopping waits for two more measures, one a step"
+    assert f", {dropped} later ones are not in the adapter (train.keep: best); " in found["early"]["says"]
+    assert found["until_best"]["says"] == found["early"]["says"].replace(
+        ", 2 later ones are not in the adapter (train.keep: best)", ""
+    )
 
 
 @pytest.mark.slow

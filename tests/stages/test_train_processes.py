@@ -24,6 +24,7 @@ from stages.training.distributed.torchrun import NAMES, read_launch
 from stages.training.params import TrainParams
 from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
+from tests.adapter_files import judge_adapter
 from tests.project import ROOT
 from tests.stages.conftest import run_probe
 from tests.stages.test_train_resume import finish, saved, start
@@ -60,6 +61,9 @@ def compare(one: Path, other: Path) -> None:
     for name in first:
         assert abs(first[name] - second[name]).max() < 2e-5, name
     assert (one / contract.LEDGER).read_bytes() == (other / contract.LEDGER).read_bytes()
+    check = judge_adapter(other, other.parents[1] / "tokens")
+    assert check["passed"], check["says"]
+    assert check == judge_adapter(one, one.parents[1] / "tokens")
 
 
 @pytest.fixture(scope="module")
