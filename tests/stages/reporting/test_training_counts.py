@@ -19,6 +19,7 @@ from stages.training.step_log import StepLog, make_ledger
 from stages.training.step_plan import Layout, make_step_plan
 from stages.training.token_rows import TokenRows
 from tests.adapter_files import write_training
+from tests.project import ROOT
 from tests.stages.test_report import facts, made
 
 ROWS = 23
@@ -191,6 +192,7 @@ def test_words_say_how_much_of_the_data_a_run_reached() -> None:
         "480 of 2,832 training conversations were trained (16.9%) in 60 steps; 13,356 of 79,289 labelled tokens were reached (16.8%), "
         "with repetitions 13,356 were trained"
     )
+    assert describe_trained(counts) in (ROOT / "README.md").read_text(), "the demo's own"
     more = counts | {"steps": 58, "steps_skipped": 2, "steps_dropped": 20}
     assert (
         "in 58 steps, 2 more were skipped (overflow in float16), 20 later ones are not in the adapter (train.keep: best);"
