@@ -13,7 +13,12 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOGETHER = {
-    "end_to_end/project": ("end_to_end/test_repro", "end_to_end/test_gguf_origin", "end_to_end/test_why"),
+    "end_to_end/project": (
+        "end_to_end/test_repro",
+        "end_to_end/test_edits",
+        "end_to_end/test_gguf_origin",
+        "end_to_end/test_why",
+    ),
     "stages/trained": ("stages/test_evaluate", "stages/test_merge", "stages/test_train", "stages/test_train_curve"),
     "flows/made_toy": ("flows/",),
     "oracle/llama3_folder": ("oracle/",),

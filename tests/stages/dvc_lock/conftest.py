@@ -109,6 +109,11 @@ class Toy:
         command = [sys.executable, "-P", "-m", "dvc", *arguments]
         return subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True, check=False)
 
+    def retune(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from retune.__main__ import main; main()"
+        command = [sys.executable, "-P", "-c", code, *arguments]
+        return subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
+
     def repro(self, *arguments: str) -> str:
         """What DVC says of a run that ends well."""
         ended = self.dvc("repro", *arguments)
@@ -135,9 +140,8 @@ class Toy:
         return (self.root / name).read_text()
 
 
-@pytest.fixture(scope="session")
-def made_judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("judged") / "toy"
+def make_toy(root: Path) -> Toy:
+    """The toy after a run that was judged well; where it was made, DVC believes its files by size and time."""
     (root / "source").mkdir(parents=True)
     (root / "source/a.txt").write_text("rows")
     shutil.copytree(ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
@@ -154,10 +158,15 @@ def made_judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy = Toy(root)
     assert toy.dvc("init", "-q", "--no-scm").returncode == 0
     toy.repro()
-    return root
+    return toy
+
+
+@pytest.fixture(scope="session")
+def made_judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_toy(tmp_path_factory.mktemp("judged") / "toy").root
 
 
 @pytest.fixture
 def judged(made_judged: Path, tmp_path: Path) -> Toy:
-    """The toy after a run that was judged well."""
+    """A copy of the toy."""
     return Toy(Path(shutil.copytree(made_judged, tmp_path / "toy", symlinks=True)))

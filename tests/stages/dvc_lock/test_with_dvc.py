@@ -1,12 +1,16 @@
 """The window between a stage's comparison and DVC's reading, with the real DVC: what it leaves, that it is found, and that the remedy works."""
 
 import json
+import os
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 
-from tests.stages.dvc_lock.conftest import Toy
+from tests.stages.dvc_lock.conftest import Toy, make_toy
 
-pytestmark = pytest.mark.slow
+SLOW = pytest.mark.slow
 
 EDIT_PARAMS = "file = Path('params.yaml'); file.write_text(file.read_text().replace('0.002', '0.0001'))"
 FIELD = "make.rate: the record says 0.002, dvc.lock says 0.0001"
@@ -21,6 +25,7 @@ def false_run(toy: Toy) -> None:
     assert toy.text("data/made/model.txt") == "rows trained at 0.002"
 
 
+@SLOW
 def test_params_edited_in_the_window_are_named_and_forgotten_and_repro_makes_the_model_of_the_new_ones(
     judged: Toy,
 ) -> None:
@@ -43,6 +48,7 @@ def test_params_edited_in_the_window_are_named_and_forgotten_and_repro_makes_the
     assert "Running" not in judged.repro()
 
 
+@SLOW
 def test_false_entry_of_the_run_cache_that_dvc_hands_out_is_found_although_no_output_is_another(judged: Toy) -> None:
     lock = (judged.root / "dvc.lock").read_bytes()
     false_run(judged)
@@ -61,6 +67,7 @@ def test_false_entry_of_the_run_cache_that_dvc_hands_out_is_found_although_no_ou
     assert judged.text("data/made/model.txt") == "rows trained at 0.002"
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -86,3 +93,49 @@ def test_what_else_is_edited_in_the_window_is_named_and_made_again(judged: Toy, 
     assert said in ended.stderr
     assert "Running stage 'make'" in judged.repro()
     assert json.loads(judged.text("data/verdict.json"))["passed"] is True
+
+
+def flip_a_byte(file: Path) -> None:
+    """Rot: another byte, the same size and times."""
+    stat = file.stat()
+    content = bytearray(file.read_bytes())
+    content[0] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param("cache", marks=pytest.mark.slow), pytest.param("workspace", marks=pytest.mark.long)]
+)
+def test_rotten_input_that_dvc_believes_is_refused_and_the_remedy_as_it_is_printed_mends_it(
+    tmp_path: Path, place: str
+) -> None:
+    judged = make_toy(tmp_path / "toy")
+    file = judged.root / "data/made/model.txt"
+    good = file.read_bytes()
+    if place == "cache":
+        (cached,) = [thing for thing in judged.root.glob(".dvc/cache/files/md5/*/*") if thing.read_bytes() == good]
+        flip_a_byte(cached)
+        shutil.rmtree(file.parent)
+        assert judged.dvc("checkout").returncode == 0
+        assert file.read_bytes() != good, "DVC brings back what is damaged"
+    else:
+        flip_a_byte(file)
+    judged.edit("params.yaml", "times: 2", "times: 3")
+    ended = judged.dvc("repro")
+    assert "Stage 'make' didn't change" in ended.stdout
+    assert ended.returncode != 0
+    assert "use: data/made is not what make wrote, by its record data/records/make.json: model.txt" in ended.stderr
+    first, second = re.findall(r"`([^`]+)`", ended.stderr)[:2]
+    assert (first, second) == ("rm -rf data/made", "retune restore make")
+    shutil.rmtree(judged.root / "data/made")
+    restored = judged.retune(*second.split()[1:])
+    if place == "cache":
+        assert restored.returncode == 1
+        remove, again = re.findall(r"`([^`]+)`", restored.stdout)
+        (judged.root / remove.removeprefix("rm -f ")).unlink()
+        judged.repro(*again.split()[2:])
+    assert file.read_bytes() == good
+    judged.repro()
+    assert judged.text("data/used") == good.decode() * 3
