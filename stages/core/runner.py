@@ -110,7 +110,8 @@ def carry_out(
     pins = Path(flags["environment"]) if flags["environment"] else None
     versions = environment(pins) if pins else {}
     inputs = {key: Path(flags[key]) for key, kind in paths.items() if kind == "input"}
-    whole = {key: read_params(Path(flags[key])) for key, kind in paths.items() if kind == "sections"}
+    files = {key: Path(flags[key]) for key, kind in paths.items() if kind == "sections"}
+    whole = {key: values if file == PARAMS else read_params(file) for key, file in files.items()}
     others = {
         key: Path(path) for key, path in flags.items() if key not in {*paths, "record", "environment", "execution"}
     }
@@ -119,7 +120,7 @@ def carry_out(
     read = read_inputs(name, {**inputs, **others}, uses, settings.get("params"))
     refuse_rotten(read)
     sections = [ReadSections(PARAMS, {name: values[name]})] if "params" in settings else []
-    sections += [without_runtime(Path(flags[key]), found) for key, found in whole.items()]
+    sections += [without_runtime(files[key], found) for key, found in whole.items()]
     start = Start(name, sections, read, uses, settings.get("params"), ran, pins)
     temporary = {key: partial_path(path) for key, path in outputs.items()}
     for path in temporary.values():

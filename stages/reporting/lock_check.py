@@ -62,17 +62,22 @@ def check_lock(root: Path, records: Path) -> LockCheck:
         return LockCheck(make_check("lock", None, None, passed=None, says=says), [], {})
     try:
         locked = read_locked_stages(root)
-        found = compare_records(root, folder)
-    except StageError as error:
+        found = find_differences(root, folder, locked)
+    except (StageError, OSError) as error:
         says = f"the records cannot be held against {LOCK}: {error}"
         return LockCheck(make_check("lock", None, 0, passed=False, says=says), [], {})
-    broken = {difference.stage for difference in found if difference.kind != "params"}
-    for stage in locked.keys() - broken:
-        file = root / folder / f"{stage}.json"
-        if file.is_file():
-            record = parse_record(file.name, file.read_bytes())
-            found += find_window_edits(root, record, locked, HASHED)
     says = "; ".join(difference.says for difference in found) or (
         f"by {LOCK}, each stage had the params, the inputs and the code that its record has"
     )
     return LockCheck(make_check("lock", len(found), 0, passed=not found, says=says), found, locked)
+
+
+def find_differences(root: Path, folder: str, locked: Mapping[str, LockedStage]) -> list[LockDifference]:
+    """Every difference between the records in a folder and dvc.lock, by stage; what was edited in the window, too."""
+    found = compare_records(root, folder)
+    broken = {difference.stage for difference in found if difference.kind != "params"}
+    for stage in sorted(locked.keys() - broken):
+        file = root / folder / f"{stage}.json"
+        if file.is_file():
+            found += find_window_edits(root, parse_record(file.name, file.read_bytes()), locked, HASHED)
+    return found

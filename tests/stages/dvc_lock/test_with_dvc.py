@@ -86,11 +86,13 @@ def test_false_entry_of_the_run_cache_that_dvc_hands_out_is_found_although_no_ou
     ],
 )
 def test_what_else_is_edited_in_the_window_is_named_and_made_again(judged: Toy, edit: str, said: str) -> None:
+    judged.dvc("cache", "dir", "../elsewhere")
     judged.window(edit)
     ended = judged.dvc("repro", "--force")
     judged.window("")
     assert ended.returncode != 0
     assert said in ended.stderr
+    assert list((judged.root / "../elsewhere/runs").glob("*/*/*")), "the others' runs stay"
     assert "Running stage 'make'" in judged.repro()
     assert json.loads(judged.text("data/verdict.json"))["passed"] is True
 
