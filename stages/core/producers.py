@@ -96,6 +96,6 @@ def describe_rot(read: Read, written: Written) -> str:
     more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
     return (
         f"{read.path} is not what {written.stage} wrote, by its record {written.record}: {'; '.join(wrong[:NAMED])}{more}. "
-        f"Nothing was made of it. `rm -rf {read.path}`, then `retune restore {written.stage}`: that brings back what it wrote, or says what "
-        "is damaged in DVC's cache and what to do about it. `retune verify` looks at all that lies there."
+        f"Nothing was made of it. `retune restore --force {written.stage}` brings back what it wrote, or says what was damaged in DVC's cache "
+        "and what to do about it; `retune verify` looks at all that lies there."
     )
