@@ -1,13 +1,15 @@
 """The execution records as people read them: when, where and how each stage ran, bound to the record of the same run."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from stages.core.execution import VERSION, ExecutionRecord
-from stages.core.files import sha256_file
+from stages.core.files import sha256_file, sha256_files, sha256_tree
+from stages.core.value_differences import show_text
 
 FaultKind = Literal["missing", "cut off", "newer version", "unknown field", "other stage", "other run"]
 
@@ -73,22 +75,33 @@ def shorten(names: list[str]) -> str:
 
 
 def find_other_run(root: Path, path: Path, record: ExecutionRecord) -> list[ExecutionFault]:
-    """A fault where the record of the run that this tells of is not the one that is here."""
-    beside = record["record"]
-    if beside is None:
+    """A fault where the record of the run that this tells of is not the one that is here; of a stage without one, its outputs."""
+    beside, name = record["record"], record["stage"]
+    if beside is not None:
+        here = root / "data/records" / f"{name}.json"
+        if not here.is_file():
+            return [ExecutionFault("other run", f"{path} tells of a run whose record is not here")]
+        if sha256_file(here) != beside["sha256"]:
+            return [ExecutionFault("other run", f"{path} tells of another run than data/records/{here.name}")]
         return []
-    here = root / "data/records" / f"{record['stage']}.json"
-    if not here.is_file():
-        return [ExecutionFault("other run", f"{path} tells of a run whose record is not here")]
-    if sha256_file(here) != beside["sha256"]:
-        return [ExecutionFault("other run", f"{path} tells of another run than data/records/{here.name}")]
-    return []
+    others = [out for out, digest in record["outputs"].items() if digest_output(root, out) != digest]
+    return [ExecutionFault("other run", f"{path} tells of a run that made another {others[0]}")] if others else []
+
+
+def digest_output(root: Path, output: str) -> str | None:
+    """The sha256 of an output as records have it; None where it is not there, or lies elsewhere than in the project."""
+    path = root / output
+    if not path.exists() or not path.resolve().is_relative_to(root.resolve()):
+        return None
+    return sha256_tree(sha256_files(path))
 
 
 def describe_execution(root: Path, stage: str) -> list[str]:
-    """Lines on how a stage ran, for the eye: device, when, how long, commit; each param that did not run as asked; what is wrong with the record."""
+    """Lines on how a stage ran, for the eye: device, when, how long, commit; each param that did not run as asked; what is wrong with the
+    record. Of a record of another run nothing else is told.
+    """
     record, faults = read_execution(root, stage)
-    said = [fault.says for fault in faults]
+    said = [show_text(fault.says) for fault in faults]
     if record is None or any(fault.kind in ("other run", "other stage") for fault in faults):
         return said
     return [*said, describe_run(record), *describe_differences(record)]
@@ -96,50 +109,63 @@ def describe_execution(root: Path, stage: str) -> list[str]:
 
 def describe_run(record: ExecutionRecord) -> str:
     """One line: where, when, how long, of which commit."""
-    device = record["figures"].get("device") or record["processor"]["model"] or record["processor"]["architecture"]
-    started = format_time(record["started_at"])
-    return f"{device}, {started}, {format_seconds(record['wall_seconds'])}, {describe_source(record)}"
+    took = format_seconds(record["wall_seconds"])
+    said = f"{describe_device(record)}, {format_time(record['started_at'])}, {took}, {describe_source(record)}"
+    return show_text(said)
+
+
+def describe_device(record: ExecutionRecord) -> str:
+    """What a stage computed on."""
+    device, names = record["figures"].get("device"), record["gpu"]["names"]
+    if device == "cuda" and names:
+        device = names[0]
+    processor = record["processor"]["model"] or record["processor"]["architecture"]
+    return f"{processor} (CPU)" if device in (None, "cpu") else str(device)
 
 
 def describe_source(record: ExecutionRecord) -> str:
     """The commit and what differed from it."""
     source = record["source"]
     if source["commit"] is None:
-        return f"no commit known ({source['why']})"
+        return f"commit not known: {source['why']}"
     dirty, count = source["dirty"] or [], source["dirty_count"] or 0
-    names = (
-        f", with {count} changed or new file{'s' if count != 1 else ''} ({shorten_words(dirty, count)})"
-        if count
-        else ""
-    )
-    return f"commit {source['commit'][:12]}{names}"
-
-
-def shorten_words(names: list[str], count: int) -> str:
-    """The first of `count` names."""
-    return ", ".join(names[:3]) + (" ..." if count > len(names[:3]) else "")
+    if not count:
+        return f"commit {source['commit'][:12]}"
+    more = " ..." if count > len(dirty[:3]) else ""
+    return f"commit {source['commit'][:12]} and {count} changed or new file{'s' if count != 1 else ''} ({', '.join(dirty[:3])}{more})"
 
 
 def describe_differences(record: ExecutionRecord) -> list[str]:
     """A line for each param that did not run as it was asked, with the reason."""
     return [
-        f"{key}: asked {show(one['asked'])}, ran {show(one['ran'])} ({one['why']})"
+        show_text(f"{key}: asked {json.dumps(one['asked'])}, ran {json.dumps(one['ran'])} ({one['why']})")
         for key, one in record["asked_and_ran"].items()
         if one["state"] == "different"
     ]
 
 
-def show(value: Any) -> str:  # noqa: ANN401 - any value of JSON
-    """A value as JSON has it: on one line, with escapes for what is no plain text."""
-    return json.dumps(value)
+def describe_all(root: Path, stages: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, value) of a table's rows: how training ran, how long all stages took, what did not run as asked, what is wrong with the records."""
+    found = {stage: read_execution(root, stage) for stage in stages}
+    sound = {stage: record for stage, (record, faults) in found.items() if record is not None and not faults}
+    told = [("trained on", describe_run(sound["train"]))] if "train" in sound else []
+    if sound:
+        seconds = sum(record["wall_seconds"] for record in sound.values())
+        told.append(("time", f"{format_seconds(seconds)} in {len(sound)} stages"))
+    told += [("not as asked", line) for record in sound.values() for line in describe_differences(record)]
+    faults = [show_text(fault.says) for _, faults in found.values() for fault in faults]
+    if faults:
+        more = f"; and {len(faults) - 1} more" if faults[1:] else ""
+        told.append(("note", f"{faults[0]}{more}: how these stages ran is not known (`retune verify` names each)"))
+    return told
 
 
 def format_time(said: str) -> str:
     """An ISO time as `2026-12-01 03:12 UTC`; as it stands where it is none."""
     try:
-        return f"{datetime.fromisoformat(said):%Y-%m-%d %H:%M UTC}"
+        return f"{datetime.fromisoformat(said).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     except ValueError:
-        return show(said)
+        return said
 
 
 def format_seconds(seconds: float) -> str:

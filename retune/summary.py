@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from retune.execution import describe_all
 from retune.verdict import find_verdict, is_of_verdict
 from stages.contracts.messages import FATES
 from stages.core.files import read_json
@@ -35,7 +36,7 @@ def summary(
     table.add_column(overflow="fold")
     for name, value in lines(found):
         table.add_row(name, value)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def read_summary(data: Path) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def read_summary(data: Path) -> dict[str, Any]:
         "verdict": verdict.in_words(),
         "report": report.as_posix(),
         "report_of_verdict": is_of_verdict(report, verdict),
+        "execution": describe_all(data.parent, find_stages(data)),
         "changed_since": find_changed_sections(data, Path("params.yaml")),
     }
 
@@ -78,6 +80,11 @@ def read_training_counts(adapter: Path) -> dict[str, Any]:
         return {"counts": None, "says": f"not known: {error}"}
     counts = count_trained(ledger, log, training["steps"])
     return {"counts": counts, "says": describe_trained(counts)}
+
+
+def find_stages(data: Path) -> list[str]:
+    """The stages whose record or execution record is here."""
+    return sorted({file.stem for folder in ("records", "execution") for file in data.glob(f"{folder}/*.json")})
 
 
 def list_exported(data: Path) -> list[str]:
@@ -121,6 +128,7 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     told.append(
         ("report", found["report"] + ("" if found["report_of_verdict"] else " (not of the figures that lie here)"))
     )
+    told += found["execution"]
     gone = found["gone"] or [name for name, size in found["files"].items() if size is None]
     if gone:
         said = f"a later run has failed or is under way, so files are gone ({', '.join(gone)})"

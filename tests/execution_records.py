@@ -12,7 +12,8 @@ def put_execution(root: Path, stage: str, **changed: Any) -> Path:
     """Write data/execution/STAGE.json below `root`, bound to the stage's record if that is there, with some fields changed; its path."""
     record = root / "data/records" / f"{stage}.json"
     path = root / "data/execution" / f"{stage}.json"
-    write_execution(path, stage, begin_execution(time.time()), {}, (), record if record.is_file() else None, {})
+    begun = begin_execution(str(path), time.time())
+    write_execution(begun, stage, None, None, (), str(record) if record.is_file() else "", {})
     found = read_json(path)
     if found["record"]:
         found["record"]["path"] = record.relative_to(root).as_posix()

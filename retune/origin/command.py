@@ -28,6 +28,8 @@ class FileOrigin:
     """`proven`, `contradicted`, or `none`: there is nothing to prove it by."""
     links: list[Link] = field(default_factory=list)
     """The chain, from the file to git, as far as it goes."""
+    ran: list[str] = field(default_factory=list)
+    """How the stage ran that made it, by its execution record; empty where no record names the file."""
 
 
 def origin(
@@ -92,7 +94,22 @@ def look(file: Path, records: Path | None, lock: Path | None) -> FileOrigin:
     if file in broken:
         raise StageError(f"{file} cannot be read: {broken[file]}")
     links = list(follow(file, digests[file], says.get(KEYS["records"]), records, lock))
-    return FileOrigin(str(file), digests[file].sha256, says, judge(links), links)
+    return FileOrigin(
+        str(file), digests[file].sha256, says, judge(links), links, tell_run(file, digests[file], records)
+    )
+
+
+def tell_run(file: Path, digests: Any, records: Path | None) -> list[str]:  # noqa: ANN401 - FileDigests
+    """How the stage ran that made a file, where a record names it."""
+    from retune.execution import describe_execution
+    from retune.origin.links import find_record
+
+    found, _ = find_record(file, digests, records)
+    if found is None or records is None:
+        return []
+    return [
+        f"{show_text(found.stage)}: {line}" for line in describe_execution(records.resolve().parents[1], found.stage)
+    ]
 
 
 def follow(file: Path, digests: Any, hash_said: object, records: Path | None, lock: Path | None) -> list[Link]:  # noqa: ANN401 - FileDigests, whose module is not loaded for nothing
@@ -187,7 +204,8 @@ def render(found: FileOrigin) -> str:
         "contradicted": "CONTRADICTED",
         "none": "not proven",
     }[found.proof]
-    return "\n".join([*lines, f"  {title}: {show_text('; '.join(link.says for link in found.links))}"])
+    ran = [f"  ran  {line}" for line in found.ran]
+    return "\n".join([*lines, f"  {title}: {show_text('; '.join(link.says for link in found.links))}", *ran])
 
 
 def shorten(text: str) -> str:

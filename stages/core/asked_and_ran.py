@@ -11,6 +11,7 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from stages.core.params import Params
+from stages.core.value_differences import is_same
 
 log = logging.getLogger("retune")
 
@@ -83,7 +84,7 @@ def judge(asked: object, seen: Observation | None) -> AskedAndRan:
     if seen is None or not seen.known:
         return AskedAndRan(asked=asked, ran=None, state="unknown", why=seen.why if seen else NOT_SEEN)
     ran = seen.ran
-    if ran == asked and isinstance(ran, bool) == isinstance(asked, bool):
+    if is_same(asked, ran):
         return AskedAndRan(asked=asked, ran=ran, state="equal", why="")
     state: State = "chosen" if seen.chosen and asked in (None, "auto") else "different"
     return AskedAndRan(asked=asked, ran=ran, state=state, why=seen.why or NO_REASON)

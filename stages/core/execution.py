@@ -119,52 +119,67 @@ def note_unknown(why: str, *keys: str) -> None:
     NOTES.observations.update({key: Observation(None, why, known=False) for key in keys})
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunStart:
     """What is known when a stage begins."""
 
+    path: Path | None
+    """Where the execution record goes; None: none is asked for."""
     started: float
     """Seconds since the epoch."""
     clock: float
     """Seconds of a clock that nobody sets."""
     git: GitQuery
+    source: SourceState | None = None
+
+    def end_query(self) -> SourceState:
+        """What git has answered; waits for it if it must, so best asked before the last look at what the stage has read."""
+        if self.source is None:
+            self.source = self.git.read()
+        return self.source
 
 
-def begin_execution(started: float) -> RunStart:
+def begin_execution(path: str, started: float) -> RunStart:
     """Look at the checkout as it is now, beside the work.
 
-    `started`: seconds since the epoch, where the system does not say when the process began.
+    Args:
+        path: data/execution/STAGE.json; empty where no execution record is asked for.
+        started: seconds since the epoch, where the system does not say when the process began.
     """
     age = read_process_age()
     age = time.time() - started if age is None else age
-    return RunStart(time.time() - age, time.monotonic() - age, start_git_query(Path.cwd()))
+    query = start_git_query(Path.cwd()) if path else GitQuery(None, None, "nobody asked")
+    return RunStart(Path(path) if path else None, time.time() - age, time.monotonic() - age, query)
 
 
 def write_execution(
-    path: Path,
-    stage: str,
     begun: RunStart,
-    asked: Mapping[str, Params],
+    stage: str,
+    params: Params | None,
+    runtime: Params | None,
     runtime_keys: tuple[str, ...],
-    record: Path | None,
+    record: str,
     outputs: Mapping[str, str],
 ) -> None:
-    """Write the execution record of a run that has come to its end.
+    """Write the execution record of a run that has come to its end, if one is asked for.
 
     Args:
-        path: data/execution/STAGE.json.
-        stage: its name.
         begun: what `begin_execution` gave.
-        asked: {section of params.yaml: as the stage read it}.
+        stage: its name.
+        params: the stage's section of params.yaml as it read it.
+        runtime: the section `runtime` as it read it.
         runtime_keys: the keys of `runtime` that the stage uses.
-        record: the record of the same run, in its place.
+        record: path of the record of the same run, in its place; empty where there is none.
         outputs: {path: sha256 of the whole}.
     """
+    if begun.path is None:
+        return
+    asked = {stage: params, "runtime": runtime}
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     found = ExecutionRecord(
         version=VERSION,
         stage=stage,
-        record=None if record is None else RecordOfRun(path=record.as_posix(), sha256=sha256_file(record)),
+        record=RecordOfRun(path=record, sha256=sha256_file(Path(record))) if record else None,
         outputs=dict(outputs),
         started_at=datetime.fromtimestamp(begun.started, UTC).isoformat(timespec="seconds"),
         wall_seconds=round(time.monotonic() - begun.clock, 3),
@@ -176,12 +191,16 @@ def write_execution(
         processor=read_processor(),
         gpu=read_gpus(),
         torch=read_torch(),
-        source=begun.git.read(),
+        source=begun.end_query(),
         environment_locks={name: sha256_file(Path(name)) if Path(name).is_file() else None for name in LOCKS},
         figures=NOTES.figures,
-        asked_and_ran=compare(asked, (*runtime_keys, "log_level"), {**NOTES.observations, **observe_log()}),
+        asked_and_ran=compare(
+            {section: read for section, read in asked.items() if read is not None},
+            (*runtime_keys, "log_level"),
+            {**NOTES.observations, **observe_log()},
+        ),
     )
-    write_json(path, found)
+    write_json(begun.path, found)
 
 
 def observe_log() -> dict[str, Observation]:

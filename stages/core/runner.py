@@ -103,7 +103,7 @@ def carry_out(
     hints = get_type_hints(stage, include_extras=True)
     paths = {key: hint.__metadata__[0] for key, hint in hints.items() if getattr(hint, "__metadata__", None)}
     flags = read_flags(stage, paths)
-    begun = begin_execution(started) if flags["execution"] else None
+    begun = begin_execution(flags["execution"], started)
     ran = keep_code()
     values = read_params(PARAMS)
     settings, runtime = read_settings(name, hints, values)
@@ -128,6 +128,7 @@ def carry_out(
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         finish, refusal = work(stage, temporary, {**inputs, **whole, **several, **temporary, **settings})
+        begun.end_query()
         written = {key: output_record(path, temporary[key]) for key, path in outputs.items()}
         record = {
             "stage": name,
@@ -153,11 +154,8 @@ def carry_out(
             temporary[key].rename(path)
         if flags["record"]:
             write_json(Path(flags["record"]), record)
-        if begun:
-            asked = {name: settings["params"]} if "params" in settings else {}
-            path, beside = Path(flags["execution"]), Path(flags["record"]) if flags["record"] else None
-            digests = {out["path"]: out["sha256"] for out in written.values()}
-            write_execution(path, name, begun, {**asked, "runtime": runtime}, runtime_keys, beside, digests)
+        digests = {out["path"]: out["sha256"] for out in written.values()}
+        write_execution(begun, name, settings.get("params"), runtime, runtime_keys, flags["record"], digests)
         if finish:
             finish()
     if refusal:
