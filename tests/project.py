@@ -83,3 +83,20 @@ def closure(file: Path) -> set[Path]:
             reached.add(here)
             waiting += imports_of(here)
     return {path for path in reached if path.name != "__init__.py"}
+
+
+def runtime_keys_of(stage: str) -> set[str]:
+    """The keys of `runtime` that a stage's command says it uses, beside log_level."""
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8"))
+    named = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "run":
+            for keyword in node.keywords:
+                if keyword.arg == "runtime_keys":
+                    value = keyword.value
+                    return set(ast.literal_eval(named[value.id] if isinstance(value, ast.Name) else value))
+    return set()

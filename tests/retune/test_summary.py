@@ -17,7 +17,7 @@ def test_lines_say_what_to_do_next_where_there_is_something_to_talk_to() -> None
     found = {
         "rows": rows, "rejected_by_template": 0, "training": {"says": "3 of 7 training conversations were trained"}, "loss": [2.0, 1.0], "answers_right": [None, None],
         "files": {"data/gguf/a.gguf": 5}, "passed": True, "verdict": "passed", "report": "r", "report_of_verdict": True, "changed_since": [],
-        "gone": [], "flags": {"email_address": 3}, "seen": {"says": "1 of 2 stand in training"},
+        "gone": [], "execution": [], "flags": {"email_address": 3}, "seen": {"says": "1 of 2 stand in training"},
     }  # fmt: skip
     told = dict(lines(found))
     assert told["rows"] == "1,014 in, 9 kept (2 held out), 0 rejected, 1,000 repeated, 5 near held-out ones"
