@@ -56,7 +56,7 @@ def check_form(path: Path, found: object) -> tuple[list[ExecutionFault], Executi
     """The fields that are unknown, and the record; None for the record where it lacks one or has one of another type."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-    known = TypeAdapter(with_config(ConfigDict(extra="forbid", strict=True))(ExecutionRecord))
+    known = TypeAdapter(with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))(ExecutionRecord))
     try:
         return [], known.validate_python(found)
     except ValidationError as error:
@@ -151,7 +151,7 @@ def describe_all(root: Path, stages: Sequence[str]) -> list[tuple[str, str]]:
     told = [("trained on", describe_run(sound["train"]))] if "train" in sound else []
     if sound:
         seconds = sum(record["wall_seconds"] for record in sound.values())
-        told.append(("time", f"{format_seconds(seconds)} in {len(sound)} stages"))
+        told.append(("time", f"{format_seconds(seconds)} in {len(sound)} stage{'s' if len(sound) != 1 else ''}"))
     told += [("not as asked", line) for record in sound.values() for line in describe_differences(record)]
     faults = [show_text(fault.says) for _, faults in found.values() for fault in faults]
     if faults:
@@ -164,7 +164,7 @@ def format_time(said: str) -> str:
     """An ISO time as `2026-12-01 03:12 UTC`; as it stands where it is none."""
     try:
         return f"{datetime.fromisoformat(said).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    except ValueError:
+    except (ValueError, OverflowError):
         return said
 
 

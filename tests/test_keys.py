@@ -158,3 +158,14 @@ def test_stages_are_named_as_their_files() -> None:
     for name, stage in STAGES.items():
         assert stage["cmd"].startswith(f"python -m stages.{name} ")
         assert Path(ROOT / "stages" / f"{name}.py").is_file()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_execution_record_is_an_output_in_the_cache_that_no_stage_reads(name: str) -> None:
+    path = f"data/execution/{name}.json"
+    # what check writes never changes, so there is nothing that a record of how it ran would be of
+    assert flags_of(name).get("--execution", []) == ([] if name == "check" else [path])
+    if name != "check":
+        assert path in STAGES[name]["outs"], "as a plain name: kept in DVC's cache, taken away before the stage runs"
+    readers = [stage for stage, entry in STAGES.items() for dep in entry["deps"] if Path(path).is_relative_to(dep)]
+    assert readers == []
