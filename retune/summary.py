@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from retune.execution import describe_all
+from retune.project import give_up
 from retune.verdict import find_verdict, is_of_verdict
 from stages.contracts.messages import FATES
 from stages.core.files import read_json
@@ -20,11 +21,15 @@ def summary(
     as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object.")] = False,
 ) -> None:
     """Rows, tokens, loss and answers from base to tuned, files with their sizes, and where the report is."""
+    from stages.core.errors import StageError
+
     try:
         found = read_summary(DATA)
     except FileNotFoundError as error:
         typer.echo(f"{error.filename} is not there yet: run `make repro` (or `dvc repro`) first.", err=True)
         raise typer.Exit(1) from error
+    except StageError as error:
+        give_up(str(error))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -40,10 +45,37 @@ def summary(
 
 
 def read_summary(data: Path) -> dict[str, Any]:
-    """What the stages wrote about themselves. Raises FileNotFoundError naming the first file that is missing."""
-    rows, tokens = read_json(data / "messages/summary.json"), read_json(data / "tokens/summary.json")
-    metrics, verdict = read_json(data / "evaluation/metrics.json"), find_verdict(data.parent)
-    report = data / "report/index.html"
+    """What the stages wrote about themselves.
+
+    Raises FileNotFoundError naming the first file that is missing, StageError naming one that is damaged, or that there are others.
+    """
+    names = ("messages/summary.json", "tokens/summary.json", "evaluation/metrics.json")
+    rows, tokens, metrics = (read_figures(data / name) for name in names)
+    try:
+        return gather(data, rows, tokens, metrics)
+    except (KeyError, TypeError, AttributeError) as error:
+        from stages.core.errors import StageError
+
+        said = f"the figures in {data} are not as this version of Retune writes them ({type(error).__name__}: {error})"
+        raise StageError(f"{said}; `retune verify` names what differs, `dvc repro` makes them anew") from error
+
+
+def read_figures(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type
+    """The JSON in a file. Raises StageError with the file's name if it is none."""
+    from stages.core.errors import StageError
+
+    try:
+        return read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise StageError(
+            f"{path} is no whole JSON file: it is cut off or damaged; `retune verify` says what brings it back"
+        ) from error
+
+
+def gather(data: Path, rows: Any, tokens: Any, metrics: Any) -> dict[str, Any]:  # noqa: ANN401 - as they were read
+    """What is told, of these figures and of what else lies there."""
+    verdict, report = find_verdict(data.parent), data / "report/index.html"
+    changed, unread = find_changed_sections(data, Path("params.yaml"))
     files = [
         *(data / "gguf" / name for name in list_exported(data)),
         data / "adapter/adapter_model.safetensors",
@@ -65,7 +97,8 @@ def read_summary(data: Path) -> dict[str, Any]:
         "report": report.as_posix(),
         "report_of_verdict": is_of_verdict(report, verdict),
         "execution": describe_all(data.parent, find_stages(data)),
-        "changed_since": find_changed_sections(data, Path("params.yaml")),
+        "changed_since": changed,
+        "unreadable": unread,
     }
 
 
@@ -92,17 +125,25 @@ def list_exported(data: Path) -> list[str]:
     path = data / "gguf/checks.json"
     if not path.is_file():
         return []
-    checks = read_json(path)
+    checks = read_figures(path)
     return [*checks["files"], *([checks["lora"]["file"]] if checks["lora"] else [])]
 
 
-def find_changed_sections(data: Path, parameters: Path) -> list[str]:
-    """Sections of params.yaml that are not those of the run whose figures these are."""
+def find_changed_sections(data: Path, parameters: Path) -> tuple[list[str], list[str]]:
+    """(sections of params.yaml that are not those of the run whose figures these are, what is wrong with records that do not say)."""
+    from stages.core.errors import StageError
     from stages.core.params import read_params
+    from stages.dvc_lock.records import parse_record
 
-    records = {file.stem: read_json(file)["params"] for file in sorted(data.glob("records/*.json"))}
-    now = read_params(parameters)
-    return [stage for stage, params in records.items() if now.get(stage) != params]
+    now, changed, unread = read_params(parameters), [], []
+    for file in sorted(data.glob("records/*.json")):
+        try:
+            record = parse_record(file.as_posix(), file.read_bytes())
+        except (StageError, OSError) as error:
+            unread.append(str(error))
+        else:
+            changed += [file.stem] if now.get(file.stem) != record["params"] else []
+    return changed, unread
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -136,6 +177,7 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     elif any(name.endswith(".gguf") for name in found["files"]):
         push = ", `retune push` publishes it" if found["passed"] else ""
         told.append(("next", f"`retune chat` talks to it, `retune serve` offers it to programs{push}"))
+    told += [("note", said) for said in found["unreadable"]]
     if found["changed_since"]:
         told.append(
             (

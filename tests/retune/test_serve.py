@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 from retune.serve import greeting, is_loopback, thinks_only_when_told
+from retune.verdict import NO_VERDICT
 from tests.oracle.small_gguf import write_small_gguf
 from tests.retune.spoken import NAME
 from tests.stages.chat.test_encoding import byte_level
@@ -215,3 +217,13 @@ def test_server_opens_no_thoughts_that_training_did_not(tmp_path: Path, thoughts
     (folder / "chat_template.jinja").write_text(ASKS + thoughts + "{% endif %}")
     write_small_gguf(tmp_path / "model.gguf", folder, adds_bos=False)
     assert thinks_only_when_told(tmp_path / "model.gguf") is told
+
+
+def test_server_says_where_no_verdict_lets_its_file_pass(spoken: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(spoken, root, symlinks=True)
+    (root / "data/gate.json").write_text('{"passed": true, "reas')
+    with server(root) as (process, address):
+        assert address.startswith("http://127.0.0.1:")
+        process.kill()
+        assert f"{NO_VERDICT}: data/audit/verdict.json is not there" in process.communicate(timeout=20)[1]

@@ -1,15 +1,28 @@
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from retune.summary import find_changed_sections, lines, list_exported
 from stages.core.files import write_json
 
 
 def test_changed_since_names_the_sections_that_are_not_those_of_the_run(tmp_path: Path) -> None:
+    record = {"stage": "", "code": {}, "environment": {}, "inputs": {}, "outputs": {}, "params": {"steps": 3}}
     for stage in ("train", "merge"):
-        write_json(tmp_path / "records" / f"{stage}.json", {"params": {"steps": 3}})
+        write_json(tmp_path / "records" / f"{stage}.json", record)
     parameters = tmp_path / "params.yaml"
     parameters.write_text("train: {steps: 4}\nmerge: {steps: 3}\nruntime: {workers: 9}\n")
-    assert find_changed_sections(tmp_path, parameters) == ["train"]
+    assert find_changed_sections(tmp_path, parameters) == (["train"], [])
+    write_json(tmp_path / "records" / "gguf.json", record | {"newer": 1})
+    (tmp_path / "records" / "merge.json").write_text('{"params": {"st')
+    changed, unread = find_changed_sections(tmp_path, parameters)
+    assert changed == ["train"]
+    assert [said.removeprefix(f"{tmp_path}/records/")[:20] for said in unread] == [
+        "gguf.json has `newer",
+        "merge.json is no whol"[:20],
+    ]
 
 
 def test_lines_say_what_to_do_next_where_there_is_something_to_talk_to() -> None:
@@ -17,7 +30,7 @@ def test_lines_say_what_to_do_next_where_there_is_something_to_talk_to() -> None
     found = {
         "rows": rows, "rejected_by_template": 0, "training": {"says": "3 of 7 training conversations were trained"}, "loss": [2.0, 1.0], "answers_right": [None, None],
         "files": {"data/gguf/a.gguf": 5}, "passed": True, "verdict": "passed", "report": "r", "report_of_verdict": True, "changed_since": [],
-        "gone": [], "execution": [], "flags": {"email_address": 3}, "seen": {"says": "1 of 2 stand in training"},
+        "gone": [], "execution": [], "unreadable": [], "flags": {"email_address": 3}, "seen": {"says": "1 of 2 stand in training"},
     }  # fmt: skip
     told = dict(lines(found))
     assert told["rows"] == "1,014 in, 9 kept (2 held out), 0 rejected, 1,000 repeated, 5 near held-out ones"
@@ -40,3 +53,20 @@ def test_exported_files_are_those_of_the_model_and_the_adapter(tmp_path: Path) -
     assert list_exported(tmp_path) == ["a-q8_0.gguf", "a-lora-f16.gguf"]
     write_json(tmp_path / "gguf/checks.json", {**checks, "lora": None})
     assert list_exported(tmp_path) == ["a-q8_0.gguf"]
+
+
+@pytest.mark.parametrize("name", ["messages/summary.json", "tokens/summary.json", "evaluation/metrics.json"])
+@pytest.mark.parametrize(
+    ("text", "said"), [('{"raw": 1', "{name} is no whole JSON file"), ("[]", "as this version of Retune writes them")]
+)
+def test_figures_that_are_damaged_are_named_and_never_a_traceback(
+    retune: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    for file in ("messages/summary.json", "tokens/summary.json", "evaluation/metrics.json"):
+        write_json(tmp_path / "data" / file, {})
+    (tmp_path / "data" / name).write_text(text)
+    (tmp_path / "params.yaml").write_text("train: {}\n")
+    done = retune("summary", cwd=tmp_path)
+    assert done.returncode == 1
+    assert said.format(name=f"data/{name}") in done.stderr
+    assert "Traceback" not in done.stderr
