@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -71,21 +72,18 @@ def read_tokens(path: Path) -> pa.Table:
 
 
 def count_labelled(rows: pa.Table) -> pa.Array:
-    """int64, one a row: how many of its labels are trained on."""
-    counts = []
+    """int64, one a row: how many of its tokens carry a label."""
+    counts = [np.zeros(0, np.int64)]
     for batch in rows.to_batches():
         labels = batch.column(batch.schema.get_field_index("labels"))
-        trained = pc.cast(pc.not_equal(labels.flatten(), NOT_TRAINED), pa.int64())
-        sums = (
-            pa.chunked_array([pc.cumulative_sum(trained)]).combine_chunks()
-            if len(trained)
-            else pa.array([], pa.int64())
-        )
-        ends = pc.cumulative_sum(pc.cast(pc.list_value_length(labels), pa.int64()))
-        before = pa.concat_arrays([pa.array([0], pa.int64()), sums])
-        upto = before.take(ends)
-        counts.append(pc.subtract(upto, pa.concat_arrays([pa.array([0], pa.int64()), upto[:-1]])))
-    return pa.concat_arrays(counts) if counts else pa.array([], pa.int64())
+        lengths = pc.list_value_length(labels).to_numpy()
+        some = lengths > 0  # of an empty row reduceat would count its neighbour's first
+        starts = (np.cumsum(lengths, dtype=np.int64) - lengths)[some]
+        found = np.zeros(len(lengths), np.int64)
+        if starts.size:
+            found[some] = np.add.reduceat(labels.flatten().to_numpy() != NOT_TRAINED, starts, dtype=np.int64)
+        counts.append(found)
+    return pa.array(np.concatenate(counts))
 
 
 def answers(input_ids: Sequence[int], labels: Sequence[int]) -> list[tuple[int, int]]:
