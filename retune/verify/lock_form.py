@@ -69,12 +69,17 @@ def compare_paths(stage: str, said: Mapping[str, Any], entry: LockedStage) -> It
 def compare_params(
     declared: Mapping[str, Any], locked: Mapping[str, LockedStage], values: Mapping[str, Any]
 ) -> Iterator[Difference]:
-    """The params of each entry against params.yaml; `check`, which has them all, only where no other stage has the section."""
+    """The params of each entry against params.yaml; those of another stage (`check` and `audit` list some) against that stage's entry.
+
+    Not the audit's: a stage may have run again since it judged.
+    """
     owned = {stage for stage, entry in locked.items() if stage in entry.params}
     for stage, entry in locked.items():
         if stage not in declared:
             continue
         for section, said in entry.params.items():
+            if section != stage and section in owned and stage == "audit":
+                continue
             if section != stage and section in owned:
                 own = locked[section].params[section]
                 for field, words in name_differences(own, said, (f"by the entry of {section}", f"by that of {stage}")):

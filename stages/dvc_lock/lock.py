@@ -9,8 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.core.errors import StageError
-from stages.core.params import read_params
-from stages.core.value_differences import FieldDifference, compare_values, show_text, show_value
+from stages.core.value_differences import show_text, show_value
 
 LOCK = "dvc.lock"
 SCHEMA = "2.0"
@@ -122,20 +121,3 @@ def parse_hashes(place: str, key: str, items: object) -> tuple[dict[str, str], d
 def show_names(names: Iterable[object]) -> str:
     """Names out of a file, in a message."""
     return ", ".join(sorted(f"`{show_text(str(name))}`" for name in names))
-
-
-def compare_sections(root: Path, locked: Mapping[str, LockedStage]) -> dict[str, list[FieldDifference]]:
-    """{stage: each field in which its params in dvc.lock (first) differ from params.yaml as it is now (second)}.
-
-    No fault of the model: somebody prepares the next run, or `dvc repro` has not run since. Stages without a difference are left out.
-    A section that is gone from params.yaml is a field whose second value is ABSENT. Raises StageError if params.yaml cannot be read.
-    """
-    try:
-        now = read_params(root / PARAMS)
-    except OSError as error:
-        raise StageError(f"{PARAMS} cannot be read: {error}") from error
-    found = {
-        name: list(compare_values("", stage.params, {key: now[key] for key in stage.params if key in now}))
-        for name, stage in locked.items()
-    }
-    return {name: fields for name, fields in found.items() if fields}

@@ -51,5 +51,5 @@ def test_params_yaml_is_read_where_a_stage_begins_and_ends_and_nowhere_else() ->
         for file in (ROOT / "stages").rglob("*.py")
         if re.search(r"\bread_params\(|params\.yaml\"\)", file.read_text(encoding="utf-8"))
     }
-    # `check` reads dvc.yaml with it, and what holds dvc.lock against params.yaml compares and computes with neither
-    assert readers == {"core/params.py", "core/runner.py", "core/start.py", "check.py", "dvc_lock/lock.py"}
+    # `check` reads dvc.yaml with it
+    assert readers == {"core/params.py", "core/runner.py", "core/start.py", "check.py"}

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import StageError
-from stages.core.value_differences import ABSENT, FieldDifference
-from stages.dvc_lock.lock import compare_sections, read_locked_stages
+from stages.dvc_lock.lock import read_locked_stages
 
 LOCK = """\
 schema: '2.0'
@@ -103,18 +102,3 @@ def test_read_locked_stages_cut_off_at_any_byte_gives_stages_or_words(tmp_path: 
         except StageError:
             continue
         assert set(found) <= {"train", "check", "tra", "chec"} | {LOCK[at:length].strip() for at in range(length)}
-
-
-def test_compare_sections_names_what_params_yaml_has_other_than_the_lock(tmp_path: Path) -> None:
-    (tmp_path / "dvc.lock").write_text(LOCK)
-    (tmp_path / "params.yaml").write_text("train: {learning_rate: 0.0001, lora: {r: 8}}\nother: 1\n")
-    locked = read_locked_stages(tmp_path)
-    assert compare_sections(tmp_path, locked) == {"train": [FieldDifference("train.learning_rate", 0.002, 0.0001)]}
-    (tmp_path / "params.yaml").write_text("train: {learning_rate: 0.002, lora: {r: 8}}\n")
-    assert compare_sections(tmp_path, locked) == {}
-    (tmp_path / "params.yaml").write_text("other: 1\n")
-    ((field,),) = compare_sections(tmp_path, locked).values()
-    assert (field.name, field.second) == ("train", ABSENT)
-    (tmp_path / "params.yaml").write_text("{")
-    with pytest.raises(StageError, match=r"params\.yaml is not valid YAML"):
-        compare_sections(tmp_path, locked)
