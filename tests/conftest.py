@@ -18,6 +18,7 @@ TOGETHER = {
         "end_to_end/test_edits",
         "end_to_end/test_gguf_origin",
         "end_to_end/test_why",
+        "end_to_end/test_tampering",
     ),
     "stages/trained": ("stages/test_evaluate", "stages/test_merge", "stages/test_train", "stages/test_train_curve"),
     "flows/made_toy": ("flows/",),

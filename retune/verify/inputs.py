@@ -120,14 +120,7 @@ def compare_source(seen: Seen, dep: LockedPath, notes: list[str]) -> Iterator[Di
         others = f"{dep.path}: a file that {dep.stage} has not read came, went or changed; it made no model another one, and `dvc repro` runs {dep.stage} for it"
         notes.append(others)
     elif not states:
-        yield Difference(
-            "lock_hash",
-            "dvc.lock",
-            f"{dep.path} is as the record of {dep.stage} has it, and dvc.lock names another md5",
-            f"stages.{dep.stage}.deps.{dep.path}.md5",
-            dep.stage,
-            FROM_GIT.format(stage=dep.stage),
-        )
+        yield wrong_hash(dep)
 
 
 def source_difference(kind: str, dep: LockedPath, name: str) -> Difference:
@@ -143,31 +136,42 @@ def compare_code(
     """Code and pins: which file is another one than at the stage's run, where the stages' own copies or git tell."""
     there = {name: one.md5 for name, one in seen.below(dep.path).items()}
     if dep.path not in seen.folders:
-        yield from code_or_lock(seen, dep, [dep.path])
+        yield from [wrong_hash(dep)] if is_as_run(seen, dep) else name_code(seen, dep, [dep.path])
         return
-    key = (dep.path, dep.md5)
-    if key not in listings:
-        listings[key] = find_past_listing(seen.root, *key)
-    before = listings[key]
-    names = [dep.path] if before is None else list(compare_states(there, before))
-    yield from code_or_lock(seen, dep, names)
+    before = find_listing(seen, dep.path, dep.md5, listings)
+    if before is not None:
+        yield from name_code(seen, dep, list(compare_states(there, before)))
+    elif is_as_run(seen, dep) and find_listing(seen, dep.path, seen.digest(dep.path) or "", listings) is not None:
+        yield wrong_hash(dep)
+    else:
+        yield from name_code(seen, dep, [dep.path])
 
 
-def code_or_lock(seen: Seen, dep: LockedPath, names: list[str]) -> Iterator[Difference]:
-    """The files that changed, unless the record has all modules of the dep as they are: then it is dvc.lock that did."""
+def find_listing(
+    seen: Seen, path: str, digest: str, listings: dict[tuple[str, str], dict[str, str] | None]
+) -> dict[str, str] | None:
+    """What a folder of code held when it had a hash, as far as the stages' own copies or git tell; looked for once."""
+    if (path, digest) not in listings:
+        listings[path, digest] = find_past_listing(seen.root, path, digest)
+    return listings[path, digest]
+
+
+def is_as_run(seen: Seen, dep: LockedPath) -> bool:
+    """Whether every module of a dep that the record of its stage names is as it was run."""
     code = seen.records.get(dep.stage, {}).get("code", {})
-    modules = [name for name in seen.below(dep.path) if name.endswith(".py")]
-    if modules and names == [dep.path] and all(code.get(name) == seen.files[name].sha256 for name in modules):
-        says = f"{dep.path} is as the record of {dep.stage} has it, and dvc.lock names another md5"
-        yield Difference(
-            "lock_hash",
-            "dvc.lock",
-            says,
-            f"stages.{dep.stage}.deps.{dep.path}.md5",
-            dep.stage,
-            FROM_GIT.format(stage=dep.stage),
-        )
-        return
+    known = [name for name in seen.below(dep.path) if name in code]
+    return bool(known) and all(code[name] == seen.files[name].sha256 for name in known)
+
+
+def wrong_hash(dep: LockedPath) -> Difference:
+    """A hash of dvc.lock that is not of what the stage read, as its record has it and as it lies there."""
+    says = f"{dep.path} is as the record of {dep.stage} has it, and dvc.lock names another md5"
+    field = f"stages.{dep.stage}.deps.{dep.path}.md5"
+    return Difference("lock_hash", "dvc.lock", says, field, dep.stage, FROM_GIT.format(stage=dep.stage))
+
+
+def name_code(seen: Seen, dep: LockedPath, names: list[str]) -> Iterator[Difference]:
+    """The files of code that changed."""
     for name in names:
         gone = name not in seen.files and name not in seen.folders
         says = "is gone since it was run" if gone else "is another one than was run"
