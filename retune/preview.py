@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from retune.project import give_up, project_root
+from stages.core.value_differences import show_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -253,7 +254,7 @@ def warn_if_stale(data: Path) -> None:
         if record.is_file() and read_json(record).get("params") != values.get(stage)
     ]
     if changed:
-        typer.echo(f"retune: params changed since ({', '.join(changed)}); `dvc repro template`", err=True)
+        typer.echo(f"retune: params changed since ({show_text(', '.join(changed))}); `dvc repro template`", err=True)
 
 
 def read_source_names(data: Path) -> list[str]:

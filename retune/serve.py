@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retune.project import give_up, project_root
+from stages.core.value_differences import show_text
 
 if TYPE_CHECKING:
     from retune.chat.dialogue import Sampling
@@ -43,7 +44,7 @@ def serve(
         give_up(str(error))
     warning = warn_of(root, lora or path)
     if warning:
-        print(warning, file=sys.stderr, flush=True)
+        print(show_text(warning), file=sys.stderr, flush=True)
     refuse_unusable(host, port)
     # while the model loads, a signal ends the process at once
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -128,7 +129,7 @@ def thinks_only_when_told(path: Path) -> bool:
 def greeting(address: str, path: Path, host: str) -> str:
     """The address, an example, and a warning where others can reach it."""
     lines = [
-        f"{path.name} at {address}/v1 (Ctrl-C ends); a page to talk to it: {address}",
+        f"{show_text(path.name)} at {address}/v1 (Ctrl-C ends); a page to talk to it: {address}",
         f"""  curl {address}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"messages": [{{"role": "user", "content": "Hello"}}]}}'""",
     ]

@@ -11,6 +11,7 @@ from retune.project import give_up
 from retune.verdict import find_verdict, is_of_verdict
 from stages.contracts.messages import FATES
 from stages.core.files import read_json
+from stages.core.value_differences import show_text
 
 DATA = Path("data")
 MAKERS = ("train", "merge", "gguf")
@@ -26,7 +27,9 @@ def summary(
     try:
         found = read_summary(DATA)
     except FileNotFoundError as error:
-        typer.echo(f"{error.filename} is not there yet: run `make repro` (or `dvc repro`) first.", err=True)
+        typer.echo(
+            f"{show_text(str(error.filename))} is not there yet: run `make repro` (or `dvc repro`) first.", err=True
+        )
         raise typer.Exit(1) from error
     except StageError as error:
         give_up(str(error))
@@ -40,7 +43,7 @@ def summary(
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in lines(found):
-        table.add_row(name, value)
+        table.add_row(name, show_text(value))
     Console(markup=False).print(table)
 
 

@@ -27,6 +27,7 @@ TOGETHER = {
     "retune/made_toy": (
         "retune/test_accept",
         "retune/test_why",
+        "retune/verify/test_command",
         "retune/doctor/test_repository",
         "retune/use/test_changes",
     ),

@@ -15,6 +15,7 @@ from retune.dvc_files import read_lock
 from retune.past_files import keep_text
 from retune.project import dvc_status, give_up, print_json, project_root, run_dvc
 from stages.core.project_code import KEPT, keep_listing
+from stages.core.value_differences import show_text
 
 
 def accept(
@@ -59,11 +60,11 @@ def print_result(stage: str, result: Verdict) -> None:
     if result.reasons:
         print(f"{stage}: not accepted; `dvc repro` runs it again")
         for reason in result.reasons:
-            print(f"  {reason}")
+            print(show_text(f"  {reason}"))
     elif result.proven:
         print(f"{stage}: accepted")
         for fact in result.proven:
-            print(f"  {fact}")
+            print(show_text(f"  {fact}"))
     else:
         print(f"{stage}: nothing has changed")
 

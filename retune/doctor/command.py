@@ -25,6 +25,7 @@ from retune.doctor.models import check_hub, check_llama_cpp, check_quantizer, we
 from retune.doctor.params import check_params, read_params
 from retune.doctor.repository import check_dvc, check_git, check_locks
 from retune.project import print_json, project_root
+from stages.core.value_differences import show_text
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False) -> None:
@@ -73,6 +74,8 @@ def print_findings(found: list[Finding]) -> None:
     colours = {"ok": "green", "warning": "yellow", "problem": "red"}
     width = max(len(line.subject) for line in found)
     for line in found:
-        console.print(Text.assemble((f"{line.state:8}", colours[line.state]), f"{line.subject:{width}}  {line.found}"))
+        console.print(
+            Text.assemble((f"{line.state:8}", colours[line.state]), f"{line.subject:{width}}  {show_text(line.found)}")
+        )
         if line.todo:
-            console.print(Text(f"{'':8}{'':{width}}  -> {line.todo}"))
+            console.print(Text(f"{'':8}{'':{width}}  -> {show_text(line.todo)}"))

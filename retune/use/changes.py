@@ -7,6 +7,7 @@ from typing import Any
 
 from retune.project import dvc_status, print_json
 from retune.use.params_text import leaves
+from stages.core.value_differences import show_text
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,15 @@ def tell(root: Path, changes: Changes, as_json: bool) -> None:
     told = {name: values for name, values in changes.params.items() if values[0] != values[1]}
     print("params.yaml: " + (f"{len(told)} changed" if told else "as it was"))
     for name, (old, new) in told.items():
-        print(f"  {name}: {show(old)} -> {show(new)}")
+        print(show_text(f"  {name}: {show(old)} -> {show(new)}"))
     for name in changes.replaced:
-        print(f"{name} was replaced: it held something else")
+        print(show_text(f"{name} was replaced: it held something else"))
     for line in changes.reminders:
-        print(f"note: {line}")
+        print(show_text(f"note: {line}"))
     for line in template_lines(changes.template):
-        print(line)
+        print(show_text(line))
     if note:
-        print(note)
+        print(show_text(note))
     elif runs:
         print(f"`dvc repro` will run {', '.join(runs)}")
         if then:

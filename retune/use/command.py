@@ -8,6 +8,7 @@ import typer
 from retune.project import give_up, print_json, project_root
 from retune.use.copying import bring_files, find_replaced, override_base, override_sources
 from retune.use.first_look import find_unrecognized, look_at_template
+from stages.core.value_differences import show_text
 
 
 def use(
@@ -108,7 +109,7 @@ def print_presets(root: Path, as_json: bool) -> None:
         print_json({"presets": presets})
         return
     for name, purpose in presets.items():
-        print(f"{name:32}  {purpose}".rstrip())
+        print(show_text(f"{name:32}  {purpose}".rstrip()))
     print("\n`retune use NAME` makes one of them params.yaml.")
 
 

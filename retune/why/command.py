@@ -8,6 +8,7 @@ import typer
 
 from retune.project import dvc_status, give_up, print_json, project_root
 from retune.why.explain import Explanation, explain
+from stages.core.value_differences import show_text
 
 
 def why(
@@ -36,7 +37,7 @@ def why(
         print_json({"stages": {stage: {"runs": runs(one), **asdict(one)} for stage, one in asked.items()}})
         return
     lines = list(describe(found, asked, name_all=bool(stages)))
-    print("\n".join(lines) if lines else "Nothing would run.")
+    print("\n".join(map(show_text, lines)) if lines else "Nothing would run.")
 
 
 def runs(one: Explanation) -> str:
