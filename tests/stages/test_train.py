@@ -8,8 +8,10 @@ import pytest
 from stages.arrow.tables import read_parquet
 from stages.contracts import adapter as contract
 from stages.contracts.tokens import SCHEMA, read_tokens
+from stages.core.asked_and_ran import AskedAndRan
 from stages.core.errors import StageError
 from stages.core.params import Runtime, section_problems
+from stages.train import RUNTIME_KEYS
 from stages.training.lora import read_base_name
 from stages.training.params import TrainParams
 from stages.training.planned_trainer import check_gradients
@@ -209,3 +211,44 @@ def test_added_tokens_are_trained_and_saved_as_rows(trained: Path, folder: str, 
 
 def test_runtime_of_these_tests_is_right() -> None:
     assert section_problems(Runtime, "runtime", RUNTIME) == []
+
+
+def of_state(found: dict[str, AskedAndRan], state: str) -> dict[str, object]:
+    return {key: one["ran"] for key, one in found.items() if one["state"] == state}
+
+
+@pytest.mark.slow
+def test_execution_record_knows_of_each_param_what_ran(trained: Path) -> None:
+    found = json.loads((trained / "probe.json").read_text())["ran"]
+    assert set(found) == {
+        *(f"train.{key}" for key in TRAIN if key != "lora"),
+        *(f"train.lora.{key}" for key in TRAIN["lora"]),
+        *(f"runtime.{key}" for key in RUNTIME_KEYS),
+    }
+    assert of_state(found, "unknown") == {}
+    # a CPU has no 8-bit kernels
+    assert of_state(found, "different") == {"train.optimizer": "adamw_torch_fused"}
+    assert "8-bit" in found["train.optimizer"]["why"]
+    assert of_state(found, "chosen") == {"train.epochs": 5.333333, "runtime.processes": 1}
+
+
+@pytest.mark.slow
+def test_what_runs_otherwise_than_it_was_asked_is_seen_in_what_ran(trained: Path) -> None:
+    found = json.loads((trained / "probe.json").read_text())["planted"]
+    assert of_state(found, "different") == {
+        "train.learning_rate": 0.02,
+        "train.weight_decay": 0.5,
+        "train.schedule": "cosine",
+        "train.warmup_steps": 1,
+        "train.load_in_4bit": False,
+        "train.dtype": "bfloat16",
+        "train.layout": "flattened",
+        "train.conversations_per_step": 4,
+        "train.steps": 6,
+        "train.eval_steps": 3,
+        "train.lora.r": 4,
+        "train.lora.use_rslora": False,
+        "train.lora.dropout": 0.5,
+        "train.optimizer": "adamw_torch_fused",
+    }
+    assert found["train.learning_rate"]["why"] == "no reason is known"

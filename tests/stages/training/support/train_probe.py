@@ -6,18 +6,22 @@ Run in the folder of `tiny_base`. Not a test: Unsloth patches transformers for t
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
 from stages.contracts.tokens import TRAIN as TRAIN_FILE
 from stages.contracts.tokens import read_tokens
+from stages.core.asked_and_ran import AskedAndRan, compare
 from stages.core.errors import StageError
+from stages.core.execution import NOTES
 from stages.core.params import Runtime
 from stages.models.base_model import embedding_plan
-from stages.train import train
+from stages.train import RUNTIME_KEYS, train
 from stages.training.checkpoints import Checkpoints
 from stages.training.distributed.process_group import ProcessGroup
 from stages.training.lora import load_model
+from stages.training.observed_trainer import note_training
 from stages.training.params import TrainParams
 from stages.training.task import plan_steps
 from stages.training.token_rows import TokenRows
@@ -45,7 +49,8 @@ def part_one() -> None:
 def part_two() -> None:
     runtime = Runtime.model_validate(RUNTIME)
     train(Path("base"), Path("tokens"), Path("first"), Path("again"), PARAMS, runtime)()
-    found: dict[str, object] = {"batches": batches_seen(runtime)}
+    found: dict[str, object] = {"ran": compare_notes(PARAMS, runtime)}
+    found |= {"batches": batches_seen(runtime), "planted": planted_differences(runtime)}
     wild = PARAMS.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0, "schedule": "constant"})
     try:
         train(Path("base"), Path("tokens"), Path("first"), Path("wild"), wild, runtime)()
@@ -54,7 +59,7 @@ def part_two() -> None:
     Path("probe.json").write_text(json.dumps(found))
 
 
-def set_up(params: TrainParams, runtime: Runtime) -> tuple[object, Work]:
+def set_up(params: TrainParams, runtime: Runtime) -> tuple[Any, Work]:
     """A trainer that is ready to begin on base and tokens, and its work; checkpoints are in `.retune/NAME`."""
     tokens = Path("tokens")
     rows = TokenRows(read_tokens(tokens / TRAIN_FILE))
@@ -74,6 +79,37 @@ def set_up(params: TrainParams, runtime: Runtime) -> tuple[object, Work]:
     checkpoints = Checkpoints(Path(".retune/probe"), {})
     work = make_work(rows, plan_steps(rows, params), tokens, tokenizer, checkpoints, params, runtime, ProcessGroup())
     return make_trainer(model, tokenizer, tokens, work, params, runtime), work
+
+
+def compare_notes(params: TrainParams, runtime: Runtime) -> dict[str, AskedAndRan]:
+    """What was asked for against what this process has noted since it was asked last."""
+    asked = {"train": params, "runtime": runtime}
+    told = compare(asked, RUNTIME_KEYS, NOTES.observations)
+    NOTES.observations.clear()
+    return told
+
+
+def planted_differences(runtime: Runtime) -> dict[str, AskedAndRan]:
+    """What is told where a trainer is built otherwise than PARAMS ask for: as after a bug, or a fallback that nobody says."""
+    planted = PARAMS.model_copy(
+        update={
+            "learning_rate": 0.02,
+            "weight_decay": 0.5,
+            "schedule": "cosine",
+            "warmup_steps": 1,
+            "load_in_4bit": False,
+            "dtype": "bfloat16",
+            "layout": "flattened",
+            "conversations_per_step": 4,
+            "steps": 6,
+            "eval_steps": 3,
+            "lora": PARAMS.lora.model_copy(update={"r": 4, "use_rslora": False, "dropout": 0.5}),
+        }
+    )
+    trainer, work = set_up(planted, runtime)
+    trainer.carry_out(work)
+    note_training(trainer, work, PARAMS, checkpointing="off", fresh=True)
+    return compare_notes(PARAMS, runtime)
 
 
 def batches_seen(runtime: Runtime) -> list[dict[str, list[list[int]]]]:
