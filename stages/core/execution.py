@@ -197,7 +197,7 @@ def write_execution(
         asked_and_ran=compare(
             {section: read for section, read in asked.items() if read is not None},
             (*runtime_keys, "log_level"),
-            {**NOTES.observations, **observe_log()},
+            {**NOTES.observations, **(observe_log() if runtime else {})},
         ),
     )
     write_json(begun.path, found)
