@@ -28,7 +28,8 @@ class LockCheck:
     def forget_false_entries(self, root: Path) -> str:
         """Have DVC forget the entries that are false. Gives what was done and what to do, in words."""
         false = sorted({found.stage for found in self.differences if found.kind in FALSE_ENTRY})
-        other = sorted({found.stage for found in self.differences if found.kind not in FALSE_ENTRY} - set(false))
+        unknown = [found.field for found in self.differences if found.kind == "not in lock"]
+        other = sorted({found.stage for found in self.differences if found.kind == "record"} - set(false))
         said = []
         if false:
             stages = ", ".join(false)
@@ -42,9 +43,11 @@ class LockCheck:
                     "again, of what params.yaml says now"
                 )
         if other:
+            said.append(f"`retune restore --force {' '.join(other)}` brings back the records that {LOCK} names")
+        if unknown:
             said.append(
-                f"`retune restore --force {' '.join(other)}` brings back the records that {LOCK} names; of a stage that it does not know, "
-                "`dvc repro` makes them"
+                f"`dvc repro` makes what {LOCK} does not know; of a stage that dvc.yaml has no more, remove the record "
+                f"(`rm {' '.join(unknown)}`)"
             )
         return ". ".join(said)
 

@@ -152,6 +152,8 @@ def test_repro_docstring_changed_and_accepted_runs_nothing(project: Project) -> 
         assert "train" in project.repro("--dry")
         project.call("retune", "accept")
         assert project.repro() == set()
+        # the record has the code that ran, and dvc.lock rightly another: the audit takes that for what it is
+        assert "by dvc.lock, each stage had the params" in project.call("dvc", "repro", "-s", "-f", "audit").stdout
 
 
 def test_accept_code_that_changed_is_refused(project: Project) -> None:

@@ -454,3 +454,23 @@ def test_audit_record_that_is_cut_off_is_said_with_what_to_do(world: World, text
     world.break_bytes = lambda: (world.root / "records/train.json").write_text(text)
     with pytest.raises(StageError, match=r"records/train\.json .*`retune restore --force train` brings back"):
         world.judge()
+
+
+def test_audit_record_that_dvc_lock_does_not_know_or_names_otherwise_is_told_with_what_to_do(world: World) -> None:
+    def spoil() -> None:
+        lock_world(world, learning_rate=0.002)
+        write_json(
+            world.root / "records/merge.json", {**make_record("merge"), **world.records["merge"], "code": {"x": "y"}}
+        )
+        write_json(world.root / "records/old.json", make_record("old"))
+
+    world.records["train"] = {**make_record("train"), "params": {"learning_rate": 0.002}}
+    world.break_bytes = spoil
+    with pytest.raises(Refusal) as raised:
+        world.judge()
+    said = str(raised.value)
+    assert "records/merge.json is not the record that dvc.lock names" in said
+    assert "records/old.json: dvc.lock does not know the stage old, so its record proves nothing" in said
+    assert "`retune restore --force merge` brings back the records that dvc.lock names" in said
+    assert "(`rm records/old.json`)" in said
+    assert (world.root / "dvc.lock").exists(), "nothing is false there"
