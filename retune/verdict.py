@@ -62,17 +62,19 @@ def find_verdict(root: Path) -> StandingVerdict:
 
 def find_others(root: Path, judged: Mapping[str, str]) -> list[str]:
     """What lies there otherwise than it was judged, in words: files that are gone, that are others, and records that nobody judged."""
-    here = {name: root / name for name in judged}
-    more = [path for path in (root / RECORDS).glob("*.json") if path not in here.values()]
-    kinds = {
-        "not there": [name for name, path in here.items() if not path.is_file()],
-        "another than was judged": [
-            name for name, digest in judged.items() if here[name].is_file() and sha256_file(here[name]) != digest
-        ],
-        "newer than the verdict": [path.relative_to(root).as_posix() for path in more],
-    }
+    found: dict[str, list[str]] = {"not there": [], "not to be read": [], "another than was judged": []}
+    for name, digest in judged.items():
+        try:
+            if not (root / name).is_file():
+                found["not there"].append(name)
+            elif sha256_file(root / name) != digest:
+                found["another than was judged"].append(name)
+        except OSError:
+            found["not to be read"].append(name)
+    records = [f"{RECORDS}/{path.name}" for path in (root / RECORDS).glob("*.json")]
+    found["newer than the verdict"] = [name for name in records if name not in judged]
     return [
-        f"{list_names(names)} {'is' if len(names) == 1 else 'are'} {what}" for what, names in kinds.items() if names
+        f"{list_names(names)} {'is' if len(names) == 1 else 'are'} {what}" for what, names in found.items() if names
     ]
 
 

@@ -75,6 +75,14 @@ def test_run_that_trained_and_broke_the_export_leaves_no_verdict(root: Path) -> 
     ]
 
 
+def test_judged_name_that_no_file_can_have_is_said(root: Path) -> None:
+    verdict = read_json(root / "data/audit/verdict.json")
+    for name in ("a" * 5000, "b\0c", "/dev/zero"):
+        write_json(root / "data/audit/verdict.json", verdict | {"judged": verdict["judged"] | {name: "0" * 64}})
+        assert find_verdict(root).passed is None
+        assert find_verdict(root).in_words().isprintable()
+
+
 def test_record_that_nobody_judged_is_named(root: Path) -> None:
     write_text(root / "data/records/mask.json", "{}\n")
     assert find_verdict(root).reasons == ["data/records/mask.json is newer than the verdict"]
