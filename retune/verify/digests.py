@@ -14,7 +14,7 @@ from typing import Any
 
 from stages.show.progress import AdvanceWithNote, progress
 
-PIECE = 1 << 20
+PIECE = 1 << 18
 """Bytes that are read at a time: they stay in a core's cache for the second digest."""
 LARGE = 1 << 28
 """Bytes from which on a file's two digests are made side by side."""
