@@ -17,8 +17,8 @@ from stages.dvc_lock.records import parse_record
 
 MADE_BY = {"model": "merge", "adapter": "train", "gguf": "gguf"}
 """{what is asked for: the stage that makes it}."""
-VOUCHING = ("audit", "report", "gate")
-"""The stages that say whether it may be published."""
+VOUCHING = ("audit", "report")
+"""The stages that say what was made, and whether it is good."""
 RECORDS = PurePosixPath("data/records")
 CARD = "README.md"
 TAKEN = {".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt"}
@@ -55,7 +55,11 @@ def refuse_failed(root: Path, *, refused_too: bool) -> None:
 
 
 def refuse_unlocked(root: Path) -> None:
-    """Raise StageError unless what vouches for the files is what dvc.lock names, by its bytes: records, audit, report, gate."""
+    """Raise StageError unless what vouches for the files is what dvc.lock names, by its bytes: records, audit, report.
+
+    The gate is not asked here: where it says no it fails, and DVC notes nothing down of a stage that fails. `refuse_failed` holds it
+    against the verdict.
+    """
     stages = read_locked_stages(root)
     lacking = [stage for stage in (*MADE_BY.values(), *VOUCHING) if stage not in stages]
     if lacking:

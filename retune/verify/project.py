@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retune.dvc_files import read_owners, read_yaml
+from retune.verdict import GATE
 from retune.verify.cache import compare_cache, compare_run_cache
 from retune.verify.inputs import compare_inputs
 from retune.verify.judgement import compare_executions, compare_judgement
@@ -15,6 +16,7 @@ from retune.verify.locked import list_outs
 from retune.verify.outputs import compare_outputs
 from retune.verify.records import RECORDS, compare_code, compare_records, read_records
 from retune.verify.seen import Seen, hash_project
+from stages.contracts.audit import GateVerdict, read_answer
 from stages.core.errors import StageError
 from stages.core.files import sha256_tree
 from stages.core.params import read_params
@@ -61,7 +63,29 @@ def verify_project(root: Path, store: Path, *, deep: bool = False, remote: Any =
         found += compare_run_cache(store)
     if remote is not None:
         found += compare_remote_objects(seen, uncached, remote)
+    found = leave_refusal(root, found, notes)
     return Verified(merge_same(found), notes, len(seen.files), sum(one.size for one in seen.files.values()))
+
+
+def leave_refusal(root: Path, found: list[Difference], notes: list[str]) -> list[Difference]:
+    """Without what is so because the gate said no: DVC notes nothing down of a stage that fails, and a gate that stops is one.
+
+    What gate.json says is held against the verdict all the same.
+    """
+    unlocked = {"lock_entry", "output_changed", "output_missing"}
+    others = [one for one in found if one.stage != "gate" or one.kind not in unlocked]
+    if len(others) == len(found) or any(one.path == GATE.as_posix() for one in others):
+        return found
+    try:
+        gate = read_answer(root / GATE, GateVerdict)
+    except ValueError:
+        return found
+    if gate.passed:
+        return found
+    notes.append(
+        f"the gate said no, and DVC notes nothing down of a stage that fails: {GATE} is held against the verdict alone"
+    )
+    return others
 
 
 def look(root: Path, store: Path, locked: dict[str, LockedStage]) -> tuple[Seen, list[Difference]]:

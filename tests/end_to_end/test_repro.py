@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from retune.verify.project import verify_project
 from tests.end_to_end.conftest import Project
 from tests.other_params import another, leaves
 from tests.project import STAGES, downstream, flags_of
@@ -77,6 +78,10 @@ def test_repro_floor_changed_judges_again_and_measures_nothing(project: Project)
         assert "Running stage 'evaluate'" not in ended.stdout
         assert json.loads((project.root / "data/gate.json").read_text())["passed"] is False
         assert "Did not pass" in (project.root / "data/report/index.html").read_text()
+        # DVC notes nothing down of a stage that fails: what the gate wrote is as it was written all the same
+        found = verify_project(project.root, project.root / ".dvc/cache")
+        assert found.differences == []
+        assert [note for note in found.notes if note.startswith("the gate said no")]
 
 
 def test_run_that_ended_before_its_figures_were_judged_has_no_verdict(project: Project) -> None:

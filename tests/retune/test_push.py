@@ -81,7 +81,6 @@ def lock(root: Path) -> None:
             "gguf": ["data/gguf"],
             "audit": ["data/audit"],
             "report": ["data/report"],
-            "gate": ["data/gate.json"],
         },
     )
 
