@@ -1,9 +1,11 @@
 """What DVC says of a project: each stage's files, how its outputs lie there, its cache and locks. With dag.py the one use of DVC's internals."""
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,13 @@ def read_output_states(repo: Any) -> dict[str, OutputState]:  # noqa: ANN401 - D
     }
 
 
+def find_unchanged(root: Path, repo: Any) -> frozenset[str]:  # noqa: ANN401 - DVC has no types
+    """The stages, named as `read_dag` does, that `dvc repro` would skip: nothing that they read or wrote is other than the lock file says."""
+    from flows.dag import stage_name
+
+    return frozenset(stage_name(root, stage) for stage in repo.index.stages if not stage.changed())
+
+
 def find_cache(repo: Any) -> Path:  # noqa: ANN401 - DVC has no types
     """The folder of DVC's cache."""
     return Path(repo.cache.local_cache_dir).resolve()
@@ -135,21 +144,32 @@ def writing(repo: Any, paths: Iterable[str]) -> Iterator[None]:  # noqa: ANN401 
 
 def read_entry(root: Path, stage: StageFiles) -> Any:  # noqa: ANN401 - what DVC has written
     """The stage's entry in its lock file; None without one. Raises ValueError if the file is broken."""
-    return read_locked(root / stage.lock)[0].get("stages", {}).get(stage.key)
+    return copy.deepcopy(read_entries(root, stage.lock).get(stage.key))
 
 
-def read_locked(path: Path) -> tuple[Any, str]:
-    """A lock file's content, as DVC reads it to change it, and its text; empty without the file. Raises ValueError if it is broken."""
+def read_entries(root: Path, lock: str) -> Mapping[str | None, Any]:
+    """{stage: its entry} of a lock file, to be read only; empty without the file. Raises ValueError if it is broken."""
+    entries: Mapping[str | None, Any] = parse_locked(*read_text(root / lock)).get("stages", {})
+    return entries
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """A file's path and text; no text without the file."""
+    return path.as_posix(), path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+@lru_cache(maxsize=4)  # a tenth of a second, and asked several times a stage
+def parse_locked(path: str, text: str) -> Any:  # noqa: ANN401 - what DVC has written
+    """A lock file's content, as DVC reads it to change it. Raises ValueError if it is broken."""
     from dvc.utils.serialize import YAMLFileCorruptedError
     from dvc.utils.serialize._yaml import parse_yaml_for_update
 
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     try:
-        content = parse_yaml_for_update(text, path.as_posix())
+        content = parse_yaml_for_update(text, path)
     except YAMLFileCorruptedError as error:
         msg = f"{path} is broken: {error}"
         raise ValueError(msg) from error
-    return content, text
+    return content
 
 
 def write_entries(root: Path, lock: str, entries: Mapping[str, Any]) -> None:
@@ -158,7 +178,8 @@ def write_entries(root: Path, lock: str, entries: Mapping[str, Any]) -> None:
 
     from stages.core.files import write_text
 
-    content, before = read_locked(root / lock)
+    path, before = read_text(root / lock)
+    content = copy.deepcopy(parse_locked(path, before))
     if not content:
         content["schema"] = "2.0"
     stages = content.setdefault("stages", {})

@@ -4,10 +4,11 @@ On a snapshot nobody edits in the window that DVC leaves. But DVC's run cache ma
 at that moment: a model under params that it was not trained with.
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 from stages.core.errors import StageError
-from stages.dvc_lock.lock import LockedStage, read_locked_stages
+from stages.dvc_lock.lock import LOCK, LockedStage, read_locked_stages
 from stages.dvc_lock.records import FALSE_ENTRY, compare_record_file, find_record_path, parse_record
 from stages.dvc_lock.run_cache import evict
 from stages.dvc_lock.window import find_window_edits
@@ -26,11 +27,11 @@ def forget_false_entry(root: Path, stage: str, *, ran: bool) -> str:
         In what they differ; empty if the entry is true, or nothing can be said (a stage without a record, a broken file: the audit judges those).
     """
     try:
-        locked = read_locked_stages(root)
+        locked = read_locked_once(root, (root / LOCK).read_bytes())
         entry = locked.get(stage)
         path = find_record_path(entry) if entry else None
         says = find_falsehoods(root, path, locked, ran=ran) if path else ""
-    except StageError:
+    except (StageError, OSError):
         return ""
     if says and entry:
         try:
@@ -38,6 +39,12 @@ def forget_false_entry(root: Path, stage: str, *, ran: bool) -> str:
         except StageError as error:
             return f"{says}. DVC has not forgotten it: {error}"
     return says
+
+
+@lru_cache(maxsize=2)
+def read_locked_once(root: Path, _: bytes) -> dict[str, LockedStage]:
+    """What dvc.lock says: parsed once as long as its bytes, the second argument, are the same. Raises StageError."""
+    return read_locked_stages(root)
 
 
 def find_falsehoods(root: Path, path: str, locked: dict[str, LockedStage], *, ran: bool) -> str:

@@ -16,8 +16,8 @@ from flows.dvc_project import (
     StageFiles,
     note_hashes,
     open_project,
+    read_entries,
     read_entry,
-    read_locked,
     read_output_states,
     write_entries,
     writing,
@@ -73,7 +73,7 @@ def bring_home(snapshot: Snapshot, stage: str, *, refused: bool = False) -> str:
 
 def find_forgotten(snapshot: Snapshot, lock: str) -> dict[str, None]:
     """The entries of a lock file that a stage of the run has had DVC forget (the audit does that with false ones), and that home has as before."""
-    here, home = (read_locked(root / lock)[0].get("stages", {}) for root in (snapshot.root, snapshot.home))
+    here, home = (read_entries(root, lock) for root in (snapshot.root, snapshot.home))
     before = {
         files.key: snapshot.start[name].entry
         for name, files in snapshot.stages.items()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flows.dag import downstream
+from flows.dag import downstream, with_upstream
 from flows.entry_check import forget_false_entry
 from flows.file_copies import remove_path
 from flows.homecoming import bring_home
@@ -36,6 +36,8 @@ class PipelineRun:
     lock: int
     left: dict[str, str] = field(default_factory=dict)
     """{stage: why its results have not come home}."""
+    looked_at: set[str] = field(default_factory=set)
+    """The stages that DVC was asked to bring up to date."""
 
 
 @contextmanager
@@ -83,13 +85,23 @@ def repro_truly(run: PipelineRun, stage: str, say: Say) -> tuple[StageOutcome, s
 
     Gives how it ended, and in what DVC has noted down a run that has just been made as another one; empty if it has not.
     """
-    outcome = repro(run.snapshot.root, stage, say, (run.lock,))
+    outcome = repro_changed(run, stage, say)
     false = forget_false_entry(run.snapshot.root, stage, ran=outcome.state == "Ran") if outcome.state in GOOD else ""
     if false and outcome.state == "Cached":
         say(f"DVC had noted down a run of {stage} as another one than it was, so it is made again: {false}")
+        run.looked_at.add(stage)
         outcome = repro(run.snapshot.root, stage, say, (run.lock,))
         false = forget_false_entry(run.snapshot.root, stage, ran=True) if outcome.state in GOOD else ""
     return outcome, false
+
+
+def repro_changed(run: PipelineRun, stage: str, say: Say) -> StageOutcome:
+    """`dvc repro` of one stage; not called, which costs a second, where nothing had changed when the run began and nothing before the stage has since."""
+    if stage in run.snapshot.unchanged and run.looked_at.isdisjoint(with_upstream(run.snapshot.dag, [stage])):
+        say(f"Stage '{stage}' didn't change, skipping")
+        return StageOutcome("Cached")
+    run.looked_at.add(stage)
+    return repro(run.snapshot.root, stage, say, (run.lock,))
 
 
 def carry_out_run(

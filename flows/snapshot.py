@@ -27,6 +27,7 @@ from flows.dvc_project import (
     OutputState,
     StageFiles,
     find_cache,
+    find_unchanged,
     link_types,
     open_project,
     read_entry,
@@ -65,6 +66,8 @@ class Snapshot:
     stages: Mapping[str, StageFiles]
     start: dict[str, StartingPoint]
     """Of each stage that runs something; when its results have come home, how they lie there."""
+    unchanged: frozenset[str]
+    """The stages that had nothing to do when the run began."""
     links: bool
     """Whether outputs at home are links into the cache, too, because its settings ask for that."""
 
@@ -110,10 +113,11 @@ def take_snapshot(home: Path, say: Callable[[str], None]) -> Snapshot:
     copy_inputs(home, root, stages, say)
     bring_outputs(home, root, stages, states)
     begin_git(home, root)
+    with open_project(root) as repo:
+        unchanged = find_unchanged(root, repo)
     untouched = StartingPoint(None, {}, as_locked=False)
-    return Snapshot(
-        home, root, dag, stages, {name: start.get(name, untouched) for name, one in stages.items() if one.key}, links
-    )
+    start = {name: start.get(name, untouched) for name, one in stages.items() if one.key}
+    return Snapshot(home, root, dag, stages, start, unchanged, links)
 
 
 def mend(home: Path, outs: list[str]) -> None:
