@@ -29,8 +29,10 @@ stages:
 """
 # a stage of the snapshot waits where the test has asked for it; only then it reads what it reads
 WORK = """\
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
+if Path(".retune/flags/slow-to-end").exists():
+    signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1.5), os._exit(1)))
 name, flags = sys.argv[1], Path(".retune/flags")
 if Path.cwd().name == "snapshot" and (flags / f"wait-{name}").exists():
     (flags / f"at-{name}").write_text(str(os.getpid()))
@@ -190,6 +192,8 @@ def test_run_that_is_killed_leaves_home_whole_and_the_next_goes_on(made, number)
     good, lock = files_of(made), (made / "dvc.lock").read_bytes()
     (made / "params.yaml").write_text("rate: 2\n")
     held = flag(made, "wait-second")
+    if number == signal.SIGKILL:
+        flag(made, "slow-to-end")
     killed = begin(made)
     pid = wait_at(made, "second")
     killed.send_signal(number)
@@ -200,7 +204,8 @@ def test_run_that_is_killed_leaves_home_whole_and_the_next_goes_on(made, number)
     assert (made / ".retune/snapshot").exists() == (number == signal.SIGKILL)
     if number == signal.SIGKILL:
         held.unlink()
-        output = end(begin(made), 0)  # it waits until nothing of the killed one is left
+        output = end(begin(made), 0)
+        assert "another run is at work here" in output  # until nothing of the killed one is left
         assert "Stage 'first' didn't change, skipping" in output
         assert files_of(made)["second"] == "old|rate: 2\n|rows\n"
         assert not (made / ".retune/snapshot").exists()
