@@ -98,7 +98,10 @@ def is_single(output: dict[str, Any]) -> bool:
 
 def is_place(file: Path, records: Path, name: str) -> bool:
     """Whether the file lies where the project of the records has that name: data/records lies two folders below it."""
-    return (records.resolve().parents[1] / name).resolve() == file.resolve()
+    try:
+        return (records.resolve().parents[1] / name).resolve() == file.resolve()
+    except (ValueError, OSError):  # no path at all
+        return False
 
 
 def check_metadata(hash_said: object, records: Path) -> Link:

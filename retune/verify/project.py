@@ -124,8 +124,17 @@ def read_declared(root: Path) -> dict[str, Any]:
 
     try:
         stages = read_yaml(root / "dvc.yaml")["stages"]
+        named = [
+            one
+            for entry in stages.values()
+            for kind in ("deps", "outs", "metrics", "plots")
+            for item in entry.get(kind, [])
+            for one in (item if isinstance(item, dict) else [item])
+        ]
     except (YAMLError, ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise StageError("dvc.yaml cannot be read, so nothing says what belongs to the project") from error
+    if not all(isinstance(one, str) for one in named):
+        raise StageError("dvc.yaml has a dep or an output that is no path, so nothing says what belongs to the project")
     return dict(stages)
 
 

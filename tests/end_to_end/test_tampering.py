@@ -81,18 +81,18 @@ def test_files_of_the_users_that_no_stage_reads_are_told_and_are_no_difference(p
 
 def test_command_says_what_differs_and_what_helps_and_ends_with_one(project: Project) -> None:
     name = "data/gguf/retune-demo-q8_0.gguf"
+    project.call("dvc", "status")  # so that DVC has the hash of the file as it lies there
     with put_back(project.root, (name,)):
         flip(project.root, name)
         assert "up to date" in project.call("dvc", "status").stdout, "DVC believes size and time"
+        (one,) = verify(project.root)
         ended = project.call("retune", "verify", check=False)
-        told = project.call("retune", "verify", "--json", check=False)
-        assert ended.returncode == told.returncode == 1
+        assert ended.returncode == 1
         assert f"output_changed: {name}: is not what gguf wrote (gguf)" in ended.stdout
-        (one,) = json.loads(told.stdout)["differences"]
-        assert (one["kind"], one["path"], one["stage"]) == ("output_changed", name, "gguf")
-        assert one["remedy"] == "`retune restore --force gguf`"
-        project.call(*one["remedy"].strip("`").split())
-        assert project.call("retune", "verify").returncode == 0
+        assert one.remedy == "`retune restore --force gguf`"
+        assert one.remedy in ended.stdout
+        project.call(*one.remedy.strip("`").split())
+        assert verify(project.root) == []
         assert project.repro() == set()
 
 
