@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from typing import Any
 
@@ -147,6 +148,52 @@ def test_repro_runtime_changed_runs_nothing(project: Project) -> None:
     with project.edited("params.yaml"):
         project.params(lambda values: values["runtime"].update(workers=1, micro_batch=4, log_level="warning"))
         assert project.repro() == set()
+
+
+def test_runs_that_differ_in_execution_alone_have_one_lock_but_for_it_and_nothing_runs_after_them(
+    project: Project,
+) -> None:
+    def read_lock() -> dict[str, Any]:
+        from ruamel.yaml import YAML
+
+        stages: dict[str, Any] = YAML(typ="safe").load(project.root / "dvc.lock")["stages"]
+        return stages
+
+    record = project.root / "data/execution/standardize.json"
+    with project.edited("params.yaml"):
+        before, first = read_lock(), json.loads(record.read_text())
+        project.params(lambda values: values["runtime"].update(workers=1, log_level="warning"))
+        project.call("dvc", "repro", "-s", "-f", "standardize")
+        after, second = read_lock(), json.loads(record.read_text())
+        ours = {out["path"]: out for out in after["standardize"]["outs"]}
+        theirs = {out["path"]: out for out in before["standardize"]["outs"]}
+        execution = "data/execution/standardize.json"
+        assert ours.pop(execution) != theirs.pop(execution)
+        assert ours == theirs
+        assert {**after["standardize"], "outs": []} == {**before["standardize"], "outs": []}
+        assert {**after, "standardize": 0} == {**before, "standardize": 0}
+        assert project.repro() == set()
+        assert first["record"] == second["record"]
+        assert second["asked_and_ran"]["runtime.log_level"] == {
+            "asked": "warning",
+            "ran": "warning",
+            "state": "equal",
+            "why": "",
+        }
+
+
+def test_run_out_of_the_run_cache_brings_the_execution_record_of_the_run_that_made_the_files(project: Project) -> None:
+    record = project.root / "data/execution/fetch_model.json"
+    with project.edited("dvc.lock"):
+        made = record.read_bytes()
+        for path in ("data/base", "data/tokenizer"):
+            shutil.rmtree(project.root / path)
+        record.unlink()
+        lock = (project.root / "dvc.lock").read_text().replace("  fetch_model:\n", "  forgotten:\n")
+        (project.root / "dvc.lock").write_text(lock)
+        said = project.call("dvc", "repro", "-s", "fetch_model").stdout
+        assert "is cached - skipping run" in said
+        assert record.read_bytes() == made
 
 
 def test_repro_docstring_changed_and_accepted_runs_nothing(project: Project) -> None:

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stages.core.asked_and_ran import Observation
+from stages.core.execution import NOTES
 from tests.project import ROOT
 from tests.stages.training.support.tiny import ADDED, make_tokenizer, make_tokens, make_world
 
@@ -72,3 +75,13 @@ def run_probe(folder: Path, *command: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def noted() -> Iterator[dict[str, Observation]]:
+    """What is noted for the execution record while the test runs, {key: what was seen}; nothing is at its beginning, and nothing stays."""
+    NOTES.observations.clear()
+    NOTES.figures.clear()
+    yield NOTES.observations
+    NOTES.observations.clear()
+    NOTES.figures.clear()
