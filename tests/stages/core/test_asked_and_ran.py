@@ -30,6 +30,7 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+@pytest.mark.usefixtures("noted")
 @pytest.mark.parametrize(("preset", "stage"), CASES)
 def test_each_key_of_each_preset_stands_once_in_the_execution_record(preset: str, stage: str, tmp_path: Path) -> None:
     values = read_preset(ROOT, preset)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stages.core.asked_and_ran import Observation
 from stages.core.execution import NOTES, note_choice, note_figures, note_ran, note_unknown
 from stages.core.files import sha256_file
 from tests.project import ROOT
@@ -144,19 +145,15 @@ def test_stage_without_the_flag_writes_none(project: Path) -> None:
     assert sorted(path.name for path in project.iterdir()) == [".retune", "params.yaml", "source", "target"]
 
 
-def test_notes_are_kept_in_this_process_until_they_are_written() -> None:
-    try:
-        note_figures(device="cpu")
-        note_ran({"a.b": 1}, "r")
-        note_choice({"a.c": 2}, "s")
-        note_unknown("t", "a.d", "a.e")
-        assert NOTES.figures == {"device": "cpu"}
-        assert [(key, one.chosen, one.known) for key, one in NOTES.observations.items()] == [
-            ("a.b", False, True),
-            ("a.c", True, True),
-            ("a.d", False, False),
-            ("a.e", False, False),
-        ]
-    finally:
-        NOTES.figures.clear()
-        NOTES.observations.clear()
+def test_notes_are_kept_in_this_process_until_they_are_written(noted: dict[str, Observation]) -> None:
+    note_figures(device="cpu")
+    note_ran({"a.b": 1}, "r")
+    note_choice({"a.c": 2}, "s")
+    note_unknown("t", "a.d", "a.e")
+    assert NOTES.figures == {"device": "cpu"}
+    assert [(key, one.chosen, one.known) for key, one in noted.items()] == [
+        ("a.b", False, True),
+        ("a.c", True, True),
+        ("a.d", False, False),
+        ("a.e", False, False),
+    ]
