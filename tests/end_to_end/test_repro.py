@@ -204,6 +204,7 @@ def test_repro_docstring_changed_and_accepted_runs_nothing(project: Project) -> 
         assert "train" in project.repro("--dry")
         project.call("retune", "accept")
         assert project.repro() == set()
+        assert verify_project(project.root, project.root / ".dvc/cache").differences == []
         # the record has the code that ran, and dvc.lock rightly another: the audit takes that for what it is
         assert "by dvc.lock, each stage had the params" in project.call("dvc", "repro", "-s", "-f", "audit").stdout
 

@@ -299,3 +299,31 @@ def test_broken_metadata_is_said_in_words(made):
                 read_said(file)
             except StageError as error:
                 assert "is no whole GGUF file" in str(error)  # noqa: PT017
+
+
+def test_lock_that_names_another_md5_of_the_file_contradicts(made):
+    from retune.origin.links import check_locked_file, find_record
+    from retune.verify.digests import hash_files
+
+    file = made / "data/gguf/mine-q8_0.gguf"
+    digests = hash_files([file], "hashing")[0][file]
+    found, link = find_record(file, digests, made / "data/records")
+    assert found is not None
+    assert link.state == "proven"
+    assert check_locked_file(found, digests, {found.name: digests.md5}).state == "proven"
+    assert check_locked_file(found, digests, {found.name: "0" * 32}).state == "contradicted"
+    assert check_locked_file(found, digests, {}).state == "contradicted"
+    assert check_locked_file(found, digests, None).state == "unknown"
+
+
+def test_weights_of_the_adapter_are_proven_by_the_record_of_train(made, retune):
+    (made / "data/adapter").mkdir()
+    weights = made / "data/adapter/adapter_model.safetensors"
+    weights.write_bytes(b"weights")
+    write_json(made / "data/records/train.json", make_record("train", adapter=weights))
+    write_lock(made, {"train": ["data/adapter", "data/records/train.json"]})
+    answer = retune("origin", str(weights), cwd=made)
+    assert answer.returncode == 0, answer.stdout
+    assert "the record of train has this sha256 as data/adapter/adapter_model.safetensors" in answer.stdout
+    weights.write_bytes(b"Weights")
+    assert retune("origin", str(weights), cwd=made).returncode == 1
