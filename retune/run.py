@@ -52,5 +52,6 @@ def run(
 
 def say(line: str) -> None:
     """Print a line at once; what the terminal's encoding cannot write is escaped."""
-    sys.stdout.reconfigure(errors="backslashreplace") if hasattr(sys.stdout, "reconfigure") else None
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     print(line, flush=True)
