@@ -18,7 +18,7 @@ from pydantic import model_validator
 
 from stages.contracts import base as contract
 from stages.core.errors import StageError
-from stages.core.execution import note_ran
+from stages.core.execution import guard_notes, note_ran
 from stages.core.files import sha256_file, write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
@@ -82,6 +82,7 @@ def fetch_model(demo: Input, custom: Input, base: Output, tokenizer: Output, par
     log.info("%s: %d tensors, %.1f MB of weights", source.name, sum(map(len, headers.values())), size / 1e6)
 
 
+@guard_notes
 def note_origin(config: Path, demo: Path, custom: Path) -> None:
     """Note where the files came from for the execution record, by the path of the `config` that was read."""
     local = {demo: DEMO, custom: CUSTOM}.get(config.parent)

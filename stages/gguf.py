@@ -171,7 +171,7 @@ def gguf(
                 merged, tokens, source, target, limit, device(runtime), tuned_metadata(origin, "imatrix")
             )
         found: dict[str, FileChecks] = {}
-        heads: list[HeaderFacts] = []
+        heads: list[HeaderFacts | None] = []
         for quantization in params.quantizations:
             path = files / f"{params.name}-{quantization}.gguf"
             types = quantize(source, path, quantization, says, threads, files / IMATRIX if weighted else None)

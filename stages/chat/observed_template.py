@@ -8,10 +8,11 @@ from stages.chat.pinning import strip_header
 from stages.chat.row_rules import CONTROL_TOKEN_IN_CONTENT, TOO_LONG
 from stages.chat.template_choice import TemplateChoice, TemplateWishes, choose_template, list_our_templates
 from stages.core.asked_and_ran import list_keys
-from stages.core.execution import note_choice, note_ran, note_unknown
+from stages.core.execution import guard_notes, note_choice, note_ran, note_unknown
 from stages.tokenization.loading.tokenizer_folder import TokenizerFolder
 
 
+@guard_notes
 def note_template(
     said: Mapping[str, Any],
     choice: TemplateChoice,

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.conversations.row_rules import FLAGS, NEAR_DUPLICATE, NEAR_HELDOUT
-from stages.core.execution import note_ran, note_unknown
+from stages.core.execution import guard_notes, note_ran, note_unknown
 
 
+@guard_notes
 def note_rules(summary: Mapping[str, Any], *, evaluation_sets: bool) -> None:
     """Note what the counts tell for the execution record.
 

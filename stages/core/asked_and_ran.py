@@ -4,6 +4,7 @@ What a stage has not seen is unknown, and unknown is never equal: a param that w
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -79,11 +80,24 @@ def list_keys(prefix: str, value: object) -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
+def make_plain(value: object) -> Any:  # noqa: ANN401 - any value of JSON
+    """A value as JSON can have it: what is none of its own, and numbers that are not finite, as text."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): make_plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [make_plain(inner) for inner in value]
+    return str(value)
+
+
 def judge(asked: object, seen: Observation | None) -> AskedAndRan:
     """One key: what was asked against what was seen."""
     if seen is None or not seen.known:
         return AskedAndRan(asked=asked, ran=None, state="unknown", why=seen.why if seen else NOT_SEEN)
-    ran = seen.ran
+    ran = make_plain(seen.ran)
     if is_same(asked, ran):
         return AskedAndRan(asked=asked, ran=ran, state="equal", why="")
     state: State = "chosen" if seen.chosen and asked in (None, "auto") else "different"

@@ -10,15 +10,16 @@ sees of the machine, when the outputs are in their place. So a stage that failed
 import logging
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from typing_extensions import TypedDict
 
-from stages.core.asked_and_ran import AskedAndRan, Observation, compare
+from stages.core.asked_and_ran import AskedAndRan, Observation, compare, make_plain
 from stages.core.files import sha256_file, write_json
 from stages.core.machine import (
     Gpus,
@@ -34,6 +35,11 @@ from stages.core.machine import (
 )
 from stages.core.params import Params
 from stages.core.source_state import GitQuery, SourceState, start_git_query
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger("retune")
 
 VERSION: Final = 1
 """Of the record's form. A reader says so where it finds another."""
@@ -119,6 +125,21 @@ def note_unknown(why: str, *keys: str) -> None:
     NOTES.observations.update({key: Observation(None, why, known=False) for key in keys})
 
 
+def guard_notes(observe: Callable[P, R]) -> Callable[P, R | None]:
+    """Make a function that looks at what ran fail no stage: what it has not noted by then stays unknown, and the log says so."""
+
+    @wraps(observe)
+    def guarded(*rest: P.args, **named: P.kwargs) -> R | None:
+        try:
+            return observe(*rest, **named)
+        except Exception as error:  # noqa: BLE001 - a library may have changed in any way; the work is done, and hours may be in it
+            # without its text, which may be a dataset's
+            log.warning("execution record: %s could not look at all of it (%s)", observe.__name__, type(error).__name__)
+            return None
+
+    return guarded
+
+
 @dataclass
 class RunStart:
     """What is known when a stage begins."""
@@ -193,7 +214,7 @@ def write_execution(
         torch=read_torch(),
         source=begun.end_query(),
         environment_locks={name: sha256_file(Path(name)) if Path(name).is_file() else None for name in LOCKS},
-        figures=NOTES.figures,
+        figures=make_plain(NOTES.figures),
         asked_and_ran=compare(
             {section: read for section, read in asked.items() if read is not None},
             (*runtime_keys, "log_level"),

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from stages.core.execution import note_choice, note_figures, note_ran, note_unknown
+from stages.core.execution import guard_notes, note_choice, note_figures, note_ran, note_unknown
 from stages.evaluation.measures import ModelMeasures
 
 
+@guard_notes
 def note_evaluation(model: Any, tuned: ModelMeasures, matched: float | None, longest: int) -> None:  # noqa: ANN401 - a PeftModel
     """Note what ran for the execution record.
 

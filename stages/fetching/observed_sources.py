@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from stages.core.execution import note_ran, note_unknown
+from stages.core.execution import guard_notes, note_ran, note_unknown
 from stages.fetching.hub import read_cached_origin
 from stages.fetching.source_files import CUSTOM, DEMO
 
@@ -20,6 +20,7 @@ class ReadSource(Protocol):
     taken: int
 
 
+@guard_notes
 def note_sources(sources: Sequence[ReadSource], demo: Path, limit: int | None) -> None:
     """Note the sources for the execution record. `limit`: rows from the beginning of each; None: all."""
     for number, source in enumerate(sources):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.contracts.gguf import MODELFILE, ExportChecks
-from stages.core.execution import note_choice, note_ran, note_unknown
+from stages.core.execution import guard_notes, note_choice, note_ran, note_unknown
 from stages.llama_cpp.gguf_reader import open_gguf, read_metadata
 from stages.llama_cpp.quantization_names import QUANTIZATIONS
 
@@ -22,6 +22,7 @@ class HeaderFacts:
     quantization: str
 
 
+@guard_notes
 def read_header_facts(path: Path) -> HeaderFacts:
     """Read the head of a file that was looked into a moment ago: its reader is kept, so it costs nothing."""
     reader = open_gguf(path)
@@ -34,7 +35,8 @@ def read_header_facts(path: Path) -> HeaderFacts:
     )
 
 
-def note_files(files: Path, heads: Sequence[HeaderFacts], checks: ExportChecks, threads: int) -> None:
+@guard_notes
+def note_files(files: Path, heads: Sequence[HeaderFacts | None], checks: ExportChecks, threads: int) -> None:
     """Note what was exported for the execution record.
 
     Args:
@@ -43,9 +45,10 @@ def note_files(files: Path, heads: Sequence[HeaderFacts], checks: ExportChecks, 
         checks: what was counted.
         threads: of the quantizer and the runtime.
     """
-    for key, values in (("name", {head.name for head in heads}), ("license", {head.license for head in heads})):
+    known = [head for head in heads if head is not None]
+    for key, values in (("name", {head.name for head in known}), ("license", {head.license for head in known})):
         note_ran({f"gguf.{key}": values.pop() if len(values) == 1 else sorted(map(str, values))})
-    note_ran({"gguf.quantizations": [head.quantization for head in heads]})
+    note_ran({"gguf.quantizations": [head.quantization for head in known]})
     note_lora(files, checks)
     weighted = checks["imatrix"]
     there = weighted is not None and (files / weighted["file"]).is_file()
@@ -64,12 +67,13 @@ def note_lora(files: Path, checks: ExportChecks) -> None:
     """Note the adapter's file and the base's."""
     lora = checks["lora"]
     over = lora["over"]["file"] if lora else None
+    over_head = read_header_facts(files / over) if over else None
     types = (
         {tensor.tensor_type.name.lower() for tensor in open_gguf(files / lora["file"]).tensors} if lora else {"none"}
     )
     why = checks["lora_left_out"] or ""
     note_ran({"gguf.lora": types.pop() if len(types) == 1 else sorted(types)}, why)
-    note_ran({"gguf.lora_base": read_header_facts(files / over).quantization if over else None}, why)
+    note_ran({"gguf.lora_base": over_head.quantization if over_head else None}, why)
 
 
 def read_sampling(modelfile: str) -> Mapping[str, object]:

@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stages.core.execution import note_ran, note_unknown
+from stages.core.execution import guard_notes, note_ran, note_unknown
 
 NAMED = re.compile(r"\baudit\.([a-z0-9_.]*[a-z0-9])")
 """A floor's param in what a check says."""
 
 
+@guard_notes
 def note_floors(checks: Iterable[Mapping[str, Any]], asked: Mapping[str, Any]) -> None:
     """Note the floors of the checks. `asked`: {key such as `audit.gguf.q8_0.max_kl_divergence`: what it asks for}."""
     found = read_floors(checks)
@@ -31,6 +32,7 @@ def read_floors(checks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+@guard_notes
 def note_page(card: str, examples: int) -> None:
     """Note what the pages show.
 

@@ -73,7 +73,7 @@ def carry_out(task: Task, runtime: FittedRuntime, group: ProcessGroup) -> "tuple
             )
     if group.rank == 0:
         note_execution(work, runtime, started, loaded)
-        note_figures(**describe_path(trainer.model))
+        note_figures(**(describe_path(trainer.model) or {}))
         note_training(trainer, work, params, checkpointing=runtime.gradient_checkpointing, fresh=fresh)
     return trainer, work
 

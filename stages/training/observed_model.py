@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from stages.core.execution import guard_notes
+
 ADAPTER = "default"
 """PEFT's name of the only adapter."""
 
@@ -80,11 +82,13 @@ def tell_sharding(bases: Sequence[Any]) -> str:
     return "fsdp" if given_up == {True} else "none"
 
 
+@guard_notes
 def is_fresh(model: Any) -> bool:  # noqa: ANN401 - a PeftModel
     """Whether the adapter changes nothing yet: the second matrix of each layer is zero, as PEFT begins."""
     return not any(bool(value.any()) for name, value in model.named_parameters() if ".lora_B." in name)
 
 
+@guard_notes
 def describe_path(model: Any) -> dict[str, object]:  # noqa: ANN401 - a PeftModel
     """How the forward pass is computed, for the figures of the execution record."""
     from stages.training.fused import model as fused

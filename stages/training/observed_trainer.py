@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from stages.core.execution import note_choice, note_ran
+from stages.core.execution import guard_notes, note_choice, note_ran
 from stages.training.observed_model import observe_model, one_of
 from stages.training.params import TrainParams
 from stages.training.work import Work
@@ -21,7 +21,8 @@ TRACKERS = {
 """{transformers' callback: value of `runtime.report_to`}."""
 
 
-def note_training(trainer: Any, work: Work, params: TrainParams, *, checkpointing: str, fresh: bool) -> None:  # noqa: ANN401 - a PlannedTrainer
+@guard_notes
+def note_training(trainer: Any, work: Work, params: TrainParams, *, checkpointing: str, fresh: bool | None) -> None:  # noqa: ANN401 - a PlannedTrainer
     """Note what ran for the execution record.
 
     Args:
@@ -29,7 +30,7 @@ def note_training(trainer: Any, work: Work, params: TrainParams, *, checkpointin
         work: what it carried out.
         params: the `train` section: only for the order of names, the formula to try first, and reasons.
         checkpointing: the policy of the plan that was taken.
-        fresh: whether the adapter changed nothing before the first step.
+        fresh: whether the adapter changed nothing before the first step; None: not known.
     """
     found = observe_model(trainer.model, params.lora.target_modules, params.lora.modules_to_save)
     place = str(found["runtime.device"])
@@ -41,7 +42,8 @@ def note_training(trainer: Any, work: Work, params: TrainParams, *, checkpointin
         "one process holds all of the base" if work.group.size == 1 else "",
     )
     note_ran({"train.seed": one_of({trainer.args.seed, trainer.args.data_seed})})
-    note_ran({"train.init_adapter": "none" if fresh else "custom"})
+    if fresh is not None:
+        note_ran({"train.init_adapter": "none" if fresh else "custom"})
     note_ran({"train.max_grad_norm": trainer.args.max_grad_norm})
     note_ran({"train.neftune_noise_alpha": getattr(trainer, "neftune_noise_alpha", None)})
     if trainer.optimizer is not None and trainer.lr_scheduler is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stages.core.asked_and_ran import Observation
-from stages.core.execution import NOTES, note_choice, note_figures, note_ran, note_unknown
+from stages.core.execution import NOTES, guard_notes, note_choice, note_figures, note_ran, note_unknown
 from stages.core.files import sha256_file
 from tests.project import ROOT
 
@@ -157,3 +157,24 @@ def test_notes_are_kept_in_this_process_until_they_are_written(noted: dict[str, 
         ("a.d", False, False),
         ("a.e", False, False),
     ]
+
+
+def test_look_at_what_ran_that_fails_fails_no_stage_and_leaves_the_rest_unknown(
+    noted: dict[str, Observation], caplog: pytest.LogCaptureFixture
+) -> None:
+    @guard_notes
+    def look(optimizer: Any) -> int:
+        note_ran({"a.b": 1})
+        note_ran({"a.c": optimizer.no_longer_there})
+        return 7
+
+    assert look(object()) is None
+    assert list(noted) == ["a.b"]
+    assert caplog.messages == ["execution record: look could not look at all of it (AttributeError)"]
+
+
+def test_what_is_no_json_is_written_as_text(project: Path) -> None:
+    run(project, end='note_figures(speed=float("inf"), kind={Path("x")}); note_ran({"copy.kind": Path("y")})')
+    found = read(project)
+    assert (found["figures"]["speed"], found["figures"]["kind"]) == ("inf", "{PosixPath('x')}")
+    assert found["asked_and_ran"]["copy.kind"]["ran"] == "y"
