@@ -472,8 +472,8 @@ def render_page() -> str:
     lines = [
         "# What `retune verify` names",
         "",
-        "Written by `python -m tests.end_to_end.tamperings`; tests/end_to_end/test_tampering.py carries each of these out on a finished run, with size and",
-        f"time kept, and looks for the kind, the path and the field. {len(TAMPERINGS)} tamperings; those of the cache need `--deep`.",
+        "Written by `python -m tests.end_to_end.tamperings`; tests/end_to_end/test_tampering.py carries each of these out on a finished run, with the",
+        f"time kept, and the size where bytes alone change, and looks for the kind, the path and the field. {len(TAMPERINGS)} tamperings; those of the cache need `--deep`.",
         "",
         "| tampered with | named as | of |",
         "|---|---|---|",
