@@ -204,11 +204,18 @@ def list_tamperings() -> Iterator[Tampering]:
         )
     gguf, adapter, ledger = OUTPUTS[18], OUTPUTS[9], OUTPUTS[10]
     bend = partial(swap, name=gguf, old=b"apache-2.0", new=b"apache-9.0")
-    yield Tampering("the licence in a GGUF file's metadata", bend, (gguf,), "output_changed", gguf)
+    yield Tampering("the licence in a GGUF file's metadata", bend, (gguf,), "output_changed", gguf, together="metadata")
     bend = partial(swap, name=adapter, old=b'"dtype"', new=b'"dtypE"')
-    yield Tampering("the header of the adapter's weights", bend, (adapter,), "output_changed", adapter)
     yield Tampering(
-        "the footer of the ledger", partial(flip, name=ledger, share=0.98), (ledger,), "output_changed", ledger
+        "the header of the adapter's weights", bend, (adapter,), "output_changed", adapter, together="metadata"
+    )
+    yield Tampering(
+        "the footer of the ledger",
+        partial(flip, name=ledger, share=0.98),
+        (ledger,),
+        "output_changed",
+        ledger,
+        together="metadata",
     )
     yield Tampering("a GGUF file cut off", partial(cut, name=gguf), (gguf,), "output_changed", gguf)
     yield Tampering("a GGUF file gone", partial(remove, name=gguf), (gguf,), "output_missing", gguf)
@@ -427,6 +434,7 @@ def list_of_cache() -> Iterator[Tampering]:
                 kind,
                 name,
                 deep=True,
+                together=f"cache {what}",
             )
         yield Tampering(
             f"the cache's listing of data/messages {what}",
@@ -435,6 +443,7 @@ def list_of_cache() -> Iterator[Tampering]:
             kind,
             "data/messages",
             deep=True,
+            together=f"cache {what}",
         )
         if act is not remove:
             yield Tampering(
@@ -444,6 +453,7 @@ def list_of_cache() -> Iterator[Tampering]:
                 "run_cache",
                 "runs/",
                 deep=True,
+                together=f"cache {what}",
             )
     hand = partial(
         swap_in_run, old=b"data/gate.json\n  hash: md5\n  md5: ", new=b"data/gate.json\n  hash: md5\n  md6: "
