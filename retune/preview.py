@@ -97,7 +97,7 @@ def show(data: Path, row: str | None, count: int, split: Split | None, *, as_jso
         answer.append(facts)
         share = f"{facts['tokens']:,} tokens, {labelled:,} labelled"
         if facts.get("steps") is not None:
-            share += f", trained in {facts['steps']:,} steps" if facts["steps"] else ", trained in no step"
+            share += f", trained in {facts['steps'] or 'no'} {'step' if facts['steps'] in (0, 1) else 'steps'}"
         share += f"  near duplicate of {repeats}" if repeats else ""
         say(
             "\n"

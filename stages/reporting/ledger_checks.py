@@ -103,7 +103,7 @@ def compare_steps(ledger: pa.Table, log: Sequence[Step], kept: int) -> Iterator[
             yield f"up to step {step} the step log counts {line['tokens']:,} labelled tokens, the ledger {tokens_so_far[step]:,}"
             break
         if (line["grad_norm"] is None) != (sizes[step] == 0):
-            yield f"step {step} has {sizes[step]} rows in the ledger, and in the step log it {'was skipped' if sizes[step] else 'was taken'}"
+            yield f"step {step} has {sizes[step]} {'row' if sizes[step] == 1 else 'rows'} in the ledger, and in the step log it {'was skipped' if sizes[step] else 'was taken'}"
             break
         # a step that was skipped has rows in the plan and none in the ledger
         epoch = round(int(rows_so_far[step]) / max(ledger.num_rows, 1), EPOCH_DIGITS)

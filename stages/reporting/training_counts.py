@@ -38,12 +38,14 @@ def count_trained(ledger: pa.Table, log: Sequence[Step], kept: int) -> TrainingC
 def describe_trained(counts: TrainingCounts) -> str:
     """The counts in words, to stand alone or behind a colon."""
     rows, tokens = counts["conversations_trained"], counts["labelled_tokens_reached"]
-    more = f", {counts['steps_skipped']:,} more were skipped (overflow in float16)" if counts["steps_skipped"] else ""
-    if counts["steps_dropped"]:
-        more += f", {counts['steps_dropped']:,} later ones are not in the adapter (train.keep: best)"
+    skipped, dropped = counts["steps_skipped"], counts["steps_dropped"]
+    more = f", {skipped:,} more {'was' if skipped == 1 else 'were'} skipped (overflow in float16)" if skipped else ""
+    if dropped:
+        more += f", {dropped:,} later {'one is' if dropped == 1 else 'ones are'} not in the adapter (train.keep: best)"
     return (
         f"{rows:,} of {counts['conversations']:,} training conversations were trained ({format_share(rows, counts['conversations'])}) "
-        f"in {counts['steps']:,} steps{more}; {tokens:,} of {counts['labelled_tokens']:,} labelled tokens were reached "
+        f"in {counts['steps']:,} {'step' if counts['steps'] == 1 else 'steps'}{more}; "
+        f"{tokens:,} of {counts['labelled_tokens']:,} labelled tokens were reached "
         f"({format_share(tokens, counts['labelled_tokens'])}), with repetitions {counts['labelled_tokens_trained']:,} were trained"
     )
 

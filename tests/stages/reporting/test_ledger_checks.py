@@ -75,7 +75,7 @@ BREAKS: dict[str, tuple[Callable[[Trained], object], str]] = {
     "log_that_falls": (put(1, tokens=1), "the step log's steps and tokens do not rise from line to line"),
     "log_that_goes_back": (put(2, step=2), "the step log's steps and tokens do not rise from line to line"),
     "log_of_other_epochs": (put(1, epoch=0.5), "up to step 2 the step log has 0.5 epochs, the ledger 0.75"),
-    "log_of_a_skipped_step": (put(1, grad_norm=None), "step 2 has 1 rows in the ledger, and in the step log it was skipped"),
+    "log_of_a_skipped_step": (put(1, grad_norm=None), "step 2 has 1 row in the ledger, and in the step log it was skipped"),
     "log_cut_off": (lambda trained: trained.log.pop(), "the adapter is that of step 3, of which the step log has no line (its last is of step 2)"),
     "log_that_is_empty": (lambda trained: trained.log.clear(), "the step log is empty"),
     "adapter_of_another_step": (
@@ -104,7 +104,7 @@ def test_step_without_rows_was_skipped_or_is_missed(tmp_path: Path) -> None:
     log = make_steps(rows, LABELLED, 3)
     told = Trained(tmp_path, log=log)
     told.rows[2]["steps"] = []
-    assert "in 2 steps, 1 more were skipped" in told.judge()["says"]
+    assert "in 2 steps, 1 more was skipped" in told.judge()["says"]
     told.log[1]["grad_norm"] = 1.0
     assert told.judge()["says"] == "step 2 has 0 rows in the ledger, and in the step log it was taken"
 
