@@ -22,6 +22,17 @@ from stages.core.files import sha256_tree
 from stages.core.params import read_params
 from stages.dvc_lock.lock import LockedStage, read_locked_stages
 
+OF_FORMER_RUN = {
+    "lock_entry",
+    "lock_chain",
+    "lock_command",
+    "params_changed",
+    "code_changed",
+    "output_changed",
+    "output_missing",
+}
+"""What is found of a stage that has failed since: its entry of dvc.lock, if there is one, is of a run before."""
+
 
 def verify_project(root: Path, store: Path, *, deep: bool = False, remote: Any = None) -> Verified:  # noqa: ANN401 - DVC's
     """Everything that is not as it was written down.
@@ -72,8 +83,7 @@ def leave_refusal(root: Path, found: list[Difference], notes: list[str]) -> list
 
     What gate.json says is held against the verdict all the same.
     """
-    unlocked = {"lock_entry", "output_changed", "output_missing"}
-    others = [one for one in found if one.stage != "gate" or one.kind not in unlocked]
+    others = [one for one in found if one.stage != "gate" or one.kind not in OF_FORMER_RUN]
     if len(others) == len(found) or any(one.path == GATE.as_posix() for one in others):
         return found
     try:
