@@ -125,20 +125,12 @@ def open_tokenizer(tokens: Path) -> Any:  # noqa: ANN401 - tokenizers ships no t
 
 def read_stop_rule(tokens: Path, base: Path, params: EvaluateParams) -> StopRule:
     """Answers end at the tokenizer's end of turn, at any end that the base's generation settings name, or at max_new_tokens."""
-    summary = read_json(tokens / token_files.SUMMARY)
-    end: list[int] = summary["end_of_turn"]["ids"]
+    end: list[int] = read_json(tokens / token_files.SUMMARY)["end_of_turn"]["ids"]
     ids = {end[0]} if len(end) == 1 else set()
     for name in ("generation_config.json", "config.json"):
         found = read_json(base / name).get("eos_token_id") if (base / name).exists() else None
         ids |= set(found if isinstance(found, list) else [found]) - {None}
-    inner: list[int] = summary["end_of_turn"]["inner"]
-    if len(inner) != 1 or inner[0] in ids:
-        return StopRule(ids=frozenset(ids), sequence=end, longest=params.max_new_tokens)
-    tokenizer = open_tokenizer(tokens)
-    opens, closes = (
-        tuple(tokenizer.encode(summary["answer"][name], add_special_tokens=False).ids) for name in ("opens", "closes")
-    )
-    return StopRule(frozenset(ids), end, params.max_new_tokens, frozenset(inner), opens, closes)
+    return StopRule(ids=frozenset(ids), sequence=end, longest=params.max_new_tokens)
 
 
 def write_results(

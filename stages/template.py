@@ -134,7 +134,8 @@ def template(
     rows_in, answers_not_trained.{rule: answers of kept rows}, chat_template.{name, sha256, says and what `describe_template` finds},
     prompt.{choice, reason, gap, header}, reasoning, options, row_options_unread.{option of rows that the template does not read: rows}, date_string,
     end_of_turn.{text, ids, special, inner}, answer (an AnswerForm), bos, pad,
-    control_tokens.{as_text, added}, vocabulary_size. `end_of_turn.special` false: generation must stop on the text, no token stands for it.
+    control_tokens.{as_text, added}, vocabulary_size. `end_of_turn` is what generation stops at, `inner` the text behind an answer that
+    another turn follows, where it is another and so context; `special` false: generation must stop on the text, no token stands for it.
     """
     if count_workers(runtime.workers) > 1:
         # each worker is one thread's work; the slower tokenizer would start as many threads as there are cores in each

@@ -22,7 +22,7 @@ class AnswerStream:
     """
 
     def __init__(self, form: AnswerForm) -> None:
-        self.opens, self.closes, self.gap = form["opens"], form["closes"], form["gap"]
+        self.opens, self.closes, self.gap, self.ends = form["opens"], form["closes"], form["gap"], form["ends"]
         self.held: list[tuple[str, bool]] = []
         """(text, whether it is a control token's) of what cannot be told yet."""
         # where the prompt itself opens the thoughts, they come at once
@@ -38,11 +38,6 @@ class AnswerStream:
     def finish(self) -> Iterator[Piece]:
         """What was held back."""
         yield from self.take(len(self.text()), thought=self.where == "thoughts")
-
-    @property
-    def thinking(self) -> bool:
-        """Whether the thoughts have begun and not ended."""
-        return self.where == "thoughts"
 
     def text(self) -> str:
         """What is held, with control tokens written out."""
@@ -62,7 +57,13 @@ class AnswerStream:
             self.drop(len(self.closes))
             self.where, self.at_edge = "answer", True
         if self.where == "answer":
-            yield from self.take(len(self.text()), thought=False)
+            text = self.text()
+            at = text.find(self.ends) if self.ends else -1
+            yield from self.take(at if at >= 0 else len(text) - count_beginning(text, [self.ends]), thought=False)
+            if at >= 0:
+                self.where = "over"
+        if self.where == "over":
+            self.held.clear()
 
     def read_head(self) -> None:
         """Look for what opens an answer; what cannot be it any more is the answer itself."""

@@ -32,12 +32,10 @@ class Speaker(Protocol):
     """The control tokens' texts."""
     controls: Mapping[int, str]
     """Their texts by id."""
-    inner_ends: frozenset[int]
-    """The ids that end an answer which another turn follows, where that is something else: in thoughts they end nothing."""
     form: AnswerForm
+    """What the template writes between its generation prompt and an answer."""
     style: Style
     """How its template takes the thoughts of earlier answers."""
-    """What the template writes between its generation prompt and an answer."""
     begin: int | None
     """The id that a prompt must begin with although the template does not write it."""
     stops: tuple[str, ...]
@@ -199,8 +197,7 @@ def answer(
         token = choose_token(speaker.logits(sequence), sampling, draw)
         first = first or time.perf_counter()
         sequence.append(token)
-        inner = token in speaker.inner_ends
-        if (speaker.ends(token) or inner) and not (inner and stream.thinking):
+        if speaker.ends(token):
             ended = "end"
             break
         if token in speaker.controls:

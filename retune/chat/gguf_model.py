@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retune.chat.dialogue import common_length
-from stages.chat.answer_form import find_answer_form, find_inner_ends
+from stages.chat.answer_form import find_answer_form
 from stages.chat.reasoning import find_style
 from stages.chat.rendering import Template, sandbox
 from stages.chat.turns import PIPED, any_of
@@ -50,7 +50,6 @@ class GgufSpeaker:
         self.controls: Mapping[int, str] = controls
         self.form = find_answer_form(self.template)
         self.style = find_style(self.template)[0]
-        self.inner_ends = find_inner_ends(self.template, self.controls)
         self.begin = model.bos if model.adds_bos else None
         self.stops = stops
         self.context = min(context, call_integer(model, "llama_model_n_ctx_train", model.handle) or context)

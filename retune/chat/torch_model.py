@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retune.chat.dialogue import common_length
-from stages.chat.answer_form import find_answer_form, find_inner_ends
+from stages.chat.answer_form import find_answer_form
 from stages.chat.chat import control_tokens
 from stages.chat.reasoning import find_style
 from stages.chat.rendering import compile_template
@@ -48,7 +48,6 @@ class TorchSpeaker:
         self.controls: Mapping[int, str] = {index: token.content for index, token in controls.items()}
         self.form = find_answer_form(self.template)
         self.style = find_style(self.template)[0]
-        self.inner_ends = find_inner_ends(self.template, self.controls)
         self.begin: int | None = None
         self.stops: tuple[str, ...] = () if summary["end_of_turn"]["special"] else (summary["end_of_turn"]["text"],)
         self.end_ids = ends

@@ -1,14 +1,13 @@
 """What a template writes between its generation prompt and an answer: found by rendering placeholders, so that no family is known here."""
 
-from collections.abc import Mapping
+import os.path
 
 from stages.chat.chat import Chat, is_control_token
 from stages.chat.prompts import continue_prompt
 from stages.chat.reasoning import ThoughtForm, find_style
 from stages.chat.rendering import Template
-from stages.chat.turns import Slot, any_of, ends_of_turn, make_placeholders
+from stages.chat.turns import CONTROL_SHAPE, TWO_QUESTIONS, Slot, find_late_end, make_placeholders
 from stages.contracts.tokens import AnswerForm
-from stages.core.errors import StageError
 
 
 def find_answer_form(template: Template) -> AnswerForm:
@@ -20,27 +19,31 @@ def find_answer_form(template: Template) -> AnswerForm:
     form = ThoughtForm(prompt + thought.before, thought.behind) if thought else None
     opening = continue_prompt(prompt, before, form) if found else None
     opens, closes = (thought.before, thought.behind) if thought else ("", "")
-    return AnswerForm(gap=(opening or prompt)[len(prompt) :].strip(), opens=opens.strip(), closes=closes.strip())
+    gap = (opening or prompt)[len(prompt) :].strip()
+    return AnswerForm(
+        gap=gap, opens=opens.strip(), closes=closes.strip(), ends=find_words_before_stop(template, thought)
+    )
+
+
+def find_words_before_stop(template: Template, thought: ThoughtForm | None) -> str:
+    """What the template writes between an answer and the token that generation stops at."""
+    text = template.try_render(make_placeholders(TWO_QUESTIONS)) or ""
+    if not thought or not text:
+        return ""
+    behind = [text.partition(Slot(place, "content").placeholder)[2] for place in (1, 3)]
+    end = find_late_end(os.path.commonprefix(behind), CONTROL_SHAPE, thought.before + thought.behind)  # noqa: RUF071 - characters are meant
+    return end[: max((token.start() for token in CONTROL_SHAPE.finditer(end)), default=0)].strip()
 
 
 def describe_end_of_turn(chat: Chat) -> dict[str, object]:
-    """summary.json's `end_of_turn`: {text, ids, special, inner}. `inner`: the ids of what ends an answer that another turn follows."""
-    last, inner = chat.turns.end_of_turn.strip(), chat.turns.inner_end_of_turn.strip()
+    """summary.json's `end_of_turn`: {text, ids, special, inner} of what generation stops at.
+
+    `inner`: the text that ends an answer which another turn follows, where that is another one, which no label stands on; else empty.
+    """
+    last, inner = chat.turns.stop, chat.turns.inner_end_of_turn.strip()
     return {
         "text": last,
         "ids": chat.tokenizer.encode(last, add_special_tokens=False).ids,
         "special": is_control_token(chat.tokenizer, chat.controls, last),
-        "inner": chat.tokenizer.encode(inner, add_special_tokens=False).ids,
+        "inner": "" if inner == chat.turns.end_of_turn.strip() else inner,
     }
-
-
-def find_inner_ends(template: Template, controls: Mapping[int, str]) -> frozenset[int]:
-    """The control tokens that end an answer which another turn follows, and not the last one: gpt-oss ends its thoughts with the same.
-
-    `controls`: the texts of the vocabulary's control tokens by id.
-    """
-    try:
-        inner, last, _ = ends_of_turn(template, any_of(controls.values()))
-    except StageError:  # another's template, which ends answers with nothing
-        return frozenset()
-    return frozenset(index for index, text in controls.items() if text == inner.strip() != last.strip())

@@ -1,6 +1,7 @@
 """Dialogues -> `input_ids` + `labels`, in one pass, pure: no file, no torch, no transformers.
 
-The labels are the assistant's turns, each from the end of its generation prompt to the token that ends it; nothing else. In order:
+The labels are the assistant's turns, each from the end of its generation prompt to the token that ends it, with that where generation
+stops at it; nothing else. In order:
 
     render, mark  a dialogue -> its text, and where the answers stand in it                  marking.py
     encode        the texts of a batch -> ids, by the fastest encoder that is exact          text_encoding.py
@@ -34,7 +35,7 @@ class EncodedRow(NamedTuple):
     labels: Ids
     """As long as input_ids: the id itself where it is trained, else NOT_TRAINED."""
     answer_ends: list[int]
-    """Of every assistant turn, trained or not: the index after its end-of-turn token."""
+    """Of every assistant turn, trained or not: the index after the last token of it that is, or would be, trained."""
     context: tuple[str, ...]
     """Of each answer that was to be trained and may not be, the rule that forbids it."""
 
@@ -51,7 +52,7 @@ class Encoded:
     rules: list[str | None]
     """By row, the rule that refuses it, or None."""
     answer_ends: list[list[int]]
-    """By row, the index in the row after each answer's end-of-turn token."""
+    """By row, the index in the row after the last token of each answer that is, or would be, trained."""
     context: list[tuple[str, ...]]
     """By row, of each answer that was to be trained and may not be, the rule that forbids it."""
 
@@ -86,7 +87,7 @@ def encode_dialogues(chat: Chat, dialogues: Sequence[Dialogue], train_on: TrainO
             continue
         answer_ends[row] = [span.end for span in spans]
         wanted = choose_trained(dialogues[row], spans, train_on)
-        trained = [span for span in wanted if span.rule is None]
+        trained = [span for span in wanted if span.rule is None and span.begin < span.end]
         if not trained:
             rules[row] = wanted[-1].rule if wanted else NOTHING_TO_TRAIN
             continue

@@ -20,9 +20,11 @@ from stages.chat.row_rules import (
     CONTROL_TOKEN_IN_CONTENT,
     NO_ASSISTANT_TURN,
     OPTION_NOT_ALLOWED,
+    REASONING_ENDS_TURN,
     REASONING_NOT_RENDERED,
     RENDERING_TOO_LARGE,
     SPANS_UNVERIFIED,
+    TEMPLATE_FORBIDDEN,
     TEMPLATE_REFUSED,
     TOOLS_NOT_RENDERED,
     TURN_IN_CONTENT,
@@ -58,6 +60,7 @@ def mark_answers(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Re
     thinks = any("reasoning" in message for message in messages)
     if thinks:
         messages = choose_kept(messages, turns.reasoning)
+        dialogue = dialogue._replace(messages=messages)
     texts = texts_of(messages) if thinks else [message["content"] for message in messages]
     with_tools = bool(tools) or any("tool_calls" in message for message in messages)
     forged = any(turns.forbidden.search(text) for text in texts)
@@ -69,10 +72,14 @@ def mark_answers(turns: Turns, dialogue: Dialogue, *, split: bool = False) -> Re
         text = turns.template.render(handed, tools=tools, options=options)
     except RenderingTooLargeError:
         return RENDERING_TOO_LARGE
-    except TemplateRefusedError:
-        return (
-            name_without_thoughts(turns, dialogue, split=split) if thinks else name_refusal(turns, messages, dialogue)
-        )
+    except TemplateRefusedError as error:
+        if error.forbidden:
+            refused_by = TEMPLATE_FORBIDDEN
+        elif thinks:
+            refused_by = name_without_thoughts(turns, dialogue, split=split)
+        else:
+            refused_by = name_refusal(turns, messages, dialogue)
+        return refused_by
     if options and any(options.get(name) and is_unread(turns, handed, dialogue, name, text) for name in TOOL_OPTIONS):
         return TOOLS_NOT_RENDERED
     script = Script(turns, messages, tools, options)
@@ -121,6 +128,8 @@ def find_broken_rule(
         return NO_ASSISTANT_TURN
     if dialogue.options and not RESERVED.isdisjoint(dialogue.options):
         return OPTION_NOT_ALLOWED
+    if turns.stop_closes_thought and any("reasoning" in message for message in dialogue.messages):
+        return REASONING_ENDS_TURN
     if (
         forged
         or (with_tools and forges(turns, [dialogue.tools, list(dialogue.messages)]))

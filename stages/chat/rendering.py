@@ -59,8 +59,10 @@ class Dialogue(NamedTuple):
 class TemplateRefusedError(Exception):
     """The template raised on this dialogue (roles out of turn, a role that it does not know, an error of its own)."""
 
-    def __init__(self, kind: str, *, undefined: bool = False) -> None:
+    def __init__(self, kind: str, *, undefined: bool = False, forbidden: bool = False) -> None:
         super().__init__(kind)
+        self.forbidden = forbidden
+        """Whether it did what the sandbox forbids, which is transformers' own: such as to append to a list."""
         self.undefined = undefined
         """Whether it needs a variable that nobody gave."""
 
@@ -145,7 +147,8 @@ class Template:
             raise RenderingTooLargeError from error
         except Exception as error:  # a template is a program of somebody else's: it may raise anything
             undefined = isinstance(error, jinja2.UndefinedError)
-            raise TemplateRefusedError(type(error).__name__, undefined=undefined) from error
+            forbidden = isinstance(error, jinja2.exceptions.SecurityError)
+            raise TemplateRefusedError(type(error).__name__, undefined=undefined, forbidden=forbidden) from error
         if size > limit:
             raise RenderingTooLargeError
         return "".join(pieces)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from stages.chat.prompts import continue_prompt, name_difference, name_dropped, write_dropped_thought
 from stages.chat.reasoning import PROBE, ThoughtForm, hand_over
 from stages.chat.rendering import Message
-from stages.chat.turns import Span, Turns, make_placeholders
+from stages.chat.turns import Span, Turns, cut_inner_end, make_placeholders
 
 
 class Script(NamedTuple):
@@ -80,7 +80,8 @@ def open_answers(script: Script, text: str, answers: Sequence[FoundAnswer]) -> t
         message = script.messages[answer.place]
         last = answer.place == len(script.messages) - 1
         prompt = script.render_prompt(answer.place)
-        span = Span(answer.content, answer.content_end, answer.end)
+        end = answer.content_end + len(cut_inner_end(script.turns, text[answer.content_end : answer.end]))
+        span = Span(answer.content, answer.content_end, end)
         dropped = "reasoning" in message and not answer.thinks
         before = text[: answer.first]
         opening = before if prompt is not None and before.startswith(prompt) and not dropped else None
@@ -97,7 +98,7 @@ def open_answers(script: Script, text: str, answers: Sequence[FoundAnswer]) -> t
         # a thought that the template drops has been written behind the prompt
         masked = script.turns.reasoning == "mask" and (answer.thinks or dropped)
         start = answer.content + moved if masked else len(str(prompt))
-        spans.append(Span(start, answer.content_end + moved, answer.end + moved))
+        spans.append(Span(start, answer.content_end + moved, end + moved))
     return text, spans
 
 

@@ -24,6 +24,7 @@ from stages.chat.turns import (
     Slot,
     Span,
     Turns,
+    cut_inner_end,
     end_of_turn_at,
     make_placeholders,
 )
@@ -107,6 +108,7 @@ class SkeletonMaker:
             written = written.with_literal(content + 1, end)
         if end is None:
             return None, written
+        end = cut_inner_end(self.turns, end)
         first = content if thought is None else thought
         before = written.text_before(first)
         prompt = self.render(make_placeholders(self.kinds[:place]), prompt=True)

@@ -137,7 +137,8 @@ def find_tokens(
         return first, last, begins_there, ends_there
     # an end of turn that is spelled out may share its last token with what follows: that token is not trained
     last = np.where(ends_there, last, last - 1)
-    holds_content = (last > first) & (token_starts[last] >= content_ends)
+    # and where nothing of the end is trained, a token that holds a part of it is not
+    holds_content = (last > first) & ((token_starts[last] >= content_ends) | (content_ends == ends))
     spans = [(one.text, span) for one in rendered for span in one.spans]
     spelled_out = [
         not there and not is_control_token(chat.tokenizer, chat.controls, text[span.content_end : span.end])

@@ -54,7 +54,10 @@ def trace_span(chat: Chat, text: str, span: Span, ids: list[int], starts: Places
         # an end of turn that is spelled out may share its last token with what follows: that token is not trained
         while last > first and ends[last - 1] > span.end:
             last -= 1
-        if last <= first or ends[last - 1] < len(text[: span.content_end].rstrip()):
+        whole = span.end == span.content_end or (
+            last > first and ends[last - 1] >= len(text[: span.content_end].rstrip())
+        )
+        if last <= first or not whole:
             return None
         end = int(ends[last - 1])
     return (first, last) if decodes_to(chat, ids, first, last, text[span.start : end]) else None

@@ -99,7 +99,7 @@ def prepare(came: TokenizerFolder, custom: Path, wishes: TemplateWishes, open_en
 
     controls = control_tokens(tokenizer)
     turns = open_turns(probe, [token.content for token in controls.values()], spelled)
-    end = turns.end_of_turn.strip()
+    end = turns.stop
     tokens = dict(came.tokens)
     if is_control_token(tokenizer, controls, end):
         tokens["eos_token"] = end

@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.chat.pinning import find_options
 from stages.chat.reasoning import CLOSER, OPENER
-from stages.chat.rendering import RESERVED, Template
+from stages.chat.rendering import RESERVED, RenderingTooLargeError, Template, TemplateRefusedError
 from stages.chat.turns import PIPED, Turns, make_placeholders
 
 TOOL: Mapping[str, Any] = {
@@ -41,7 +41,8 @@ KNOWN = RESERVED | {
 
 
 def describe_template(turns: Turns, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a template as it is shipped: {system, tools, calls, reasoning, thinks, options_read, options_unused, end_is_added}.
+    """Of a template as it is shipped: {system, tools, calls, calls_forbidden, reasoning, thinks, options_read, options_unused, end_is_added,
+    stop_closes_thought}.
 
     reasoning: how it takes thoughts (`field`, `parts`, `inline`, `prompt`, `none`); thinks: what its generation prompt says of thoughts
     (`opens`, `closes`, `open`: the model decides).
@@ -54,11 +55,13 @@ def describe_template(turns: Turns, source: str, options: Mapping[str, Any]) -> 
         "system": writes_system(template),
         "tools": writes_definitions(template),
         "calls": writes_calls(template),
+        "calls_forbidden": forbids_calls(template),
         "reasoning": turns.style,
         "thinks": thinks,
         "options_read": read,
         "options_unused": sorted(set(options) - set(read)),
         "end_is_added": turns.end_is_added,
+        "stop_closes_thought": turns.stop_closes_thought,
     }
 
 
@@ -80,6 +83,17 @@ def writes_calls(template: Template) -> bool:
     return text.count("retune_probe") > (template.try_render([asked, answered], tools=[TOOL]) or "").count(
         "retune_probe"
     )
+
+
+def forbids_calls(template: Template) -> bool:
+    """Whether the sandbox, which is transformers' own, stops the template where a tool is called."""
+    try:
+        template.render([*make_placeholders(("user",)), *CALLED], tools=[TOOL])
+    except TemplateRefusedError as error:
+        return error.forbidden
+    except RenderingTooLargeError:
+        return False
+    return False
 
 
 def written_call_tokens(template: Template) -> list[str]:

@@ -17,6 +17,7 @@ PROMPTS = {
     "closes": "the generation prompt says that there are none",
     "open": "the generation prompt leaves them to the model",
 }
+ENDS_TURN = "; what ends a turn ends them, too, so generation would stop before the answer: rows with thoughts are set aside by name"
 
 
 def say_template(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -34,8 +35,8 @@ def say_template(facts: Mapping[str, Any]) -> dict[str, str]:
             "none": "none: neither the template nor the tokenizer writes one",
         }[facts["bos"]],
         "system": "written" if form["system"] else "not written: rows with a system turn are set aside by name",
-        "tools": say_tools(definitions=form["tools"], calls=form["calls"]),
-        "thoughts": f"{STYLES[form['reasoning']]}; {PROMPTS[form['thinks']]}",
+        "tools": say_tools(definitions=form["tools"], calls=form["calls"], forbidden=form["calls_forbidden"]),
+        "thoughts": f"{STYLES[form['reasoning']]}; {PROMPTS[form['thinks']]}{ENDS_TURN if form['stop_closes_thought'] else ''}",
         "loss": say_loss(facts["answer"]["gap"], facts["prompt"], masked=facts["reasoning"] == "mask"),
     }
     if left := facts.get("answers_not_trained"):
@@ -55,17 +56,19 @@ def say_end(end: Mapping[str, Any]) -> str:
     how = "a control token" if end["special"] else "spelled out, as the vocabulary has no token for it"
     inner = (
         ""
-        if end["inner"] == end["ids"]
-        else (
-            "; an answer that another turn follows ends with another token, where a GGUF file may not stop "
-            "(template.train_on: last_assistant_turn trains those alone that end with this one)"
-        )
+        if not end["inner"]
+        else f"; {end['inner']!r} behind an answer that another turn follows is context, since no program stops there"
     )
     return f"{end['text']!r} is trained and ends an answer: {how}{inner}"
 
 
-def say_tools(*, definitions: bool, calls: bool) -> str:
-    """Whether tools and calls are written."""
+def say_tools(*, definitions: bool, calls: bool, forbidden: bool) -> str:
+    """Whether tools and calls are written; `forbidden`: the sandbox stops the template at a call."""
+    if forbidden:
+        return (
+            "calls are not written: the template changes a list there, which the sandbox of transformers forbids, so apply_chat_template "
+            "fails, too; rows with calls are set aside by name"
+        )
     if definitions and calls:
         return "definitions and calls are written"
     if calls:

@@ -34,6 +34,7 @@ class Span(NamedTuple):
     """Where the generation prompt ends: the first character that the model writes."""
     content_end: int
     end: int
+    """Of what is trained: behind the end of turn; at `content_end`, where generation does not stop at that (`cut_inner_end`)."""
     rule: str | None = None
     """Why it may not be trained, a key of row_rules.RULES; None: it may."""
 
@@ -70,6 +71,7 @@ class AnswerPlace(NamedTuple):
     gap: int
     """Characters before that slot's content that the model writes itself after the generation prompt."""
     end_of_turn: str
+    """As far as it is trained; empty: it is not."""
     rule: str | None
     """Why it may not be trained; None: it may."""
     last_slot: int | None = None
@@ -128,15 +130,19 @@ class Turns:
     forbidden: re.Pattern[str]
     """What no content may hold: both."""
     end_of_turn: str
-    """What ends the last answer of a dialogue, such as `<|eot_id|>`."""
+    """What ends the last answer of a dialogue, such as `<|eot_id|>`, up to what generation stops at."""
     inner_end_of_turn: str
     """What ends an answer that another turn follows; in nearly all templates the same."""
+    stop: str
+    """What generation stops at: `end_of_turn`, or, where the template closes more than the turn, the control token that it ends with."""
     style: Style = "none"
     """How the template takes an answer's thoughts."""
     thought: ThoughtForm | None = None
     """What it writes around them; None: it takes none."""
     reasoning: Reasoning = "train"
     """What becomes of thoughts: template.reasoning."""
+    stop_closes_thought: bool = False
+    """Whether the template closes a thought with `stop`, too: generation would not come to the answer."""
     end_is_added: bool = False
     """Whether the template ends an answer by the next turn alone, so that what is trained adds that end to the last answer."""
     between: re.Pattern[str] | None = None
@@ -154,9 +160,12 @@ def open_turns(
     """
     special, spelled = list(special), list(spelled)
     forbidden = any_of([*special, *spelled])
-    inner, last, added = ends_of_turn(template, forbidden)
-    texts = texts_between(template, forbidden)
     style, thought = find_style(template)
+    form = thought.before + thought.behind if thought else ""
+    inner, last, added = ends_of_turn(template, forbidden, form)
+    first = leading_token(last, forbidden)
+    stop = forbidden.findall(last)[-1] if first and first != last else last.strip()
+    texts = texts_between(template, forbidden)
     return Turns(
         template=template,
         special=any_of(special),
@@ -164,6 +173,8 @@ def open_turns(
         forbidden=forbidden,
         end_of_turn=last,
         inner_end_of_turn=inner,
+        stop=stop,
+        stop_closes_thought=bool(first) and stop in form,
         style=style,
         thought=thought,
         reasoning=reasoning,
@@ -172,8 +183,11 @@ def open_turns(
     )
 
 
-def ends_of_turn(template: Template, control: re.Pattern[str]) -> tuple[str, str, bool]:
-    """What ends an inner and the last answer, and whether the template leaves the latter out. Raises StageError if nothing does."""
+def ends_of_turn(template: Template, control: re.Pattern[str], form: str) -> tuple[str, str, bool]:
+    """What ends an inner and the last answer, and whether the template leaves the latter out. Raises StageError if nothing does.
+
+    `form`: what the template writes around a thought; a control token of it ends an answer only if no other one does.
+    """
     try:
         parts = PLACEHOLDER.split(template.render(make_placeholders(TWO_QUESTIONS)))
     except (TemplateRefusedError, RenderingTooLargeError) as error:
@@ -186,6 +200,8 @@ def ends_of_turn(template: Template, control: re.Pattern[str]) -> tuple[str, str
     literals = dict(zip(map(int, parts[1::2]), parts[2::2], strict=True))
     inner, last = (literals.get(Slot(place, "content").number, "") for place in (1, 3))
     text = os.path.commonprefix([inner, last]).rstrip()  # noqa: RUF071 - characters are meant
+    if late := find_late_end(text, control, form):
+        return late, late, False
     ends = (leading_token(inner, control) or text, leading_token(last, control) or text)
     if ends[0] and not last.strip():
         # GLM and others: the next turn's header ends an answer, and their runtimes stop at it
@@ -213,13 +229,32 @@ def leading_token(literal: str, control: re.Pattern[str]) -> str:
     return literal[: match.end()] if match and match.group() else ""
 
 
+def find_late_end(text: str, control: re.Pattern[str], form: str) -> str:
+    """Where the first control token of `text`, which stands behind every answer, closes thoughts, too: up to one that does not; else empty.
+
+    Kimi-K3 writes `<|close|>think<|sep|>` and, behind an answer, `<|close|>response<|sep|><|close|>message<|sep|><|end_of_msg|>`.
+    """
+    if not (first := leading_token(text, control)) or first.strip() not in form:
+        return ""
+    return next((text[: token.end()] for token in control.finditer(text) if token.group() not in form), "")
+
+
 def end_of_turn_at(turns: Turns, literal: str, *, last: bool) -> str | None:
     """What ends the turn in the text that follows an answer."""
-    token = leading_token(literal, turns.forbidden)
-    if token:
-        return token
     end = turns.end_of_turn if last else turns.inner_end_of_turn
+    token = leading_token(literal, turns.forbidden)
+    if token and not (end.startswith(token) and literal.startswith(end)):
+        return token
     return end if literal.startswith(end) else None
+
+
+def cut_inner_end(turns: Turns, end: str) -> str:
+    """What of an answer's end is trained: all; or nothing, where the template ends the last answer otherwise.
+
+    gpt-oss writes `<|end|>` behind thoughts and behind answers that another turn follows: no program stops there, so a model that
+    had learned to say it would go on. It learns to stop by what ends the last answer.
+    """
+    return "" if end.strip() == turns.inner_end_of_turn.strip() != turns.end_of_turn.strip() else end
 
 
 def make_placeholders(kinds: Sequence[str], edge: str = "") -> list[Message]:

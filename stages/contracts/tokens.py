@@ -35,6 +35,8 @@ class AnswerForm(TypedDict):
     """Before thoughts, such as `<think>`; empty: they come at once, or the template writes none."""
     closes: str
     """Between thoughts and answer, such as `</think>`; empty: the template writes no thoughts."""
+    ends: str
+    """Between an answer and the token that generation stops at; empty in nearly all templates."""
 
 
 SPLITS = {"train": TRAIN, "heldout": HELDOUT}

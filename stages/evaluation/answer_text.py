@@ -25,7 +25,10 @@ def read_answer(tokenizer: Any, ids: Sequence[int], end: Sequence[int], form: An
         end: the ids of the end of turn.
         form: of the shipped template (data/tokens/summary.json, `answer`).
     """
-    spoken = list(ids[: -len(end)] if end and list(ids[-len(end) :]) == list(end) else ids)
+    ended = bool(end) and list(ids[-len(end) :]) == list(end)
+    spoken = list(ids[: -len(end)] if ended else ids)
+    if ended and form["ends"]:
+        spoken = cut_words_before_stop(tokenizer, spoken, form["ends"])
 
     def decode(start: int, stop: int, *, controls: bool = False) -> str:
         return str(tokenizer.decode(spoken[start:stop], skip_special_tokens=not controls))
@@ -52,3 +55,14 @@ def read_answer(tokenizer: Any, ids: Sequence[int], end: Sequence[int], form: An
     if form["gap"] and whole.startswith(form["gap"]) and (skipped := cut(0, form["gap"])):
         return Said(None, (skipped[2] + decode(skipped[1], len(spoken))).strip())
     return Said(None, decode(0, len(spoken)).strip())
+
+
+def cut_words_before_stop(tokenizer: Any, spoken: Sequence[int], ends: str) -> list[int]:  # noqa: ANN401 - tokenizers ships no types that mypy reads
+    """The ids of an answer without the template's own words at its end, if they stand there."""
+    for count in range(1, len(spoken) + 1):
+        said = str(tokenizer.decode(spoken[-count:], skip_special_tokens=False)).strip()
+        if said == ends:
+            return list(spoken[:-count])
+        if len(said) > len(ends):
+            break
+    return list(spoken)

@@ -36,27 +36,10 @@ class StopRule:
     """So does this run of ids: the end of turn, where no token of its own stands for it."""
     longest: int
     """So does this many tokens."""
-    inner: frozenset[int] = frozenset()
-    """So does any of these, unless it stands in thoughts: what ends an answer that another turn follows, where that is something else."""
-    opens: tuple[int, ...] = ()
-    """What thoughts begin with; nothing: they come at once."""
-    closes: tuple[int, ...] = ()
-    """What stands between thoughts and answer; nothing: there are no thoughts."""
 
     def after(self, said: Sequence[int]) -> bool:
         """Whether an answer ends here."""
-        if len(said) >= self.longest or said[-1] in self.ids or list(said[-len(self.sequence) :]) == self.sequence:
-            return True
-        return said[-1] in self.inner and not self.thinks(said)
-
-    def thinks(self, said: Sequence[int]) -> bool:
-        """Whether what was said is thoughts that have not ended."""
-        if not self.closes or tuple(said[: len(self.opens)]) != self.opens:
-            return False
-        size = len(self.closes)
-        return not any(
-            tuple(said[at : at + size]) == self.closes for at in range(len(self.opens), len(said) - size + 1)
-        )
+        return len(said) >= self.longest or said[-1] in self.ids or list(said[-len(self.sequence) :]) == self.sequence
 
 
 def forward(

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.contracts.tokens import TOKENIZER
+from stages.contracts.tokens import SUMMARY, TOKENIZER
 from stages.core.errors import StageError
+from stages.core.files import read_json
 from stages.gguf_export import tokenization_check as tokenization
 from stages.gguf_export.heldout_examples import Ending, Example, HeldoutQuestion, find_ending, questions, read_examples
 from stages.gguf_export.modelfile import Form, dialogue_form
@@ -77,7 +78,9 @@ def make_plan(tokens: Path, rows: int, answers: int) -> CheckPlan:
             )
     form = dialogue_form(tokenization.make_renderer(tokenizer, None), tokenizer.bos_token or "")
     closing = tokenization.encode(tokenizer, form.answer[1]) if form else []
-    ending = find_ending(examples, frozenset(tokenizer.added_tokens_decoder), closing)
+    end = read_json(tokens / SUMMARY)["end_of_turn"]
+    stop = end["ids"][0] if end["special"] else None
+    ending = find_ending(examples, frozenset(tokenizer.added_tokens_decoder), closing, stop)
     return CheckPlan(tokenizer, split, examples, questions(examples, ending, answers), ending, form)
 
 

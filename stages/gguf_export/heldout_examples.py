@@ -61,12 +61,12 @@ class Ending:
     """What ends an assistant's turn in the data."""
 
     controls: frozenset[int]
-    """Control tokens, any of which does (gpt-oss has one for the last answer and one for those before); empty: a text does."""
+    """Control tokens, any of which does (a call may end with another than an answer); empty: a text does."""
     text: tuple[int, ...] = ()
     """The tokens of that text, where the vocabulary has no token for it."""
 
     def length(self, answer: Sequence[int]) -> int:
-        """How many tokens at the end of an answer are what ends it; 0: it is cut off."""
+        """How many tokens at the end of an answer are what ends it; 0: it is cut off, or its end is not trained (gpt-oss, before another turn)."""
         if self.controls:
             return int(bool(answer) and answer[-1] in self.controls)
         return len(self.text) if tuple(answer[-len(self.text) :]) == self.text else 0
@@ -92,22 +92,24 @@ def read_examples(tokens: Path, rows: int) -> tuple[str, list[Example]]:
     raise StageError(f"{tokens.name} holds no row with an answer in it, so an exported file could not be checked")
 
 
-def find_ending(examples: Sequence[Example], control: frozenset[int], closing: Sequence[int]) -> Ending:
+def find_ending(
+    examples: Sequence[Example], control: frozenset[int], closing: Sequence[int], stop: int | None
+) -> Ending:
     """What ends the answers.
 
     Args:
         examples: at least one.
         control: ids of the tokenizer's added tokens.
         closing: ids of the text that the template writes after an answer; empty where it is not known.
+        stop: the control token that ends a turn; None: the vocabulary has none, a text does.
 
     Raises StageError where the answers end in nothing that could stop a model.
     """
     answers = [example.ids[begin:end] for example in examples for begin, end in example.spans()]
-    if all(answer[-1] in control for answer in answers):
-        # gpt-oss ends thoughts and earlier answers with the same token: where it stands within answers it ends none
+    if stop is not None:
+        # what stands within answers ends none, though one may be cut off behind it: a thought's end
         within = {token for answer in answers for token in answer[:-1]}
-        if ends := frozenset(answer[-1] for answer in answers) - within:
-            return Ending(ends)
+        return Ending((control & {answer[-1] for answer in answers}) - within | {stop})
     for length in range(len(closing), 0, -1):
         ending = list(closing[:length])
         if all(answer[-length:] == ending for answer in answers):

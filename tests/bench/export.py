@@ -120,8 +120,8 @@ def make_rows(folder: Path) -> None:
         write_arrow(folder / f"{split}.arrow", pa.table(table, schema=SCHEMA))
     summary = {
         "control_tokens": {"as_text": [], "added": {}},
-        "end_of_turn": {"text": "<|eot_id|>", "ids": [end], "special": True, "inner": [end]},
-        "answer": {"gap": "", "opens": "", "closes": ""},
+        "end_of_turn": {"text": "<|eot_id|>", "ids": [end], "special": True, "inner": ""},
+        "answer": {"gap": "", "opens": "", "closes": "", "ends": ""},
         "vocabulary_size": tokenizer.get_vocab_size(),
     }
     (folder / "summary.json").write_text(json.dumps(summary))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.chat.template_words import PROMPTS, STYLES
+from stages.chat.template_words import ENDS_TURN, PROMPTS, STYLES
 from stages.contracts import tokens as contract
 from stages.core.errors import StageError
 from stages.core.files import read_json
@@ -85,7 +85,12 @@ def describe(name: str, made: Templated | StageError) -> Line:
     if any(ids != one.prompt for ids, one in zip(ask_tokenizer(made), made.asked, strict=True)):
         outcome = "DISAGREES"
     style = STYLES[form["reasoning"]].partition(":")[0]
-    return Line(name, outcome, prompt["reason"], f"{style}; {PROMPTS[form['thinks']]}")
+    return Line(
+        name,
+        outcome,
+        prompt["reason"],
+        f"{style}; {PROMPTS[form['thinks']]}{ENDS_TURN if form['stop_closes_thought'] else ''}",
+    )
 
 
 def write_page(lines: Sequence[Line]) -> str:

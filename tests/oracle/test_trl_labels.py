@@ -4,6 +4,7 @@ They mark the header, too, where it is one with the answer's block, and the line
 """
 
 import importlib.util
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,33 @@ def test_trained_text_is_that_of_trls_training_template(family: str, answer: Mes
     prompt = chat.turns.template.render([ASKED], add_generation_prompt=True)
     assert text.endswith(ours)
     assert prompt.endswith(text.removesuffix(ours)), "what they mark beyond ours is the prompt's"
+
+
+def test_end_of_an_earlier_answer_is_trained_by_trls_gpt_oss_template_and_not_by_ours() -> None:
+    """A difference that is wanted: `<|end|>` ends thoughts, too, and no program stops there (docs/decisions/0028)."""
+    from transformers import PreTrainedTokenizerFast
+
+    source = read("gptoss")
+    tokenizer = byte_level(sorted({*CONTROL.findall(source), "<bos>", "<eos>"}))
+    chat = opened(strip_header(source), tokenizer)
+    messages = [ASKED, PLAIN, ASKED, PLAIN]
+    (row,) = rows_of(chat, [Dialogue(messages)])
+    assert isinstance(row, EncodedRow), row
+    theirs = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>")
+    found = theirs.apply_chat_template(
+        messages,
+        chat_template=read("gptoss_training"),
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    marks, ids = found["assistant_masks"], found["input_ids"]
+    first, last = (
+        tokenizer.decode([index for index, _ in run], skip_special_tokens=False)
+        for marked, run in groupby(zip(ids, marks, strict=True), key=lambda one: one[1])
+        if marked
+    )
+    ours = trained(chat, row)
+    assert first == f"<|start|>assistant{ours[0]}<|end|>"
+    assert last == f"<|start|>assistant{ours[1]}"
+    assert last.endswith("<|return|>")

@@ -184,7 +184,7 @@ def test_saved_tokenizer_gives_the_very_ids_and_ends_a_turn_with_its_eos(
     assert (loaded.eos_token, loaded.pad_token) == ("<|eot_id|>", "<|finetune_right_pad_id|>")
     summary = read_json(tokens / SUMMARY)
     ids = [loaded.eos_token_id]
-    assert summary["end_of_turn"] == {"text": "<|eot_id|>", "ids": ids, "special": True, "inner": ids}
+    assert summary["end_of_turn"] == {"text": "<|eot_id|>", "ids": ids, "special": True, "inner": ""}
     assert summary["vocabulary_size"] == len(loaded)
     assert (tokens / "tokenizer/tokenizer.json").read_bytes() == (llama_like / "tokenizer.json").read_bytes()
 

@@ -5,10 +5,10 @@ import pytest
 from retune.chat.answer_stream import AnswerStream
 from stages.contracts.tokens import AnswerForm
 
-NOTHING = AnswerForm(gap="", opens="", closes="")
-TAGS = AnswerForm(gap="<think>\n\n</think>", opens="<think>", closes="</think>")
-AT_ONCE = AnswerForm(gap="", opens="", closes="</think>")
-CHANNELS = AnswerForm(gap="|final|", opens="|analysis|", closes="|end||start|assistant|final|")
+NOTHING = AnswerForm(gap="", opens="", closes="", ends="")
+TAGS = AnswerForm(gap="<think>\n\n</think>", opens="<think>", closes="</think>", ends="")
+AT_ONCE = AnswerForm(gap="", opens="", closes="</think>", ends="")
+CHANNELS = AnswerForm(gap="|final|", opens="|analysis|", closes="|end||start|assistant|final|", ends="")
 
 
 def read(form: AnswerForm, said: str, size: int) -> tuple[str, str]:

@@ -30,9 +30,8 @@ class Letters:
     template = compile_template(TEMPLATE, {}, "26 Jul 2024")
     special = any_of(CONTROL)
     controls: Mapping[int, str] = {index: text for text, index in CONTROL.items()}
-    form = AnswerForm(gap="", opens="", closes="")
+    form = AnswerForm(gap="", opens="", closes="", ends="")
     style: Style = "field"
-    inner_ends: frozenset[int] = frozenset()
     begin: int | None = None
 
     def __init__(self, says: str = "", stops: tuple[str, ...] = (), context: int = 1000) -> None:
@@ -205,7 +204,7 @@ class Thinker(Letters):
         {},
         "26 Jul 2024",
     )
-    form = AnswerForm(gap="", opens="[", closes="]")
+    form = AnswerForm(gap="", opens="[", closes="]", ends="")
 
 
 def test_thoughts_are_told_from_the_answer_and_handed_back_apart():
@@ -216,13 +215,6 @@ def test_thoughts_are_told_from_the_answer_and_handed_back_apart():
     ids = prompt_ids(Thinker(), [*user("hi"), turn, *user("and?")])
     assert "".join(map(chr, ids)).count("a:[a, b]c") == 1
     assert remember(ask(Letters("well"))[0]) == {"role": "assistant", "content": "well"}
-
-
-def test_inner_end_ends_an_answer_and_no_thoughts():
-    speaker = Thinker("[ a| ] c|d")
-    speaker.inner_ends = frozenset({ord("|")})
-    found, _ = ask(speaker)
-    assert (found.text, found.thoughts, found.ended) == ("c", "a|", "end")
 
 
 def test_control_token_in_a_thought_stays_text():

@@ -2,11 +2,11 @@
 
 import pytest
 
-from stages.chat.answer_form import find_answer_form, find_inner_ends
+from stages.chat.answer_form import find_answer_form
 from stages.chat.rendering import compile_template
 from stages.chat.template_choice import OURS
 from stages.contracts.tokens import AnswerForm
-from tests.stages.chat.test_encoding import CHATML, HARMONY_LIKE
+from tests.stages.chat.test_turns import CLOSES_ALL
 
 HEAD = "{% for m in messages %}{% if m.role == 'user' %}{{ '<u>' + m.content }}{% else %}"
 PROMPT = "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<a>' }}{% endif %}"
@@ -32,7 +32,7 @@ CHANNELS = "{% if m.reasoning %}{{ '<a>|analysis|' + m.reasoning + '|end|' }}{% 
 def test_form_of_an_answer_is_what_the_template_writes(source: str, form: tuple[str, str, str]) -> None:
     gap, opens, closes = form
     found = find_answer_form(compile_template(source, {}, "26 Jul 2024"))
-    assert found == AnswerForm(gap=gap, opens=opens, closes=closes)
+    assert found == AnswerForm(gap=gap, opens=opens, closes=closes, ends="")
 
 
 @pytest.mark.parametrize("name", ["llama-3.1", "plain"])
@@ -43,8 +43,11 @@ def test_our_templates_without_thoughts_have_nothing_there(name: str) -> None:
     assert find_answer_form(template)["gap"] == ""
 
 
-def test_inner_end_is_the_control_token_that_ends_no_last_answer() -> None:
-    controls = {1: "<|start|>", 2: "<|message|>", 3: "<|end|>", 4: "<|return|>", 5: "<|im_end|>", 6: "<|im_start|>"}
-    harmony, chatml = (compile_template(source, {}, "26 Jul 2024") for source in (HARMONY_LIKE, CHATML))
-    assert find_inner_ends(harmony, controls) == {3}
-    assert find_inner_ends(chatml, controls) == frozenset()
+def test_words_between_an_answer_and_the_token_that_stops_are_told() -> None:
+    form = find_answer_form(compile_template(CLOSES_ALL, {}, "26 Jul 2024"))
+    assert form == AnswerForm(
+        gap="<|close|>think<|sep|><|open|>response<|sep|>",
+        opens="",
+        closes="<|close|>think<|sep|><|open|>response<|sep|>",
+        ends="<|close|>response<|sep|>",
+    )

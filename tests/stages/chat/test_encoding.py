@@ -261,15 +261,6 @@ def test_older_thoughts_that_the_template_drops_are_not_labelled() -> None:
     assert trained(chat, row) == ["first<|im_end|>", "<think>so</think>second<|im_end|>"]
 
 
-def test_answers_that_end_differently_inside_and_last_are_labelled_with_their_own_ends() -> None:
-    chat = opened(HARMONY_LIKE, byte_level(["<|start|>", "<|message|>", "<|end|>", "<|return|>"]))
-    assert trained(chat, one(chat, turns("q", "first", "q", "second"))) == [
-        "<|message|>first<|end|>",
-        "<|message|>second<|return|>",
-    ]
-    assert chat.turns.end_of_turn == "<|return|>"
-
-
 def test_answers_are_labelled_too_where_the_template_writes_more_behind_them_than_behind_others() -> None:
     """The text goes on where the skeleton of its roles ends: it is not the skeleton's, nor are its control tokens."""
     chat = opened(SAYS_GOODBYE, TEMPLATES["chatml"][1])

@@ -66,10 +66,11 @@ HARMONY_LIKE = (  # a tool's result bears its name, and a call's thought is drop
     "{% if m.tool_calls %}{% set ns.name = m.tool_calls[0].function.name %}"
     "{{ '<|start|>assistant to=' + ns.name + '<|message|>' + m.tool_calls[0].function.arguments | tojson + '<|call|>' }}"
     "{% elif m.role == 'tool' %}{{ '<|start|>' + ns.name + '<|message|>' + m.content + '<|end|>' }}"
-    "{% else %}{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% else %}{{ '<|start|>' + m.role + '<|message|>' + m.content }}"
+    "{{ '<|return|>' if m.role == 'assistant' else '<|end|>' }}{% endif %}{% endfor %}"
     "{{ '<|start|>assistant' if add_generation_prompt else '' }}"
 )
-HARMONY_TOKENS = ["<|start|>", "<|message|>", "<|end|>", "<|call|>"]
+HARMONY_TOKENS = ["<|start|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"]
 OPENS_NEXT = (  # Command R7B's way: behind a call the next answer is opened without being asked
     "{{ tools | tojson if tools else '' }}{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|bot|>' }}{{ m.content }}"
     "{% for c in m.tool_calls or [] %}{{ c.function.name + c.function.arguments | tojson + '<|call|>' }}{% endfor %}{{ '<|end|>' }}{% endfor %}"
@@ -274,7 +275,7 @@ def test_call_that_is_written_in_another_way_once_it_is_answered_does_not_cost_t
     whole, asked = rows_of(chat, [Dialogue(messages, TOOLS), Dialogue(messages[:2], TOOLS)])
     assert isinstance(whole, EncodedRow), whole
     *before, answer = trained(chat, whole)
-    assert answer == "<|message|>In the attic.<|end|>"
+    assert answer == "<|message|>In the attic.<|return|>"
     assert whole.context == (("reasoning_dropped",) if thought else ())
     assert isinstance(asked, EncodedRow), asked
     (call_text,) = trained(chat, asked)

@@ -14,6 +14,8 @@ FACTS: Mapping[str, Any] = {
         "system": True,
         "tools": True,
         "calls": True,
+        "calls_forbidden": False,
+        "stop_closes_thought": False,
         "reasoning": "field",
         "thinks": "open",
         "options_read": [],
@@ -21,8 +23,8 @@ FACTS: Mapping[str, Any] = {
     "prompt": {"choice": "agrees", "reason": "an answer follows the prompt", "gap": "", "header": False},
     "options": {},
     "reasoning": "train",
-    "end_of_turn": {"text": "<|end|>", "ids": [1], "special": True, "inner": [1]},
-    "answer": {"gap": "", "opens": "", "closes": ""},
+    "end_of_turn": {"text": "<|end|>", "ids": [1], "special": True, "inner": ""},
+    "answer": {"gap": "", "opens": "", "closes": "", "ends": ""},
     "bos": "added",
 }
 ROWS = {"rows_in": 8, "splits": {"train": {"truncated": 1}, "heldout": {"truncated": 1}}, "rejected": {"too_long": 4}}
@@ -34,14 +36,14 @@ ROWS = {"rows_in": 8, "splits": {"train": {"truncated": 1}, "heldout": {"truncat
         ({}, "prompt", "an answer follows the prompt"),
         ({}, "end of turn", "'<|end|>' is trained and ends an answer: a control token"),
         (
-            {"end_of_turn": {"text": "</s>", "ids": [1, 2], "special": False, "inner": [1, 2]}},
+            {"end_of_turn": {"text": "</s>", "ids": [1, 2], "special": False, "inner": ""}},
             "end of turn",
             "spelled out",
         ),
         (
-            {"end_of_turn": {"text": "<|r|>", "ids": [1], "special": True, "inner": [2]}},
+            {"end_of_turn": {"text": "<|r|>", "ids": [1], "special": True, "inner": "<|e|>"}},
             "end of turn",
-            "ends with another",
+            "'<|e|>' behind an answer that another turn follows is context",
         ),
         ({}, "BOS", "once: the template left it to the tokenizer"),
         ({"bos": "none"}, "BOS", "none"),
@@ -49,7 +51,7 @@ ROWS = {"rows_in": 8, "splits": {"train": {"truncated": 1}, "heldout": {"truncat
         (
             {
                 "prompt": {"choice": "train_gap", "reason": "x", "gap": "g", "header": False},
-                "answer": {"gap": "<g>", "opens": "", "closes": ""},
+                "answer": {"gap": "<g>", "opens": "", "closes": "", "ends": ""},
             },
             "loss",
             "'<g>' before them, which the model writes; no header of a turn",
@@ -57,7 +59,7 @@ ROWS = {"rows_in": 8, "splits": {"train": {"truncated": 1}, "heldout": {"truncat
         (
             {
                 "prompt": {"choice": "train_gap", "reason": "x", "gap": "g", "header": True},
-                "answer": {"gap": "Bot:", "opens": "", "closes": ""},
+                "answer": {"gap": "Bot:", "opens": "", "closes": "", "ends": ""},
             },
             "loss",
             "'Bot:' before them, which the model writes; that is their header",
@@ -80,6 +82,8 @@ def test_words_are_those_of_the_facts(changed: dict[str, Any], about: str, words
     [
         ({"system": False}, "system", "not written"),
         ({"tools": False}, "tools", "calls are written, definitions are not"),
+        ({"calls_forbidden": True, "calls": False}, "tools", "apply_chat_template fails, too"),
+        ({"stop_closes_thought": True}, "thoughts", "rows with thoughts are set aside by name"),
         ({"calls": False}, "tools", "definitions are written, calls are not"),
         ({"tools": False, "calls": False}, "tools", "not written"),
         (

@@ -7,13 +7,14 @@ from stages.evaluation.answer_text import Said, read_answer
 from tests.stages.chat.test_encoding import byte_level
 
 CONTROLS = ["<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|return|>"]
-NOTHING = AnswerForm(gap="", opens="", closes="")
-TAGS = AnswerForm(gap="<think>\n\n</think>", opens="<think>", closes="</think>")
-AT_ONCE = AnswerForm(gap="", opens="", closes="</think>")
+NOTHING = AnswerForm(gap="", opens="", closes="", ends="")
+TAGS = AnswerForm(gap="<think>\n\n</think>", opens="<think>", closes="</think>", ends="")
+AT_ONCE = AnswerForm(gap="", opens="", closes="</think>", ends="")
 CHANNELS = AnswerForm(
     gap="<|channel|>final<|message|>",
     opens="<|channel|>analysis<|message|>",
     closes="<|end|><|start|>assistant<|channel|>final<|message|>",
+    ends="",
 )
 FINAL = "<|channel|>final<|message|>"
 

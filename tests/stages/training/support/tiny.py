@@ -138,8 +138,8 @@ def make_tokens(folder: Path, added: list[str]) -> None:
         write_arrow(folder / f"{name}.arrow", pa.table(columns, schema=SCHEMA))
     summary = {
         "control_tokens": {"as_text": [], "added": {name: tokenizer.token_to_id(name) for name in added}},
-        "end_of_turn": {"text": tokenizer.id_to_token(end), "ids": [end], "special": True, "inner": [end]},
-        "answer": {"gap": "", "opens": "", "closes": ""},
+        "end_of_turn": {"text": tokenizer.id_to_token(end), "ids": [end], "special": True, "inner": ""},
+        "answer": {"gap": "", "opens": "", "closes": "", "ends": ""},
         "vocabulary_size": tokenizer.get_vocab_size(),
     }
     (folder / "summary.json").write_text(json.dumps(summary))
