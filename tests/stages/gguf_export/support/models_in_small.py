@@ -161,6 +161,10 @@ def make_tokens(folder: Path, tokenizer: Any, rows: int = 6, *, end: str = "<|eo
     schema = pa.schema([("row_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
     for split in ("train", "heldout"):
         write_arrow(folder / f"{split}.arrow", pa.Table.from_pylist(made, schema=schema))
+    closing = tokenizer(end, add_special_tokens=False).input_ids
+    special = len(closing) == 1 and closing[0] in tokenizer.added_tokens_decoder
+    says = {"text": end, "ids": closing, "special": special, "inner": ""}
+    (folder / "summary.json").write_text(json.dumps({"end_of_turn": says}), encoding="utf-8")
 
 
 def make_adapter(folder: Path) -> None:
