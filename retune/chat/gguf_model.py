@@ -48,8 +48,8 @@ class GgufSpeaker:
         controls = {token: text for token, (text, kind) in enumerate(texts) if is_control(text, kind)}
         self.special = any_of(controls.values())
         self.controls: Mapping[int, str] = controls
-        self.form = find_answer_form(self.template)
-        self.style = find_style(self.template)[0]
+        self.style, thought = find_style(self.template)
+        self.form = find_answer_form(self.template, thought)
         self.begin = model.bos if model.adds_bos else None
         self.stops = stops
         self.context = min(context, call_integer(model, "llama_model_n_ctx_train", model.handle) or context)

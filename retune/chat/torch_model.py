@@ -46,8 +46,8 @@ class TorchSpeaker:
         controls = control_tokens(self.tokenizer)
         self.special = any_of(token.content for token in controls.values())
         self.controls: Mapping[int, str] = {index: token.content for index, token in controls.items()}
-        self.form = find_answer_form(self.template)
-        self.style = find_style(self.template)[0]
+        self.style, thought = find_style(self.template)
+        self.form = find_answer_form(self.template, thought)
         self.begin: int | None = None
         self.stops: tuple[str, ...] = () if summary["end_of_turn"]["special"] else (summary["end_of_turn"]["text"],)
         self.end_ids = ends

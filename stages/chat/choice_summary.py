@@ -18,7 +18,7 @@ def summarize_choice(choice: TemplateChoice, wishes: TemplateWishes) -> dict[str
         "options": dict(wishes.options),
         "date_string": wishes.date_string,
         "end_of_turn": describe_end_of_turn(chat),
-        "answer": find_answer_form(chat.turns.template),
+        "answer": find_answer_form(chat.turns.template, chat.turns.thought),
         "bos": choice.bos,
         "pad": {"text": choice.tokens["pad_token"], "id": tokenizer.token_to_id(choice.tokens["pad_token"])},
         "control_tokens": {

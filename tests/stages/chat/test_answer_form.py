@@ -3,7 +3,8 @@
 import pytest
 
 from stages.chat.answer_form import find_answer_form
-from stages.chat.rendering import compile_template
+from stages.chat.reasoning import find_style
+from stages.chat.rendering import Template, compile_template
 from stages.chat.template_choice import OURS
 from stages.contracts.tokens import AnswerForm
 from tests.stages.chat.test_turns import CLOSES_ALL
@@ -12,6 +13,10 @@ HEAD = "{% for m in messages %}{% if m.role == 'user' %}{{ '<u>' + m.content }}{
 PROMPT = "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<a>' }}{% endif %}"
 THINKS = "{{ '<a>' }}{% if m.reasoning %}{{ '<think>\n' + m.reasoning + '\n</think>\n\n' }}{% endif %}{{ m.content }}"
 CHANNELS = "{% if m.reasoning %}{{ '<a>|analysis|' + m.reasoning + '|end|' }}{% endif %}{{ '<a>|final|' + m.content + '|return|' }}"
+
+
+def form_of(template: Template) -> AnswerForm:
+    return find_answer_form(template, find_style(template)[1])
 
 
 @pytest.mark.parametrize(
@@ -31,7 +36,7 @@ CHANNELS = "{% if m.reasoning %}{{ '<a>|analysis|' + m.reasoning + '|end|' }}{% 
 )
 def test_form_of_an_answer_is_what_the_template_writes(source: str, form: tuple[str, str, str]) -> None:
     gap, opens, closes = form
-    found = find_answer_form(compile_template(source, {}, "26 Jul 2024"))
+    found = form_of(compile_template(source, {}, "26 Jul 2024"))
     assert found == AnswerForm(gap=gap, opens=opens, closes=closes, ends="")
 
 
@@ -40,11 +45,11 @@ def test_our_templates_without_thoughts_have_nothing_there(name: str) -> None:
     template = compile_template(
         (OURS / f"{name}.jinja").read_text(encoding="utf-8"), {"bos_token": "<s>"}, "26 Jul 2024"
     )
-    assert find_answer_form(template)["gap"] == ""
+    assert form_of(template)["gap"] == ""
 
 
 def test_words_between_an_answer_and_the_token_that_stops_are_told() -> None:
-    form = find_answer_form(compile_template(CLOSES_ALL, {}, "26 Jul 2024"))
+    form = form_of(compile_template(CLOSES_ALL, {}, "26 Jul 2024"))
     assert form == AnswerForm(
         gap="<|close|>think<|sep|><|open|>response<|sep|>",
         opens="",
