@@ -126,9 +126,6 @@ def choose_params(combination: Combination, steps: int, questions: int) -> dict[
         "missing_control_tokens": "add",
         "max_length": CONTEXT,
     }
-    if (combination.template, combination.turns) == ("gpt-oss", "multi-turn"):
-        # its earlier answers end with <|end|>, where llama.cpp does not stop: `gguf` refuses such a file and names this param
-        values["template"]["train_on"] = "last_assistant_turn"
     # the base has never seen "<", "/" or "|": without room the adapter does not learn to write a tag
     values["train"] |= {"steps": steps, "learning_rate": 3e-3, "eval_steps": None, "logging_steps": 100}
     values["train"]["lora"] |= {"r": 64, "alpha": 64}
