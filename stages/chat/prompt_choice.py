@@ -85,6 +85,8 @@ def choose_prompt(source: str, compile_source: Callable[[str], Template], wanted
             f"the template asks a model to go on from {show_end(first.prompt)} and writes {show_end(first.written)} in training: the "
             "last answer of a row is trained behind the former, as programs expect that use the family's own prompt"
         )
+    if wanted == "train_gap" and not no_prompt:
+        reason += " (template.prompt: auto does the same with this template)"
     return PromptChoice("train_gap", reason, first.gap or "", source, no_prompt)
 
 

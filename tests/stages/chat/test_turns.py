@@ -1,10 +1,13 @@
 """What ends an answer: the token that generation stops at, in templates that close more than turns with one token."""
 
+import functools
+
 import pytest
 
 from stages.chat.answer_form import describe_end_of_turn
 from stages.chat.encoding import EncodedRow, encode_dialogues
-from stages.chat.rendering import Dialogue
+from stages.chat.prompt_choice import choose_prompt
+from stages.chat.rendering import Dialogue, compile_template
 from stages.chat.row_rules import REASONING_ENDS_TURN, TEMPLATE_FORBIDDEN
 from stages.chat.template_report import forbids_calls
 from tests.stages.chat.test_encoding import HARMONY_LIKE, byte_level, opened, rows_of, trained, turns
@@ -115,3 +118,12 @@ def test_template_that_does_what_transformers_sandbox_forbids_is_told_by_that_ca
     assert rows_of(harmless, [Dialogue(called)]) != [TEMPLATE_FORBIDDEN]
     assert isinstance(rows_of(chat, [turns("q", "a")])[0], EncodedRow)
     assert (forbids_calls(chat.turns.template), forbids_calls(harmless.turns.template)) == (True, False)
+
+
+def test_train_gap_says_where_auto_would_do_the_same() -> None:
+    compiled = functools.partial(compile_template, special_tokens={}, date_string="26 Jul 2024")
+    asked, auto = (choose_prompt(CLOSES_ALL, compiled, wanted) for wanted in ("train_gap", "auto"))
+    assert asked._replace(reason="") == auto._replace(reason="")
+    assert asked.reason == f"{auto.reason} (template.prompt: auto does the same with this template)"
+    no_prompt = choose_prompt(CLOSES_ALL.partition("{% if add_generation")[0], compiled, "train_gap")
+    assert "auto does the same" not in no_prompt.reason
