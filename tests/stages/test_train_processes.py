@@ -61,9 +61,10 @@ def compare(one: Path, other: Path) -> None:
     for name in first:
         assert abs(first[name] - second[name]).max() < 2e-5, name
     assert (one / contract.LEDGER).read_bytes() == (other / contract.LEDGER).read_bytes()
-    check = judge_adapter(other, other.parents[1] / "tokens")
+    tokens = next(folder / "tokens" for folder in other.parents if (folder / "tokens").is_dir())
+    check = judge_adapter(other, tokens)
     assert check["passed"], check["says"]
-    assert check == judge_adapter(one, one.parents[1] / "tokens")
+    assert check == judge_adapter(one, tokens)
 
 
 @pytest.fixture(scope="module")
