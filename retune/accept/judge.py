@@ -46,7 +46,7 @@ def judge(root: Path, stage: str, changes: list[Any]) -> Verdict:
     added: dict[Key, object] = {}
     for path, sections in deps.items():
         if isinstance(sections, dict):
-            judge_params(root, path, list(sections), locked.get("params", {}).get(path, {}), added, verdict)
+            judge_params(root, stage, path, list(sections), locked.get("params", {}).get(path, {}), added, verdict)
     if added:
         judge_whole_use(root, [item["path"] for item in locked.get("deps", [])], verdict)
     for path, state in deps.items():
@@ -71,9 +71,18 @@ def collect_changed_deps(changes: list[Any], verdict: Verdict) -> dict[str, Any]
 
 
 def judge_params(
-    root: Path, path: str, sections: list[str], locked: Mapping[str, Any], added: dict[Key, object], verdict: Verdict
+    root: Path,
+    stage: str,
+    path: str,
+    sections: list[str],
+    locked: Mapping[str, Any],
+    added: dict[Key, object],
+    verdict: Verdict,
 ) -> None:
-    """Compare sections of a params file with what the run had; keys that are new go into `added`."""
+    """Compare sections of a params file with what the run had; keys that are new go into `added`.
+
+    A stage that has a section of its own gets that one; of others (the audit's) it only looks whether its record and dvc.lock say the same.
+    """
     present = read_yaml(root / path)
     for section in sections:
         if section not in present or section not in locked:
@@ -85,7 +94,8 @@ def judge_params(
         verdict.proven += [
             f"{section}.{'.'.join(key)} is new and changes nothing at {value!r}" for key, value in new.items()
         ]
-        added |= new
+        if section == stage or stage not in locked:
+            added |= new
 
 
 def compare(old: object, new: object, above: Key, added: dict[Key, object]) -> list[str]:

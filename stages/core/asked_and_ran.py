@@ -59,8 +59,8 @@ def compare(
     """
     keys = {
         key: value
-        for section, params in asked.items()
-        for key, value in list_keys(section, params.model_dump(mode="json"))
+        for section, values in asked.items()
+        for key, value in list_keys(section, values.model_dump(mode="json"))
         if section != "runtime" or key.removeprefix("runtime.") in runtime_keys
     }
     for key in seen.keys() - keys.keys():

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from retune.accept.command import record
-from retune.accept.judge import judge
+from retune.accept.judge import Verdict, judge, judge_params
 from retune.accept.same_code import whole_use
 from stages.core.project_code import keep_code
 from tests.project import ROOT
@@ -272,3 +272,14 @@ def test_a_package_that_changed_while_it_was_compared_is_not_recorded(toy):
     before = (toy / "dvc.lock").read_bytes()
     assert "stages/parts changed while it was compared" in " ".join(record(toy, "words", verdict))
     assert (toy / "dvc.lock").read_bytes() == before
+
+
+@pytest.mark.parametrize(("stage", "is_its_own"), [("words", True), ("audit", False)])
+def test_a_new_param_of_another_stages_section_is_compared_and_given_to_nobody(toy, stage, is_its_own):
+    locked = {"words": {"least": 2}, "audit": {}}
+    edit(toy, "params.yaml", "least: 2", "least: 2\n  most: null")
+    verdict, added = Verdict(), {}
+    judge_params(toy, stage, "params.yaml", ["words"], locked, added, verdict)
+    assert verdict.reasons == []
+    assert verdict.params == {"words": {"least": 2, "most": None}}
+    assert bool(added) is is_its_own

@@ -56,6 +56,8 @@ def edit_param(draw: random.Random, root: Path) -> Edit:
     content = path.read_bytes()
     path.write_bytes(before)
     stages = frozenset() if keys[0] == "runtime" else frozenset({"check", keys[0]})
+    if "--record" in STAGES.get(keys[0], {}).get("cmd", ""):
+        stages |= {"audit"}  # it holds each record against dvc.lock
     return Edit("params.yaml", content, stages, ".".join(keys), ".".join(keys))
 
 
