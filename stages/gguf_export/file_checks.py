@@ -99,11 +99,7 @@ def verify_ends(model: Model, plan: CheckPlan) -> None:
         )
     for token in sorted(plan.ending.controls):
         if not model.ends(token):
-            only = " (template.train_on: last_assistant_turn trains those alone that end with another)"
-            raise StageError(
-                f"{model.name} does not stop at token {token}, which ends answers in data/tokens"
-                f"{only if len(plan.ending.controls) > 1 else ''}"
-            )
+            raise StageError(f"{model.name} does not stop at token {token}, which ends answers in data/tokens")
     within = next((token for question in plan.asked for token in question.gold if model.ends(token)), None)
     if within is not None:
         raise StageError(f"{model.name} would stop at token {within}, which stands within answers of data/tokens")
