@@ -100,12 +100,13 @@ def look(file: Path, records: Path | None, lock: Path | None) -> FileOrigin:
 
 
 def tell_run(file: Path, digests: Any, records: Path | None) -> list[str]:  # noqa: ANN401 - FileDigests
-    """How the stage ran that made a file, where a record names it."""
+    """How the stage ran that made a file, where a record names it. A folder of records that lies elsewhere has no execution records."""
     from retune.execution import describe_execution
     from retune.origin.links import find_record
+    from retune.verdict import RECORDS
 
     found, _ = find_record(file, digests, records)
-    if found is None or records is None:
+    if found is None or records is None or records.resolve().parts[-2:] != RECORDS.parts:
         return []
     return [
         f"{show_text(found.stage)}: {line}" for line in describe_execution(records.resolve().parents[1], found.stage)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from retune.verdict import RECORDS
 from retune.verify.digests import FileDigests
 from stages.core.errors import StageError
 from stages.core.project_code import md5
@@ -113,7 +114,7 @@ def check_metadata(hash_said: object, records: Path) -> Link:
     except (OSError, StageError) as error:
         return Link("metadata", "unknown", f"{error}, so nothing says whose records' hash stands in the file")
     named = [Path(one["path"]) for one in record["inputs"].values()]
-    files = [records / path.name for path in named if path.parent.name == records.resolve().name]
+    files = [records / path.name for path in named if path.parent == RECORDS]
     missing = ", ".join(file.name for file in files if not file.is_file())
     if missing or not files:
         return Link("metadata", "unknown", f"{missing or 'what gguf read is'} not among the records")

@@ -114,6 +114,16 @@ def test_missing_record_is_named_and_proves_nothing(made, retune):
     assert "redact.json not among the records" in answer.stdout
 
 
+@pytest.mark.parametrize("name", ["recs", "records", "data/old"])
+def test_copied_records_prove_the_same_whatever_their_folder_is_called(made, retune, name):
+    shutil.copytree(made / "data/records", made / name, dirs_exist_ok=True)
+    shutil.move(made / "data/gguf/mine-q8_0.gguf", made / "x.gguf")
+    answer = retune("origin", "x.gguf", "--records", name, "--lock", "dvc.lock", cwd=made)
+    assert answer.returncode == 0, answer.stdout
+    assert "the records' own hash is the one in the file" in answer.stdout
+    assert "\n  ran  " not in answer.stdout
+
+
 def test_record_of_a_stage_that_is_not_in_the_hash_changes_nothing(made, retune):
     write_json(made / "data/records/evaluate.json", make_record("evaluate"))
     assert retune("origin", "data/gguf/mine-q8_0.gguf", cwd=made).returncode == 0
