@@ -35,6 +35,7 @@ def serve(
     root = project_root()
     from retune.chat.dialogue import read_sampling
     from retune.chat.gguf_files import choose_file
+    from retune.earlier import warn_of_adapter
     from retune.verdict import warn_of
     from stages.core.errors import StageError
 
@@ -42,8 +43,7 @@ def serve(
         (path, lora), sampling = choose_file(root, gguf), read_sampling(root)
     except StageError as error:
         give_up(str(error))
-    warning = warn_of(root, lora or path)
-    if warning:
+    for warning in filter(None, (warn_of_adapter(root, lora or path), warn_of(root, lora or path))):
         print(show_text(warning), file=sys.stderr, flush=True)
     refuse_unusable(host, port)
     # while the model loads, a signal ends the process at once

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from retune.earlier import find_earlier
 from retune.execution import describe_all
 from retune.project import give_up
 from retune.verdict import find_verdict, is_of_verdict
@@ -16,6 +17,9 @@ from stages.core.value_differences import show_text
 DATA = Path("data")
 MAKERS = ("train", "merge", "gguf")
 """Stages that make the model's files. A run that fails takes those of its stage along, with the record."""
+FOLDERS = {"adapter": "train", "merged": "merge", "gguf": "gguf"}
+"""{folder of such files: its stage}."""
+EARLIER = " (of an earlier run)"
 
 
 def summary(
@@ -79,6 +83,7 @@ def gather(data: Path, rows: Any, tokens: Any, metrics: Any) -> dict[str, Any]: 
     """What is told, of these figures and of what else lies there."""
     verdict, report = find_verdict(data.parent), data / "report/index.html"
     changed, unread = find_changed_sections(data, Path("params.yaml"))
+    earlier = find_earlier(data.parent)
     files = [
         *(data / "gguf" / name for name in list_exported(data)),
         data / "adapter/adapter_model.safetensors",
@@ -99,7 +104,8 @@ def gather(data: Path, rows: Any, tokens: Any, metrics: Any) -> dict[str, Any]: 
         "verdict": verdict.in_words(),
         "report": report.as_posix(),
         "report_of_verdict": is_of_verdict(report, verdict),
-        "execution": describe_all(data.parent, find_stages(data)),
+        "earlier": earlier,
+        "execution": describe_all(data.parent, [stage for stage in find_stages(data) if stage not in earlier]),
         "changed_since": changed,
         "unreadable": unread,
     }
@@ -151,33 +157,57 @@ def find_changed_sections(data: Path, parameters: Path) -> tuple[list[str], list
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The table's rows: (name, value)."""
-    rows = found["rows"]
-    kept = rows["train"] + rows["heldout"] - found["rejected_by_template"]
-    aside = rows["rejected"] + found["rejected_by_template"]
-    others = {"repeated": "repeated", "near_heldout": "near held-out ones", "excluded": "excluded"}
-    more = "".join(f", {rows[fate]:,} {word}" for fate, word in others.items() if rows[fate])
+    marks = dict.fromkeys(found["earlier"], EARLIER)
     told = [
-        ("rows", f"{rows['raw']:,} in, {kept:,} kept ({rows['heldout']:,} held out), {aside:,} rejected{more}"),
+        ("rows", format_rows(found)),
         *flag_and_seen_lines(found),
-        ("training", found["training"]["says"]),
-        ("held-out loss", format_change(found["loss"], "{:.4f}")),
+        ("training", found["training"]["says"] + marks.get("train", "")),
+        ("held-out loss", format_change(found["loss"], "{:.4f}") + marks.get("evaluate", "")),
     ]
     if found["answers_right"] != [None, None]:
-        told.append(("answers right", format_change(found["answers_right"], "{:.1%}")))
-    told += [
-        ("file" if number == 0 else "", f"{name}  {'gone' if size is None else f'{size / 1e6:,.1f} MB'}")
-        for number, (name, size) in enumerate(found["files"].items())
-    ]
+        told.append(("answers right", format_change(found["answers_right"], "{:.1%}") + marks.get("evaluate", "")))
+    for number, (name, size) in enumerate(found["files"].items()):
+        mark = marks.get(FOLDERS[Path(name).parent.name], "")
+        told.append(
+            ("file" if number == 0 else "", f"{name}  {'gone' if size is None else f'{size / 1e6:,.1f} MB{mark}'}")
+        )
     told.append(("verdict", found["verdict"]))
     told.append(
         ("report", found["report"] + ("" if found["report_of_verdict"] else " (not of the figures that lie here)"))
     )
-    told += found["execution"]
+    return [*told, *found["execution"], *notes_and_next(found)]
+
+
+def format_rows(found: dict[str, Any]) -> str:
+    """What became of the rows; what the template rejected counts only where it read the rows that lie here."""
+    rows, earlier = found["rows"], found["earlier"]
+    template = 0 if "template" in earlier else found["rejected_by_template"]
+    kept = rows["train"] + rows["heldout"] - template
+    aside = rows["rejected"] + template
+    others = {"repeated": "repeated", "near_heldout": "near held-out ones", "excluded": "excluded"}
+    more = "".join(f", {rows[fate]:,} {word}" for fate, word in others.items() if rows[fate])
+    said = f"{rows['raw']:,} in, {kept:,} kept ({rows['heldout']:,} held out), {aside:,} rejected{more}"
+    if "standardize" in earlier:
+        said += EARLIER
+    return said + (
+        "; what the template rejects is not counted, its files are of an earlier run" * ("template" in earlier)
+    )
+
+
+def notes_and_next(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is amiss, and what to do next. Files of two runs are not offered as one model."""
+    told, earlier = [], found["earlier"]
     gone = found["gone"] or [name for name, size in found["files"].items() if size is None]
+    if earlier:
+        said = (
+            f"of an earlier run: {', '.join(earlier)} (by the records they were made of other files than lie here now)"
+        )
+        told.append(("note", f"{said}: `dvc repro` makes them anew; their times are not counted"))
     if gone:
         said = f"a later run has failed or is under way, so files are gone ({', '.join(gone)})"
-        told.append(("note", f"{said}: `retune restore` brings them back"))
-    elif any(name.endswith(".gguf") for name in found["files"]):
+        back = "`dvc repro` makes them" if earlier else "`retune restore` brings them back"
+        told.append(("note", f"{said}: {back}"))
+    elif not set(MAKERS) & set(earlier) and any(name.endswith(".gguf") for name in found["files"]):
         push = ", `retune push` publishes it" if found["passed"] else ""
         told.append(("next", f"`retune chat` talks to it, `retune serve` offers it to programs{push}"))
     told += [("note", said) for said in found["unreadable"]]
@@ -193,9 +223,10 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def flag_and_seen_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """What is told of rows that are kept, and what the held-out ones measure."""
+    mark = EARLIER if "standardize" in found["earlier"] else ""
     flags = ", ".join(f"{rows:,} {flag}" for flag, rows in found["flags"].items())
-    told = [("flagged", f"{flags} (`data/messages/summary.json` names the first ones)")] if flags else []
-    return [*told, ("held out", found["seen"]["says"])] if found["rows"]["heldout"] else told
+    told = [("flagged", f"{flags} (`data/messages/summary.json` names the first ones){mark}")] if flags else []
+    return [*told, ("held out", found["seen"]["says"] + mark)] if found["rows"]["heldout"] else told
 
 
 def format_change(values: list[float | None], form: str) -> str:

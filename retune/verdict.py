@@ -2,7 +2,8 @@
 
 A verdict belongs to the figures that it judged. A later run may have made others and have ended before they were judged; then the old
 gate.json still lies there. Small files are hashed alone: the records, whose hashes name the tokens, weights and GGUF files, and the files
-with figures. So this costs milliseconds, and says nothing of the large files' bytes: `push` hashes those that it sends.
+with figures. What was judged stands in data/audit alone, so that and gate.json are held against dvc.lock, where one is there. So this costs
+little, and says nothing of the large files' bytes: `push` hashes those that it sends.
 """
 
 import re
@@ -46,18 +47,26 @@ def find_verdict(root: Path) -> StandingVerdict:
         verdict = read_answer(root / AUDIT, AuditVerdict)
     except ValueError as error:
         return StandingVerdict(passed=None, reasons=[f"{AUDIT} {error}"], judged=None)
-    others = find_others(root, verdict.judged)
+    others = find_others(root, verdict.judged) or find_unlocked(root, AUDIT.parent)
     if others:
         return StandingVerdict(passed=None, reasons=others, judged=None)
     if not verdict.passed:
         return StandingVerdict(passed=False, reasons=verdict.reasons, judged=verdict.digest())
+    refused = find_gate_faults(root, verdict)
+    if refused:
+        return StandingVerdict(passed=None, reasons=refused, judged=None)
+    return StandingVerdict(passed=True, reasons=[], judged=verdict.digest())
+
+
+def find_gate_faults(root: Path, verdict: AuditVerdict) -> list[str]:
+    """Why gate.json does not let pass what a verdict does, in words."""
     try:
         gate = read_answer(root / GATE, GateVerdict)
     except ValueError as error:
-        return StandingVerdict(passed=None, reasons=[f"{GATE} {error}"], judged=None)
+        return [f"{GATE} {error}"]
     if not gate.passed or gate.judged != verdict.judged:
-        return StandingVerdict(passed=None, reasons=[f"{GATE} is not of the verdict in {AUDIT}"], judged=None)
-    return StandingVerdict(passed=True, reasons=[], judged=verdict.digest())
+        return [f"{GATE} is not of the verdict in {AUDIT}"]
+    return find_unlocked(root, GATE)
 
 
 def find_others(root: Path, judged: Mapping[str, str]) -> list[str]:
@@ -76,6 +85,28 @@ def find_others(root: Path, judged: Mapping[str, str]) -> list[str]:
     return [
         f"{list_names(names)} {'is' if len(names) == 1 else 'are'} {what}" for what, names in found.items() if names
     ]
+
+
+def find_unlocked(root: Path, path: Path) -> list[str]:
+    """Why dvc.lock does not vouch for what judges, in words; nothing where it does, or where there is none.
+
+    A gate that says no fails, and DVC notes nothing down of a stage that fails: dvc.lock may lack gate.json, and data/audit vouches alone.
+    """
+    from stages.core.errors import StageError
+    from stages.dvc_lock.hashes import digest_path
+    from stages.dvc_lock.lock import LOCK, read_locked_stages
+
+    if not (root / LOCK).exists():
+        return []
+    try:
+        outs = {out: digest for entry in read_locked_stages(root).values() for out, digest in entry.outs.items()}
+        there = digest_path(root, path.as_posix())
+    except StageError as error:
+        return [str(error)]
+    except OSError as error:
+        return [f"{path} cannot be read ({error.strerror})"]
+    named = outs.get(path.as_posix(), there if path == GATE else "")
+    return [] if named == there else [f"{path} is not what {LOCK} names"]
 
 
 def list_names(names: Sequence[str]) -> str:

@@ -95,11 +95,11 @@ def open_speaker(
 
 
 def note_verdict(root: Path, file: Path) -> None:
-    """Say so where no verdict lets a file of data/ pass."""
+    """Say so where no verdict lets a file of data/ pass, and where a GGUF file is of another adapter than lies there."""
+    from retune.earlier import warn_of_adapter
     from retune.verdict import warn_of
 
-    warning = warn_of(root, file)
-    if warning:
+    for warning in filter(None, (warn_of_adapter(root, file), warn_of(root, file))):
         note(warning)
 
 

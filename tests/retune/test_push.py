@@ -203,7 +203,7 @@ def test_model_that_the_audit_does_not_know_is_refused(push, audited):
     write_json(audited / "data/audit/provenance.json", provenance)
     done = push(REPO, "--model")
     assert "data/audit is not what dvc.lock names" in done.stderr
-    assert "`retune restore --force audit`" in done.stderr
+    assert "`dvc repro` judges them" in done.stderr
     lock(audited)
     assert "the audit knows of no model" in push(REPO, "--model").stderr
 

@@ -30,7 +30,7 @@ def test_lines_say_what_to_do_next_where_there_is_something_to_talk_to() -> None
     found = {
         "rows": rows, "rejected_by_template": 0, "training": {"says": "3 of 7 training conversations were trained"}, "loss": [2.0, 1.0], "answers_right": [None, None],
         "files": {"data/gguf/a.gguf": 5}, "passed": True, "verdict": "passed", "report": "r", "report_of_verdict": True, "changed_since": [],
-        "gone": [], "execution": [], "unreadable": [], "flags": {"email_address": 3}, "seen": {"says": "1 of 2 stand in training"},
+        "gone": [], "earlier": [], "execution": [], "unreadable": [], "flags": {"email_address": 3}, "seen": {"says": "1 of 2 stand in training"},
     }  # fmt: skip
     told = dict(lines(found))
     assert told["rows"] == "1,014 in, 9 kept (2 held out), 0 rejected, 1,000 repeated, 5 near held-out ones"
@@ -44,6 +44,27 @@ def test_lines_say_what_to_do_next_where_there_is_something_to_talk_to() -> None
         told = dict(lines({**found, **lost}))
         assert "`retune restore` brings them back" in told["note"]
         assert "next" not in told
+
+
+def test_lines_mark_what_is_of_an_earlier_run_and_offer_no_model_of_two_runs() -> None:
+    rows = {"raw": 10, "train": 7, "heldout": 2, "rejected": 1, "repeated": 0, "near_heldout": 0, "excluded": 0}
+    files = {"data/gguf/a.gguf": 5, "data/adapter/adapter_model.safetensors": 5, "data/merged/model.safetensors": 5}
+    found = {
+        "rows": rows, "rejected_by_template": 3, "training": {"says": "7 were trained"}, "loss": [2.0, 1.0], "answers_right": [0.1, 0.2],
+        "files": files, "passed": None, "verdict": "none", "report": "r", "report_of_verdict": False, "changed_since": [], "gone": [],
+        "execution": [], "unreadable": [], "flags": {"email_address": 3}, "seen": {"says": "1 of 2"}, "earlier": ["evaluate", "merge", "gguf"],
+    }  # fmt: skip
+    told = lines(found)
+    marked = [value.split(" ")[0] for _, value in told if value.endswith(" (of an earlier run)")]
+    assert marked == ["2.0000", "10.0%", "data/gguf/a.gguf", "data/merged/model.safetensors"]
+    assert dict(told)["note"].startswith("of an earlier run: evaluate, merge, gguf (")
+    assert "next" not in dict(told)
+    assert "next" in dict(lines({**found, "earlier": ["audit", "report", "gate"]}))
+    before = dict(lines({**found, "earlier": ["standardize", "template", "train"]}))
+    assert before["rows"].startswith("10 in, 9 kept (2 held out), 1 rejected (of an earlier run); what the template")
+    assert all(before[name].endswith("(of an earlier run)") for name in ("flagged", "held out", "training"))
+    gone = [value for name, value in lines({**found, "gone": ["merge"], "earlier": ["gguf"]}) if name == "note"]
+    assert gone[1].endswith("(merge): `dvc repro` makes them")
 
 
 def test_exported_files_are_those_of_the_model_and_the_adapter(tmp_path: Path) -> None:

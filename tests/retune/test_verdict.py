@@ -7,6 +7,7 @@ import pytest
 
 from retune.verdict import NO_VERDICT, find_verdict, is_of_verdict, warn_of
 from stages.core.files import read_json, write_json, write_text
+from tests.locks import write_lock
 from tests.verdict_files import FIGURES, write_verdict
 
 RECORDS = ("records/train.json", "records/merge.json", "records/gguf.json")
@@ -194,3 +195,22 @@ def test_verdict_is_json_that_reads_back(root: Path) -> None:
     assert json.loads((root / "data/gate.json").read_text())["judged"].keys() == {
         f"data/{name}" for name in (*FIGURES, *RECORDS)
     }
+
+
+def test_verdict_and_gate_that_were_edited_together_are_not_what_dvc_lock_names(root: Path) -> None:
+    write_verdict(root, passed=False)
+    write_lock(root, {"audit": ["data/audit"], "gate": ["data/gate.json"]})
+    assert find_verdict(root).passed is False
+    write_verdict(root)
+    said = find_verdict(root)
+    assert said.passed is None
+    assert said.in_words() == f"{NO_VERDICT}: data/audit is not what dvc.lock names (`dvc repro` judges them)"
+    lock = write_lock(root, {"audit": ["data/audit"], "gate": ["data/records/train.json"]})
+    lock.write_text(lock.read_text().replace("data/records/train.json", "data/gate.json"))
+    assert find_verdict(root).reasons == ["data/gate.json is not what dvc.lock names"]
+    write_lock(root, {"records": ["data/records/train.json"]})
+    assert find_verdict(root).reasons == ["data/audit is not what dvc.lock names"]
+    write_lock(root, {"audit": ["data/audit"], "gate": ["data/gate.json"]})
+    assert find_verdict(root).passed is True
+    (root / "dvc.lock").write_text("stages: {audit: {cm")
+    assert find_verdict(root).reasons[0].startswith("dvc.lock is no whole YAML file")
