@@ -15,6 +15,7 @@ from retune.verify.lock_form import compare_form, compare_params
 from retune.verify.locked import list_outs
 from retune.verify.outputs import compare_outputs
 from retune.verify.records import RECORDS, compare_code, compare_records, read_records
+from retune.verify.remedies import settle_remedies
 from retune.verify.seen import Seen, hash_project
 from stages.contracts.audit import GateVerdict, read_answer
 from stages.core.errors import StageError
@@ -74,7 +75,7 @@ def verify_project(root: Path, store: Path, *, deep: bool = False, remote: Any =
         found += compare_run_cache(store)
     if remote is not None:
         found += compare_remote_objects(seen, uncached, remote)
-    found = leave_refusal(root, found, notes)
+    found = settle_remedies(seen, leave_refusal(root, found, notes))
     return Verified(merge_same(found), notes, len(seen.files), sum(one.size for one in seen.files.values()))
 
 
