@@ -82,6 +82,17 @@ def take_snapshot(home: Path, say: Callable[[str], None]) -> Snapshot:
 
     Raises ValueError for a project that cannot be read, that another DVC command is at work with, or that does not fit on the disk.
     """
+    try:
+        return copy_project(home, say)
+    except OSError as error:
+        named = Path(error.filename) if isinstance(error.filename, str) else home
+        path = named.relative_to(home) if named.is_relative_to(home) and named != home else named
+        msg = f"the run cannot begin: {path}: {error.strerror or error}. It must be readable, its folder writable, and the disk have room; then run again"
+        raise ValueError(msg) from error
+
+
+def copy_project(home: Path, say: Callable[[str], None]) -> Snapshot:
+    """What `take_snapshot` does; raises OSError, too."""
     root = snapshot_folder(home)
     remove_path(root)
     (root / ".dvc").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """`retune VERB`: what a person does beside `dvc repro`."""
 
+import errno
 import importlib.metadata
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ from retune.inspect.command import inspect
 from retune.origin.command import origin
 from retune.plan.command import plan
 from retune.preview import preview
+from retune.project import show_lines
 from retune.push.command import push
 from retune.restore.command import restore
 from retune.run import run
@@ -22,6 +24,10 @@ from retune.summary import summary
 from retune.use.command import use
 from retune.verify.command import verify
 from retune.why.command import why
+from stages.core.errors import StageError
+
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""Errors that say something of the machine, never of this code."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(use)
@@ -62,8 +68,19 @@ def retune(
 
 
 def main() -> None:
-    """Carry out the command line."""
-    app(prog_name="retune")
+    """Carry out the command line. What the user can mend, and what the machine refuses, ends it in one sentence; all else is a bug, and shows."""
+    try:
+        app(prog_name="retune")
+    except StageError as error:
+        said = str(error)
+    except OSError as error:
+        if error.errno not in REFUSED or not error.filename:
+            raise
+        said = f"{error.filename}: {error.strerror}; mend that (rights, a read-only file system, room on the disk), then call it again"
+    else:
+        return
+    typer.echo(f"retune: {show_lines(said)}", err=True)
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":

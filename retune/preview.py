@@ -46,12 +46,14 @@ def preview(
     root = project_root()
     import pyarrow as pa
 
+    from stages.core.errors import StageError
+
     try:
         show(root / "data", row, count, split, as_json=as_json)
     except FileNotFoundError as error:
         missing = Path(error.filename).relative_to(root) if error.filename else "data/tokens"
         give_up(f"{missing} is not there yet: `dvc repro template` makes it")
-    except (ValueError, pa.ArrowException) as error:
+    except (StageError, ValueError, pa.ArrowException) as error:
         give_up(str(error))
 
 
@@ -240,7 +242,7 @@ def read_origins(messages: Path, names: list[str], row_ids: list[str]) -> dict[s
 def warn_if_stale(data: Path) -> None:
     """Say on stderr that the params are not those that data/tokens was made with, as far as that is known."""
     from stages.core.errors import StageError
-    from stages.core.files import read_json
+    from stages.core.files import read_json_object
     from stages.core.params import read_params
 
     try:
@@ -251,7 +253,7 @@ def warn_if_stale(data: Path) -> None:
     changed = [
         stage
         for stage, record in records.items()
-        if record.is_file() and read_json(record).get("params") != values.get(stage)
+        if record.is_file() and read_json_object(record).get("params") != values.get(stage)
     ]
     if changed:
         typer.echo(f"retune: params changed since ({show_text(', '.join(changed))}); `dvc repro template`", err=True)
@@ -259,8 +261,16 @@ def warn_if_stale(data: Path) -> None:
 
 def read_source_names(data: Path) -> list[str]:
     """What the sources are called, by their number; empty where data/raw is not there."""
+    from pydantic import BaseModel
+
     from stages.contracts.raw import SOURCE
-    from stages.core.files import read_json
+    from stages.core.files import read_json_as
+
+    class Source(BaseModel):
+        source: str
+
+    class Sources(BaseModel):
+        sources: list[Source]
 
     path = data / "raw" / SOURCE
-    return [source["source"] for source in read_json(path)["sources"]] if path.is_file() else []
+    return [one.source for one in read_json_as(path, Sources).sources] if path.is_file() else []

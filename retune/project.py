@@ -48,10 +48,24 @@ def dvc_status(root: Path, *stages: str) -> dict[str, list[Any]]:
     """{stage: its changes} as `dvc status` has them, of all stages or of the named ones. Raises ValueError with DVC's words."""
     result = run_dvc(root, "--wait-for-lock", "status", "--json", *stages)
     if result.returncode != 0:
+        refuse_broken_yaml(root)
         lines = [line for line in result.stderr.splitlines() if line.strip()]
+        # below an error that it does not know DVC says where to report it
+        lines = [line for line in lines if line.startswith("ERROR: ")] or lines
         raise ValueError(lines[-1].removeprefix("ERROR: ") if lines else f"dvc status ended with {result.returncode}")
     found: dict[str, list[Any]] = json.loads(result.stdout[result.stdout.index("{") :])
     return found
+
+
+def refuse_broken_yaml(root: Path) -> None:
+    """Raise ValueError, with the file, if dvc.yaml is what makes DVC fail: of values too deep in one another DVC itself does not say so."""
+    from retune.dvc_files import read_yaml
+    from stages.core.errors import StageError
+
+    try:
+        read_yaml(root / "dvc.yaml")
+    except StageError as error:
+        raise ValueError(str(error)) from error
 
 
 def print_json(value: object) -> None:

@@ -1,11 +1,56 @@
 """Which GGUF file `retune chat` and `retune serve` take."""
 
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
 
 from stages.contracts.gguf import CHECKS
 from stages.core.errors import StageError
-from stages.core.files import read_json
+from stages.core.files import read_json_as
 from stages.core.params import read_params
+
+
+class ExportedFile(BaseModel):
+    """An exported file, as far as it is chosen by it."""
+
+    quantization: str | None = None
+
+
+class OverFile(BaseModel):
+    """The base that an adapter's file lies over; no name where it was not kept."""
+
+    file: str | None
+
+
+class AdapterFile(BaseModel):
+    """The adapter alone."""
+
+    file: str
+    over: OverFile
+
+
+class ExportedFiles(BaseModel):
+    """What checks.json says of the files beside it, as far as whoever runs one needs it."""
+
+    files: dict[str, ExportedFile]
+    lora: AdapterFile | None = None
+    stop: list[str]
+    stops_by: Literal["token", "text"]
+
+
+def read_exported(folder: Path) -> ExportedFiles | None:
+    """The checks.json of a folder; None if there is none. Raises StageError if it is damaged."""
+    return read_json_as(folder / CHECKS, ExportedFiles) if (folder / CHECKS).is_file() else None
+
+
+def read_stop_texts(path: Path) -> tuple[str, ...]:
+    """The texts that end an answer of an exported file where no token does. Raises StageError for a damaged checks.json."""
+    found = read_exported(path.parent)
+    if found is None or found.stops_by != "text":
+        return ()
+    names = {*found.files, *([found.lora.over.file] if found.lora else [])}
+    return tuple(found.stop) if path.name in names else ()
 
 
 def choose_file(root: Path, file: Path | None) -> tuple[Path, Path | None]:
@@ -16,10 +61,11 @@ def choose_file(root: Path, file: Path | None) -> tuple[Path, Path | None]:
     Raises StageError if it is not there, or is no model.
     """
     folder = root / "data/gguf"
-    made = read_json(folder / CHECKS)["files"] if (folder / CHECKS).is_file() else {}
+    exported = read_exported(folder)
+    made = exported.files if exported else {}
     wanted = read_params(root / "params.yaml").get("gguf", {}).get("quantizations", [])
     order = {name: number for number, name in enumerate(wanted)}
-    names = sorted(made, key=lambda file: order.get(made[file].get("quantization"), len(order)))
+    names = sorted(made, key=lambda file: order.get(made[file].quantization, len(order)))
     if file is None and not names:
         raise StageError(
             "there is no GGUF file in data/gguf: `dvc repro gguf` makes them, `retune restore gguf` brings them back"
@@ -44,9 +90,9 @@ def find_model_under(path: Path) -> tuple[Path, Path | None]:
         raise StageError(f"{path.name} is an importance matrix, which files are quantized with, and no model")
     if kind != "adapter":
         return path, None
-    checks = path.with_name(CHECKS)
-    lora = read_json(checks)["lora"] if checks.is_file() else None
-    over = lora["over"]["file"] if lora and lora["file"] == path.name else None
+    exported = read_exported(path.parent)
+    lora = exported.lora if exported else None
+    over = lora.over.file if lora and lora.file == path.name else None
     if over is None or not path.with_name(over).is_file():
         raise StageError(
             f"{path.name} is the adapter alone, and no file of its base lies beside it: set gguf.lora_base, and `dvc repro gguf` writes one"

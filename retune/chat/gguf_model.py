@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retune.chat.dialogue import common_length
+from retune.chat.gguf_files import read_stop_texts
 from stages.chat.answer_form import find_answer_form
 from stages.chat.reasoning import find_style
 from stages.chat.rendering import Template, sandbox
 from stages.chat.turns import PIPED, any_of
-from stages.contracts.gguf import CHECKS
 from stages.core.errors import StageError
-from stages.core.files import read_json
 from stages.llama_cpp.runtime import Model
 
 UNKNOWN, CONTROL, USER_DEFINED = 1, 8, 16
@@ -100,15 +99,6 @@ def open_gguf(path: Path, context: int, threads: int, lora: Path | None = None) 
         if lora:
             model.apply_lora(lora)
         yield GgufSpeaker(model, context, read_stop_texts(path))
-
-
-def read_stop_texts(path: Path) -> tuple[str, ...]:
-    """The texts that end an answer of an exported file where no token does."""
-    checks = path.parent / CHECKS
-    found = read_json(checks) if checks.is_file() else {"files": {}}
-    lora = found.get("lora")
-    names = {*found["files"], *([lora["over"]["file"]] if lora else [])}
-    return tuple(found["stop"]) if path.name in names and found["stops_by"] == "text" else ()
 
 
 def read_vocabulary(model: Model) -> list[tuple[str, int]]:

@@ -66,7 +66,8 @@ def use(
     parameters = root / "params.yaml"
     if preset is None and not parameters.is_file():
         give_up("there is no params.yaml yet: name a preset (`retune use` lists them)")
-    before = parameters.read_text(encoding="utf-8") if parameters.is_file() else ""
+    # what is not UTF-8 is not valid YAML below
+    before = parameters.read_text(encoding="utf-8", errors="surrogateescape") if parameters.is_file() else ""
     bring = data or []
     changes = [*override_sources(root, bring, columns or []), *override_base(root, model), *(overrides or [])]
     try:

@@ -24,7 +24,7 @@ def apply_overrides(text: str, overrides: Collection[str]) -> tuple[dict[str, An
             raise StageError(f"--set {override}: write it as section.key=value")
         try:
             set_value(tree, key, read_value(value))
-        except YAMLError as error:
+        except (YAMLError, RecursionError) as error:
             raise StageError(f"--set {override}: the value is not YAML") from error
     out = write_tree(tree, find_offset(text))
     return read_values(out), out

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -24,21 +25,38 @@ NullIsNull.add_representer(
 )
 
 
-def read_values(text: str) -> dict[str, Any]:
-    """The values of a params file. Raises StageError if it is not one."""
+def read_text(path: Path) -> str:
+    """The text of a params file. Raises StageError if it cannot be read, or is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StageError(f"{path.name} is not UTF-8: save it as such, or name another file") from error
+    except OSError as error:
+        raise StageError(f"{path.name} cannot be read: {error.strerror or error}") from error
+
+
+def read_values(text: str, name: str = "params.yaml") -> dict[str, Any]:
+    """The values of a params file that is called `name`. Raises StageError if it is not one."""
     try:
         values = YAML(typ="safe", pure=True).load(text) or {}
     except YAMLError as error:
-        raise StageError(f"not valid YAML: {error}") from error
+        raise StageError(f"{name} is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise StageError(f"{name} holds values too deep in one another: `retune use` lists presets") from error
     if not isinstance(values, dict):
-        raise StageError("a params file is a mapping of sections")
+        raise StageError(f"{name} is no mapping of sections, as a params file is")
     return values
 
 
-def read_tree(text: str) -> Any:  # noqa: ANN401 - YAML as it comes
+def read_tree(text: str, name: str = "params.yaml") -> Any:  # noqa: ANN401 - YAML as it comes
     """A params file's values with its comments and its style, for `write_tree`. Raises StageError if it is not one."""
-    read_values(text)  # for its message
-    return make_writer(0).load(text)
+    read_values(text, name)  # for its message
+    try:
+        return make_writer(0).load(text)
+    except YAMLError as error:
+        raise StageError(f"{name} is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise StageError(f"{name} holds values too deep in one another: `retune use` lists presets") from error
 
 
 def write_tree(tree: object, offset: int = 0) -> str:

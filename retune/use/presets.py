@@ -11,7 +11,7 @@ from typing import Any
 
 from retune.use.meanings import comment_in, explain, key_lines
 from retune.use.overrides import no_such_param, takes_any_key
-from retune.use.params_text import leaves, read_tree, read_values, write_tree
+from retune.use.params_text import leaves, read_text, read_tree, read_values, write_tree
 from stages.core.errors import StageError
 
 BUILDS_ON = "builds_on"
@@ -41,14 +41,14 @@ def find_preset(root: Path, name: str) -> Path:
 def find_whole(root: Path, name: str) -> Path:
     """The file that has all sections of a preset: what it builds on, or itself."""
     path = find_preset(root, name)
-    base = read_tree(path.read_text(encoding="utf-8")).get(BUILDS_ON)
+    base = read_tree(read_text(path), path.name).get(BUILDS_ON)
     found = path if base is None else find_preset(root, str(base))
     return found.relative_to(root) if found.is_relative_to(root) else found
 
 
 def read_purpose(path: Path) -> str:
     """What a preset is for: its first comment, one line."""
-    return next(iter(read_head(path.read_text(encoding="utf-8"))), "#").removeprefix("#").strip()
+    return next(iter(read_head(read_text(path))), "#").removeprefix("#").strip()
 
 
 def read_head(text: str) -> list[str]:
@@ -69,15 +69,15 @@ def write_preset(root: Path, name: str) -> str:
     Raises StageError for an unknown name, and for a file that names a param which there is not or builds on one that is not whole.
     """
     path = find_preset(root, name)
-    text = path.read_text(encoding="utf-8")
-    tree = read_tree(text)
+    text = read_text(path)
+    tree = read_tree(text, path.name)
     base = tree.pop(BUILDS_ON, None)
     if base is None and path.resolve().parent != (root / "presets").resolve():
         return text
     comments = read_comments(text)
     if base is not None:
-        whole = find_preset(root, str(base)).read_text(encoding="utf-8")
-        below = read_tree(whole)
+        whole = read_text(find_preset(root, str(base)))
+        below = read_tree(whole, str(base))
         if BUILDS_ON in below:
             raise StageError(
                 f"{path.name} builds on {base}, which builds on {below[BUILDS_ON]}: build on that, and say here what differs"

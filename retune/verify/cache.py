@@ -11,6 +11,7 @@ from retune.verify.digests import hash_files
 from retune.verify.kinds import Difference, restore
 from retune.verify.locked import LockedPath, list_outs
 from retune.verify.seen import Seen
+from stages.core.errors import StageError
 from stages.dvc_lock.hashes import FOLDER, object_path
 from stages.dvc_lock.run_cache import find_false_runs
 
@@ -78,13 +79,11 @@ def compare_run_cache(store: Path) -> Iterator[Difference]:
 
 def find_entry_problem(file: Path) -> str:
     """What is wrong with an entry; empty if nothing is."""
-    from ruamel.yaml.error import YAMLError
-
     try:
         entry = read_yaml(file)
         key = {**entry, "outs": [out["path"] for out in entry.get("outs", [])]}
         names = (digest_entry(key), digest_entry(entry))
-    except (YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (StageError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "is cut off, or no entry"
     except OSError as error:
         return error.strerror or "cannot be read"

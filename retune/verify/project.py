@@ -131,8 +131,6 @@ def compare_parameters(root: Path, declared: dict[str, Any], locked: dict[str, L
 
 def read_declared(root: Path) -> dict[str, Any]:
     """dvc.yaml's stages. Raises StageError."""
-    from ruamel.yaml.error import YAMLError
-
     try:
         stages = read_yaml(root / "dvc.yaml")["stages"]
         named = [
@@ -142,7 +140,7 @@ def read_declared(root: Path) -> dict[str, Any]:
             for item in entry.get(kind, [])
             for one in (item if isinstance(item, dict) else [item])
         ]
-    except (YAMLError, ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (StageError, OSError, KeyError, TypeError, AttributeError) as error:
         raise StageError("dvc.yaml cannot be read, so nothing says what belongs to the project") from error
     if not all(isinstance(one, str) for one in named):
         raise StageError("dvc.yaml has a dep or an output that is no path, so nothing says what belongs to the project")

@@ -66,7 +66,13 @@ REJECTED_SCHEMA = pa.schema(
 
 def read_tokens(path: Path) -> pa.Table:
     """train.arrow or heldout.arrow, memory-mapped. Raises ValueError if its columns are not SCHEMA's."""
-    table = read_arrow(path)
+    try:
+        table = read_arrow(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        msg = f"data/tokens/{path.name} is cut off or damaged: `retune restore template` brings it back"
+        raise ValueError(msg) from error
     if not table.schema.equals(SCHEMA):
         msg = f"{path.name} has the columns {table.schema.names}, not those of data/tokens; run `dvc repro template`"
         raise ValueError(msg)

@@ -4,7 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stages.core.errors import StageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+M = TypeVar("M", bound="BaseModel")
+REMEDY = "`retune verify` says what brings it back"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -23,6 +31,36 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type; the caller's contract gives one
     """The JSON value in a file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises StageError, with the file and what is wrong, if it holds none."""
+    try:
+        value = read_json(path)
+    except OSError as error:
+        raise StageError(f"{show_path(path)} cannot be read: {error.strerror or error}; {REMEDY}") from error
+    except (ValueError, RecursionError) as error:
+        raise StageError(f"{show_path(path)} is no whole JSON file: it is cut off or damaged; {REMEDY}") from error
+    if not isinstance(value, dict):
+        raise StageError(f"{show_path(path)} holds no JSON object: it is damaged; {REMEDY}")
+    return value
+
+
+def read_json_as(path: Path, model: type[M]) -> M:
+    """The same with the fields of a pydantic model; what it does not name is left out. Raises StageError where a field is not as it says."""
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(read_json_object(path), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place, said = ".".join(map(str, first["loc"])), first["msg"]
+        raise StageError(f"{show_path(path)} is damaged: {place}: {said}; {REMEDY}") from error
+
+
+def show_path(path: Path) -> Path:
+    """The path as seen from here, where it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def sha256_file(path: Path) -> str:

@@ -68,6 +68,9 @@ def read_params(path: Path) -> dict[str, Any]:
     except (YAMLError, UnicodeDecodeError) as error:
         msg = f"{path.name} is not valid YAML: {error}"
         raise StageError(msg) from error
+    except RecursionError as error:
+        msg = f"{path.name} holds values too deep in one another; `git checkout -- {path.name}` brings back what was committed"
+        raise StageError(msg) from error
     if not isinstance(values, dict):
         msg = f"{path.name} must hold one mapping for each stage. `retune use demo` writes a right one."
         raise StageError(msg)

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import BaseModel
+
 from stages.contracts import base as base_files
 from stages.contracts import tokens as token_files
 from stages.core.errors import StageError
-from stages.core.files import read_json, scratch, sha256_file
+from stages.core.files import REMEDY, read_json, read_json_as, read_json_object, scratch, sha256_file, show_path
 from stages.core.params import Runtime
 from stages.models.safetensors_header import read_header
 
@@ -79,6 +81,23 @@ def weight_files(base: Path) -> list[Path]:
     return files
 
 
+ROPE = ("rope_parameters", "rope_scaling")
+"""Where a config says how positions are turned."""
+
+
+class AddedTokens(BaseModel):
+    """Of the tokens' summary: {token: id} of what was added."""
+
+    added: dict[str, int]
+
+
+class Vocabulary(BaseModel):
+    """What of the tokens' summary the embedding hangs on."""
+
+    vocabulary_size: int
+    control_tokens: AddedTokens
+
+
 def parameter_count(base: Path) -> int:
     """Weights in the model's files."""
     return sum(math.prod(tensor.shape) for file in weight_files(base) for tensor in read_header(file).values())
@@ -93,13 +112,19 @@ def base_digests(base: Path) -> dict[str, str]:
 
 
 def read_config(base: Path) -> dict[str, object]:
-    """config.json of a model folder. Raises StageError if it is missing."""
+    """config.json of a model folder. Raises StageError if it is missing or damaged."""
     path = base / base_files.CONFIG
     if not path.exists():
         raise StageError(
             f"{path} is missing: the base is no complete transformers folder; `dvc repro fetch_model` brings it"
         )
-    config: dict[str, object] = read_json(path)
+    config: dict[str, object] = read_json_object(path)
+    text = config.get("text_config", config)
+    turned = {name: text.get(name) for name in ROPE} if isinstance(text, dict) else {}
+    wrong = [name for name, value in turned.items() if not isinstance(value, dict | None)]
+    wrong += [] if isinstance(text, dict) else ["text_config"]
+    if wrong:
+        raise StageError(f"{show_path(path)} is damaged: `{wrong[0]}` is no mapping; {REMEDY}")
     return config
 
 
@@ -118,9 +143,9 @@ def embedding_plan(base: Path, tokens: Path) -> tuple[int, list[int]]:
     invent a row. Both are the base's own size and nothing where the tokenizer fits it.
     """
     vocabulary = base_rows(base)
-    summary = read_json(tokens / token_files.SUMMARY)
-    rows = max(vocabulary, int(summary["vocabulary_size"]))
-    added: dict[str, int] = summary["control_tokens"]["added"]
+    summary = read_json_as(tokens / token_files.SUMMARY, Vocabulary)
+    rows = max(vocabulary, summary.vocabulary_size)
+    added = summary.control_tokens.added
     return rows, sorted(set(added.values()) | set(range(vocabulary, rows)))
 
 

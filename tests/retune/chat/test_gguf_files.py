@@ -9,6 +9,8 @@ from retune.chat.gguf_files import choose_file
 from stages.core.errors import StageError
 from stages.core.files import write_json
 
+STOP = {"stop": ["<|eot_id|>"], "stops_by": "token"}
+
 
 def make_file(path: Path, kind: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +30,7 @@ def project(tmp_path: Path) -> Path:
     files = {f"a-{name}.gguf": {"quantization": name} for name in ("iq4_nl", "q8_0")}
     write_json(
         tmp_path / "data/gguf/checks.json",
-        {"files": files, "lora": {"file": "a-lora-f16.gguf", "over": {"file": "a-base-q8_0.gguf"}}},
+        {"files": files, "lora": {"file": "a-lora-f16.gguf", "over": {"file": "a-base-q8_0.gguf"}}, **STOP},
     )
     (tmp_path / "params.yaml").write_text("gguf: {quantizations: [q8_0, iq4_nl]}\n")
     return tmp_path
