@@ -38,6 +38,8 @@ from flows.dvc_project import (
 )
 from flows.file_copies import Mark, copy_file, copy_path, mark_path, remove_path, size_of
 from flows.process import dvc_command, dvc_environment
+from stages.core.errors import StageError
+from stages.dvc_lock.lock import load_yaml
 
 LARGE = 10**9
 """Bytes from which on it is said that copying takes its time."""
@@ -83,7 +85,13 @@ def take_snapshot(home: Path, say: Callable[[str], None]) -> Snapshot:
     Raises ValueError for a project that cannot be read, that another DVC command is at work with, or that does not fit on the disk.
     """
     try:
+        load_yaml(
+            "dvc.yaml", (home / "dvc.yaml").read_text(encoding="utf-8")
+        )  # of values too deep in one another DVC itself says nothing
         return copy_project(home, say)
+    except StageError as error:
+        msg = f"{error}; `git checkout -- dvc.yaml` brings back what was committed"
+        raise ValueError(msg) from error
     except OSError as error:
         named = Path(error.filename) if isinstance(error.filename, str) else home
         path = named.relative_to(home) if named.is_relative_to(home) and named != home else named

@@ -90,6 +90,7 @@ def test_yaml_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_what_the_machine_refuses_while_a_snapshot_is_taken_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / ".retune").write_text("no folder")
     with pytest.raises(ValueError, match=r"^the run cannot begin: \.retune/snapshot.*: .*run again$"):
         take_snapshot(tmp_path, print)
@@ -100,7 +101,7 @@ def test_dvc_yaml_that_is_deep_ends_commands_in_a_sentence(retune: Callable[...,
     lock = {"schema": "2.0", "stages": {"a": {"cmd": "a", "outs": [{"path": "x", "hash": "md5", "md5": "0" * 32}]}}}
     (tmp_path / "dvc.lock").write_text(json.dumps(lock))
     (tmp_path / ".dvc").mkdir()
-    for command in ("verify", "restore", "why"):
+    for command in ("verify", "restore", "why", "run"):
         done = retune(command, cwd=tmp_path)
         assert done.returncode == (2 if command == "verify" else 1), (command, done.stderr)
         assert "Traceback" not in done.stderr
