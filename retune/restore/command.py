@@ -7,7 +7,7 @@ before its file is brought back, and the file after it.
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -202,15 +202,20 @@ def bring_later(
 
 def mend(seen: "Seen", stage: str, output: RestoredOutput, out: "LockedPath") -> None:
     """Have the cache of an output whole, of what lies in the project; or note what is in the way."""
+    from retune.restore.doubts import find_doubt
     from retune.restore.dvc_cache import look_at_objects, mend_objects
 
     objects = look_at_objects(seen, out)
     if not objects.damaged and not objects.lacking:
         return
     removed = set(objects.damaged)
-    objects, output.mended = mend_objects(seen, out)
+    doubt = find_doubt(seen, out) if output.state == "there" else ""
+    # without the files nothing is made of them, and what is damaged goes
+    objects, output.mended = mend_objects(replace(seen, files={}) if doubt else seen, out)
     removed -= set(output.mended)
-    if objects.lacking:
+    if doubt:
+        output.problem = f"is not taken to mend the cache: {doubt}; `dvc repro --force {stage}` makes it anew"
+    elif objects.lacking:
         gone = (
             "was damaged in the cache, too, and what was wrong there is removed" if removed else "is not in the cache"
         )

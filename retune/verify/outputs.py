@@ -9,6 +9,7 @@ from retune.verify.locked import LockedPath, list_outs
 from retune.verify.seen import Seen
 from stages.core.files import sha256_tree
 from stages.dvc_lock.hashes import FOLDER, object_path
+from stages.dvc_lock.records import find_record_path
 
 
 def compare_outputs(seen: Seen) -> Iterator[Difference]:
@@ -33,7 +34,14 @@ def compare_record(seen: Seen, out: LockedPath) -> Iterator[Difference]:
             says = (
                 f"the record of {out.stage} {'names another sha256 of it' if name in recorded else 'does not name it'}"
             )
-            yield Difference("record_bytes", name, says, stage=out.stage, remedy=restore(out.stage))
+            remedy = f"`dvc repro --force {out.stage}`" if is_record_locked(seen, out.stage) else restore(out.stage)
+            yield Difference("record_bytes", name, says, stage=out.stage, remedy=remedy)
+
+
+def is_record_locked(seen: Seen, stage: str) -> bool:
+    """Whether the record of a stage is the one that dvc.lock names: if so, nothing here has a better one."""
+    path = find_record_path(seen.locked[stage])
+    return path is not None and seen.digest(path) == seen.locked[stage].outs.get(path)
 
 
 def compare_size(seen: Seen, out: LockedPath) -> Iterator[Difference]:
