@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retune.origin.links import FoundRecord, Link
+from retune.origin.links import Link
 from retune.project import find_root, give_up, print_json
 from stages.core.value_differences import show_text
 from stages.dvc_lock.lock import LockedStage
@@ -47,7 +47,7 @@ def origin(
 ) -> None:
     """Tell what made a model's file, and prove it link by link.
 
-    A record must name the file's sha256, dvc.lock must name that record's md5, and a commit should have that entry of dvc.lock. Without a
+    A record must name the file's sha256, dvc.lock that record's md5 and the file's (by DVC's cache, or the folder that lies there), and a commit should have that entry of dvc.lock. Without a
     commit it is said that the proof is of this folder alone. Exit code 0: proven; 1: contradicted (any of the files); 3: nothing to prove it by.
     """
     from stages.core.errors import StageError
@@ -116,7 +116,8 @@ def tell_run(file: Path, digests: Any, records: Path | None) -> list[str]:  # no
 def follow(file: Path, digests: Any, hash_said: object, records: Path | None, lock: Path | None) -> list[Link]:  # noqa: ANN401 - FileDigests, whose module is not loaded for nothing
     """The links of a file's proof, as far as they go."""
     from retune.origin.commits import check_commits
-    from retune.origin.links import check_lock, check_locked_file, check_metadata, find_record, list_named
+    from retune.origin.links import check_lock, check_metadata, find_record, list_named
+    from retune.origin.locked_file import check_locked_output
 
     found, link = find_record(file, digests, records)
     links = [link]
@@ -143,7 +144,7 @@ def follow(file: Path, digests: Any, hash_said: object, records: Path | None, lo
     links.append(check_lock(found, entry))
     if entry is None or links[-1].state != "proven":
         return links
-    links.append(check_locked_file(found, digests, find_listing(lock, entry, found)))
+    links.append(check_locked_output(lock, entry, found, digests))
     links.append(check_commits(lock, entry))
     return links
 
@@ -159,35 +160,12 @@ def read_stage(lock: Path, stage: str) -> LockedStage | None:
         raise StageError(f"{lock.name} cannot be read: {error}") from error
 
 
-def find_listing(lock: Path, entry: LockedStage, found: FoundRecord) -> dict[str, str] | None:
-    """{path: md5} of what dvc.lock's hash of an output is of: from DVC's cache, or from the output as it lies there; else None."""
-    from retune.dvc_files import find_cache
-    from retune.verify.locked import list_outs
-    from retune.verify.seen import hash_project
-    from stages.dvc_lock.hashes import FOLDER
-
-    out = next((one for one in list_outs(entry) if one.path == found.output), None)
-    if out is None:
-        return {}
-    if not out.md5.endswith(FOLDER):
-        return {out.path: out.md5}
-    root = lock.resolve().parent
-    if not (root / ".dvc").is_dir():
-        return None
-    seen = hash_project(root, find_cache(root), {entry.name: entry}, [])
-    listing = seen.known_listing(out)
-    if listing is None:
-        seen = hash_project(root, seen.store, {entry.name: entry}, [out.path])
-        listing = {name: one.md5 for name, one in seen.files.items()} if seen.digest(out.path) == out.md5 else None
-    return listing
-
-
 def judge(links: list[Link]) -> str:
-    """What the links come to: a record that no lock knows proves nothing."""
+    """What the links come to: a record that no lock knows proves nothing, nor does a lock whose hash of the output is held against nothing."""
     states = {link.name: link.state for link in links}
     if "contradicted" in states.values():
         return "contradicted"
-    needed = [states.get("record"), states.get("lock"), states.get("metadata", "proven")]
+    needed = [states.get("record"), states.get("lock"), states.get("locked_file"), states.get("metadata", "proven")]
     return "proven" if all(state == "proven" for state in needed) else "none"
 
 

@@ -118,6 +118,9 @@ def test_missing_record_is_named_and_proves_nothing(made, retune):
 def test_copied_records_prove_the_same_whatever_their_folder_is_called(made, retune, name):
     shutil.copytree(made / "data/records", made / name, dirs_exist_ok=True)
     shutil.move(made / "data/gguf/mine-q8_0.gguf", made / "x.gguf")
+    # the output itself is gone, and no cache has its listing
+    assert retune("origin", "x.gguf", "--records", name, "--lock", "dvc.lock", cwd=made).returncode == 3
+    shutil.copy(made / "x.gguf", made / "data/gguf/mine-q8_0.gguf")
     answer = retune("origin", "x.gguf", "--records", name, "--lock", "dvc.lock", cwd=made)
     assert answer.returncode == 0, answer.stdout
     assert "the records' own hash is the one in the file" in answer.stdout
@@ -191,6 +194,32 @@ def test_committed_lock_is_the_last_link(made, retune):
     assert f"is in commit {head[:12]}" in answer.stdout
 
 
+def test_another_run_of_the_same_bytes_is_in_the_commit_too(made, retune):
+    (made / "data/execution").mkdir()
+    outs = {"gguf": [*OUTS, "data/execution/gguf.json"]}
+    for seconds in ("1", "2"):
+        (made / "data/execution/gguf.json").write_text(seconds)
+        write_lock(made, outs)
+        if seconds == "1":
+            commit(made)
+    answer = retune("origin", "data/gguf/mine-q8_0.gguf", cwd=made)
+    assert answer.returncode == 0, answer.stdout
+    assert "all but its execution record, which is of another run) is in commit" in answer.stdout
+
+
+def test_stash_is_no_commit(made, retune):
+    locked = (made / "dvc.lock").read_text()
+    (made / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    commit(made)
+    (made / "dvc.lock").write_text(locked)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid"]
+    subprocess.run([*git, "stash", "-q"], cwd=made, check=True)
+    (made / "dvc.lock").write_text(locked)
+    answer = retune("origin", "data/gguf/mine-q8_0.gguf", cwd=made)
+    assert "PROVEN by what lies here alone" in answer.stdout
+    assert "no commit has that entry" in answer.stdout
+
+
 def test_file_that_nobody_exported_is_not_proven_by_an_edited_record(made, retune):
     commit(made)
     record = made / "data/records/gguf.json"
@@ -224,7 +253,14 @@ def test_file_whose_md5_the_lock_does_not_have_is_contradicted(made, retune):
         now.replace(next(line.split()[-1] for line in now.splitlines() if ".dir" in line), md5s[0])
     )
     answer = retune("origin", str(file), "--json", cwd=made)
-    assert links_of(answer)["locked_file"] == "unknown", "nobody has that listing"
+    assert links_of(answer)["locked_file"] == "contradicted", "the folder's hash is another one"
+    assert answer.returncode == 1
+    # nor is a file proven when the rest of its folder is away
+    (made / "away.gguf").write_bytes(file.read_bytes())
+    file.unlink()
+    answer = retune("origin", "away.gguf", "--json", cwd=made)
+    assert links_of(answer)["locked_file"] == "unknown"
+    assert answer.returncode == 3
 
 
 def test_lock_without_the_record_or_no_lock_at_all_proves_nothing(made, retune):
@@ -247,6 +283,10 @@ def test_outside_of_the_project_records_and_lock_prove(made, retune, tmp_path_fa
     assert answer.returncode == 3
     # the folder's name is part of what gguf read
     (alone / "kept").rename(alone / "records")
+    answer = retune("origin", "x.gguf", "--records", "records", "--lock", "lock.yaml", cwd=alone)
+    assert answer.returncode == 3, "what dvc.lock's hash of data/gguf is of is not here"
+    assert "held against nothing" in answer.stdout
+    shutil.copytree(made / "data/gguf", alone / "data/gguf")
     answer = retune("origin", "x.gguf", "--records", "records", "--lock", "lock.yaml", cwd=alone)
     assert answer.returncode == 0, answer.stdout
 
