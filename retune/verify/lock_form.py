@@ -67,30 +67,24 @@ def compare_paths(stage: str, said: Mapping[str, Any], entry: LockedStage) -> It
 
 
 def compare_params(
-    declared: Mapping[str, Any], locked: Mapping[str, LockedStage], values: Mapping[str, Any]
+    declared: Mapping[str, Any], locked: Mapping[str, LockedStage], values: Mapping[str, Any], notes: list[str]
 ) -> Iterator[Difference]:
-    """The params of each entry against params.yaml; those of another stage (`check` and `audit` list some) against that stage's entry.
+    """The params of each entry against params.yaml.
 
-    Not the audit's: a stage may have run again since it judged.
+    A section of another stage (`check` and `audit` list some) that is as that stage's entry has it says nothing new. Where it is another one,
+    both may be true: the other stage has failed, or has not run yet, since the edit. So check's is held against params.yaml, too, and what
+    that has is noted. Not the audit's: a stage may have run again since it judged.
     """
     owned = {stage for stage, entry in locked.items() if stage in entry.params}
     for stage, entry in locked.items():
         if stage not in declared:
             continue
         for section, said in entry.params.items():
-            if section != stage and section in owned and stage == "audit":
+            is_copy = section != stage and section in owned
+            if is_copy and (stage == "audit" or said == locked[section].params[section]):
                 continue
-            if section != stage and section in owned:
-                own = locked[section].params[section]
-                for field, words in name_differences(own, said, (f"by the entry of {section}", f"by that of {stage}")):
-                    yield Difference(
-                        "lock_entry",
-                        "dvc.lock",
-                        words,
-                        f"stages.{stage}.params.{section}.{field}",
-                        stage,
-                        FROM_GIT.format(stage=stage),
-                    )
-                continue
-            for field, words in name_differences(said, values.get(section, {}), ("dvc.lock has", "params.yaml has")):
+            differences = list(name_differences(said, values.get(section, {}), ("dvc.lock has", "params.yaml has")))
+            for field, words in differences:
                 yield Difference("params_changed", "params.yaml", words, f"{section}.{field}", stage, AGAIN)
+            if is_copy and not differences:
+                notes.append(f"{section} has not run since params of it changed that {stage} has seen")

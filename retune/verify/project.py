@@ -57,7 +57,7 @@ def verify_project(root: Path, store: Path, *, deep: bool = False, remote: Any =
     seen, found = look(root, store, locked)
     there = {path: (root / path).exists() for path in read_owners(declared)}
     found += compare_form(declared, locked, there, notes)
-    found += compare_parameters(root, declared, locked)
+    found += compare_parameters(root, declared, locked, notes)
     found += compare_outputs(seen)
     found += compare_inputs(seen, notes)
     digests = {
@@ -113,7 +113,9 @@ def compare_remote_objects(seen: Seen, uncached: set[str], remote: Any) -> Itera
     return compare_remote(seen, uncached, remote)
 
 
-def compare_parameters(root: Path, declared: dict[str, Any], locked: dict[str, LockedStage]) -> list[Difference]:
+def compare_parameters(
+    root: Path, declared: dict[str, Any], locked: dict[str, LockedStage], notes: list[str]
+) -> list[Difference]:
     """params.yaml against dvc.lock; one that cannot be read is a difference."""
     try:
         values = read_params(root / "params.yaml")
@@ -126,7 +128,7 @@ def compare_parameters(root: Path, declared: dict[str, Any], locked: dict[str, L
                 remedy=FROM_GIT.format(stage="check").replace("dvc.lock", "params.yaml"),
             )
         ]
-    return list(compare_params(declared, locked, values))
+    return list(compare_params(declared, locked, values, notes))
 
 
 def read_declared(root: Path) -> dict[str, Any]:

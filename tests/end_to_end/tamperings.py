@@ -340,13 +340,14 @@ def list_of_lock() -> Iterator[Tampering]:
     )
     yield of(
         "a param, in check's entry",
-        "lock_entry",
-        "stages.check.params.train.steps",
+        "params_changed",
+        "train.steps",
         lock_param,
         "check",
         "train",
         "steps",
         99,
+        path="params.yaml",
     )
     yield of(
         "the hash of an output", "lock_hash", "stages.gguf.outs.data/gguf.md5", lock_hash, "gguf", "outs", "data/gguf"
