@@ -214,7 +214,9 @@ def mend(seen: "Seen", stage: str, output: RestoredOutput, out: "LockedPath") ->
     objects, output.mended = mend_objects(replace(seen, files={}) if doubt else seen, out)
     removed -= set(output.mended)
     if doubt:
-        output.problem = f"is not taken to mend the cache: {doubt}; `dvc repro --force {stage}` makes it anew"
+        output.problem = (
+            f"is not taken to mend the cache: {doubt}; `dvc repro --force --single-item {stage}` makes it anew"
+        )
     elif objects.lacking:
         gone = (
             "was damaged in the cache, too, and what was wrong there is removed" if removed else "is not in the cache"

@@ -34,7 +34,11 @@ def compare_record(seen: Seen, out: LockedPath) -> Iterator[Difference]:
             says = (
                 f"the record of {out.stage} {'names another sha256 of it' if name in recorded else 'does not name it'}"
             )
-            remedy = f"`dvc repro --force {out.stage}`" if is_record_locked(seen, out.stage) else restore(out.stage)
+            remedy = (
+                f"`dvc repro --force --single-item {out.stage}`"
+                if is_record_locked(seen, out.stage)
+                else restore(out.stage)
+            )
             yield Difference("record_bytes", name, says, stage=out.stage, remedy=remedy)
 
 

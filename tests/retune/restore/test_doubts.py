@@ -104,7 +104,7 @@ def test_record_that_is_not_of_the_outputs_is_not_cemented(exported: Path) -> No
     said = mend(exported)
     assert said.keys() == {RECORD, "data/gguf"}
     assert "names another sha256 of data/gguf/a.gguf than lies there" in said[RECORD]
-    assert "`dvc repro --force gguf`" in said[RECORD]
+    assert "`dvc repro --force --single-item gguf`" in said[RECORD]
     assert not object_path(exported / ".dvc/cache", digest_file(exported / RECORD)).exists()
 
 
@@ -127,7 +127,7 @@ def find_forged(root: Path) -> list[Difference]:
 def test_remedy_for_a_record_that_the_lock_names_is_another_run(exported: Path) -> None:
     forge_record(exported)
     (one,) = find_forged(exported)
-    assert (one.kind, one.remedy) == ("record_bytes", "`dvc repro --force gguf`")
+    assert (one.kind, one.remedy) == ("record_bytes", "`dvc repro --force --single-item gguf`")
 
 
 def test_remedy_for_a_record_that_the_lock_does_not_name_is_the_cache(exported: Path) -> None:
