@@ -121,7 +121,7 @@ def fetch_data(demo: Input, custom: Input, raw: Output, params: FetchDataParams)
         rows.source.model_dump() | {"files": rows.digests, "rows_seen": rows.seen, "rows": rows.taken}
         for rows in opened
     ]
-    note_sources(opened, demo, params.limit)
+    note_sources(opened, demo, params.limit, [source.max_rows for source in params.sources])
     total = sum(rows.taken for rows in opened)
     write_json(raw / contract.SOURCE, {"limit": params.limit, "rows": total, "sources": sources})
     for rows in opened:

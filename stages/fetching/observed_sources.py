@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from stages.core.execution import guard_notes, note_ran, note_unknown
+from stages.core.execution import guard_notes, note_choice, note_ran, note_unknown
 from stages.fetching.hub import read_cached_origin
 from stages.fetching.source_files import CUSTOM, DEMO
 
@@ -21,8 +21,15 @@ class ReadSource(Protocol):
 
 
 @guard_notes
-def note_sources(sources: Sequence[ReadSource], demo: Path, limit: int | None) -> None:
-    """Note the sources for the execution record. `limit`: rows from the beginning of each; None: all."""
+def note_sources(sources: Sequence[ReadSource], demo: Path, limit: int | None, caps: Sequence[int | None]) -> None:
+    """Note the sources for the execution record.
+
+    Args:
+        sources: as they were read.
+        demo: the demo's file.
+        limit: rows from the beginning of each; None: all.
+        caps: what `max_rows` of each asks for; None: no cap.
+    """
     for number, source in enumerate(sources):
         key = f"fetch_data.sources.{number}"
         note_ran({f"{key}.{name}": value for name, value in tell_origin(source.paths, demo).items()})
@@ -33,10 +40,18 @@ def note_sources(sources: Sequence[ReadSource], demo: Path, limit: int | None) -
         if source.mask is None:
             note_ran({f"{key}.weight": None, f"{key}.max_rows": None})
         else:
-            note_ran({f"{key}.max_rows": source.taken}, "there are fewer rows, or its weight asks for fewer")
+            note_cap(f"{key}.max_rows", source, caps[number])
             note_unknown(f"{source.taken} of {source.seen} rows were taken: shares are of whole rows", f"{key}.weight")
     most = max(source.seen for source in sources)
     note_ran({"fetch_data.limit": None if limit is None else most}, "no source has as many rows")
+
+
+def note_cap(key: str, source: ReadSource, cap: int | None) -> None:
+    """Note how many rows were taken; without a cap, all of them are what was asked."""
+    if source.taken == source.seen:
+        note_ran({key: None if cap is None else source.taken}, "there are fewer rows")
+    else:
+        note_choice({key: source.taken}, "the weights ask for fewer")
 
 
 def tell_origin(paths: Mapping[str, Path], demo: Path) -> dict[str, str | None]:

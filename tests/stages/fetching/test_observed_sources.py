@@ -2,7 +2,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.core.asked_and_ran import Observation
+from stages.core.asked_and_ran import Observation, judge
 from stages.fetching.hub import read_cached_origin
 from stages.fetching.observed_sources import note_sources, tell_origin
 
@@ -36,8 +36,23 @@ class OneSource:
 
 def test_rows_that_were_read_and_taken_are_counted(noted: dict[str, Observation]) -> None:
     demo = Path("demo.jsonl")
-    note_sources([OneSource({"demo.jsonl": demo}, None, 40, 40), OneSource({"demo.jsonl": demo}, [1], 50, 7)], demo, 50)
+    files = {"demo.jsonl": demo}
+    read = [OneSource(files, None, 40, 40), OneSource(files, [1], 50, 7), OneSource(files, [1], 9, 9)]
+    note_sources(read, demo, 50, [None, 7, None])
     assert noted["fetch_data.sources.0.max_rows"].ran is None
     assert noted["fetch_data.sources.1.max_rows"].ran == 7
     assert not noted["fetch_data.sources.1.weight"].known
     assert noted["fetch_data.limit"].ran == 50
+
+
+def test_no_cap_is_all_rows_or_as_many_as_the_weights_ask_for(noted: dict[str, Observation]) -> None:
+    files = {"demo.jsonl": Path("demo.jsonl")}
+    read = [OneSource(files, [1], 81, 81), OneSource(files, [1], 90, 81), OneSource(files, [1], 81, 81)]
+    caps = [None, None, 100]
+    note_sources(read, Path("demo.jsonl"), None, caps)
+    told = [judge(cap, noted[f"fetch_data.sources.{number}.max_rows"]) for number, cap in enumerate(caps)]
+    assert [(key["state"], key["why"]) for key in told] == [
+        ("equal", ""),
+        ("chosen", "the weights ask for fewer"),
+        ("different", "there are fewer rows"),
+    ]
