@@ -59,7 +59,7 @@ def dvc_status(root: Path, *stages: str) -> dict[str, list[Any]]:
 
 def refuse_broken_yaml(root: Path) -> None:
     """Raise ValueError, with the file, if dvc.yaml is what makes DVC fail: of values too deep in one another DVC itself does not say so."""
-    from retune.dvc_files import read_yaml
+    from retune.yaml_files import read_yaml
     from stages.core.errors import StageError
 
     try:

@@ -7,8 +7,9 @@ from typing import Any
 
 from retune.accept.same_code import code_difference, whole_use
 from retune.accept.simplify import Key
-from retune.dvc_files import compare_listings, read_lock, read_yaml
+from retune.dvc_files import compare_listings, read_lock
 from retune.past_files import find_past_listing, find_past_text
+from retune.yaml_files import read_yaml
 from stages.core.project_code import md5
 from stages.dvc_lock.hashes import digest_listing, read_listing
 

@@ -15,8 +15,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import read_owners, read_yaml
+from retune.dvc_files import read_owners
 from retune.project import find_tokenizer
+from retune.yaml_files import read_yaml
 from stages.core.errors import StageError
 from stages.core.files import scratch
 from stages.core.params import Runtime, section_params

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retune.dvc_files import read_yaml
 from retune.past_files import read_git_texts
 from retune.verify.digests import hash_files
 from retune.verify.locked import LockedPath
 from retune.verify.seen import Seen
+from retune.yaml_files import read_yaml
 from stages.core.project_code import md5
 from stages.dvc_lock.hashes import FOLDER, digest_file, digest_listing, object_path
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import read_yaml
 from retune.verify.digests import hash_files
 from retune.verify.kinds import Difference, restore
 from retune.verify.locked import LockedPath, list_outs
 from retune.verify.seen import Seen
+from retune.yaml_files import read_yaml
 from stages.core.errors import StageError
 from stages.dvc_lock.hashes import FOLDER, object_path
 from stages.dvc_lock.run_cache import find_false_runs

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import read_owners, read_yaml
+from retune.dvc_files import read_owners
 from retune.verdict import GATE
 from retune.verify.cache import compare_cache, compare_run_cache
 from retune.verify.inputs import compare_inputs
@@ -17,6 +17,7 @@ from retune.verify.outputs import compare_outputs
 from retune.verify.records import RECORDS, compare_code, compare_records, read_records
 from retune.verify.remedies import settle_remedies
 from retune.verify.seen import Seen, hash_project
+from retune.yaml_files import read_yaml
 from stages.contracts.audit import GateVerdict, read_answer
 from stages.core.errors import StageError
 from stages.core.files import sha256_tree

@@ -6,10 +6,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import read_lock, read_owners, read_yaml
+from retune.dvc_files import read_lock, read_owners
 from retune.why.cause import Cause
 from retune.why.files import explain_code, explain_input, explain_output
 from retune.why.params import explain_command, explain_params
+from retune.yaml_files import read_yaml
 
 CONSTANT = "check"
 """The stage whose output never changes: all others wait for it, and none runs because of it."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retune.dvc_files import read_yaml
 from retune.why.cause import Cause
+from retune.yaml_files import read_yaml
 
 LONGEST = 60
 """Characters of a value that are shown."""

@@ -10,10 +10,10 @@ import pytest
 
 from flows.snapshot import take_snapshot
 from retune.chat.gguf_files import choose_file, read_stop_texts
-from retune.dvc_files import read_yaml
 from retune.preview import read_source_names
 from retune.project import refuse_broken_yaml
 from retune.use.presets import write_preset
+from retune.yaml_files import read_yaml
 from stages.contracts.tokens import SCHEMA, read_tokens
 from stages.core.errors import StageError
 from stages.core.params import read_params
