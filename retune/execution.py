@@ -1,7 +1,7 @@
 """The execution records as people read them: when, where and how each stage ran, bound to the record of the same run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from stages.core.execution import VERSION, ExecutionRecord
 from stages.core.files import sha256_file, sha256_files, sha256_tree
 from stages.core.value_differences import show_text
 
-FaultKind = Literal["missing", "cut off", "newer version", "unknown field", "other stage", "other run"]
+FaultKind = Literal["missing", "cut off", "newer version", "unknown field", "other stage", "other run", "edited"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,13 @@ def execution_path(stage: str) -> Path:
     return Path("data/execution") / f"{stage}.json"
 
 
-def read_execution(root: Path, stage: str) -> tuple[ExecutionRecord | None, list[ExecutionFault]]:
+def read_execution(
+    root: Path, stage: str, locked: Mapping[str, str] | None = None
+) -> tuple[ExecutionRecord | None, list[ExecutionFault]]:
     """The execution record of a stage, and its faults: none where it is of the run that the stage's record is of.
 
     The record is None where it cannot be read; with faults it may be there and tell of another run. Whatever the file holds, nothing is raised.
+    `locked`: {path: DVC's hash} as dvc.lock has them; None: it is read here.
     """
     path = execution_path(stage)
     if not (root / path).is_file():
@@ -49,7 +52,8 @@ def read_execution(root: Path, stage: str) -> tuple[ExecutionRecord | None, list
         return None, faults
     if record["stage"] != stage:
         faults.append(ExecutionFault("other stage", f"{path} is of the stage {record['stage']!r}"))
-    return record, [*faults, *find_other_run(root, path, record)]
+    named = read_locked_hashes(root) if locked is None else locked
+    return record, [*faults, *(find_other_run(root, path, record) or find_edit(root, path, record, named))]
 
 
 def check_form(path: Path, found: object) -> tuple[list[ExecutionFault], ExecutionRecord | None]:
@@ -88,6 +92,31 @@ def find_other_run(root: Path, path: Path, record: ExecutionRecord) -> list[Exec
     return [ExecutionFault("other run", f"{path} tells of a run that made another {others[0]}")] if others else []
 
 
+def read_locked_hashes(root: Path) -> dict[str, str]:
+    """{output: DVC's hash} of all that dvc.lock names; nothing where it cannot be read, which `retune verify` says."""
+    from stages.core.errors import StageError
+    from stages.dvc_lock.lock import read_locked_stages
+
+    try:
+        stages = read_locked_stages(root)
+    except StageError:
+        return {}
+    return {out: digest for entry in stages.values() for out, digest in entry.outs.items()}
+
+
+def find_edit(root: Path, path: Path, record: ExecutionRecord, locked: Mapping[str, str]) -> list[ExecutionFault]:
+    """A fault where dvc.lock names the run that lies here, by its record or its outputs, with another execution record."""
+    from stages.dvc_lock.hashes import digest_path
+
+    named = locked.get(path.as_posix())
+    if named is None or named == digest_path(root, path.as_posix()):
+        return []
+    run = list(record["outputs"]) if record["record"] is None else [f"data/records/{record['stage']}.json"]
+    if any(locked.get(one) != digest_path(root, one) for one in run):
+        return []  # dvc.lock is of another run
+    return [ExecutionFault("edited", f"{path} is not what dvc.lock names: it was edited, or is of another run")]
+
+
 def digest_output(root: Path, output: str) -> str | None:
     """The sha256 of an output as records have it; None where it is not there, or lies elsewhere than in the project."""
     path = root / output
@@ -102,7 +131,7 @@ def describe_execution(root: Path, stage: str) -> list[str]:
     """
     record, faults = read_execution(root, stage)
     said = [show_text(fault.says) for fault in faults]
-    if record is None or any(fault.kind in ("other run", "other stage") for fault in faults):
+    if record is None or any(fault.kind in ("other run", "other stage", "edited") for fault in faults):
         return said
     return [*said, describe_run(record), *describe_differences(record)]
 
@@ -110,6 +139,11 @@ def describe_execution(root: Path, stage: str) -> list[str]:
 def describe_run(record: ExecutionRecord) -> str:
     """One line: where, when, how long, of which commit."""
     took = format_seconds(record["wall_seconds"])
+    resumed = record["figures"].get("resumed_after_step")
+    if resumed:
+        took += (
+            f" after step {resumed}, where it went on from a checkpoint (what came before is in none of these figures)"
+        )
     said = f"{describe_device(record)}, {format_time(record['started_at'])}, {took}, {describe_source(record)}"
     return show_text(said)
 
@@ -146,7 +180,8 @@ def describe_differences(record: ExecutionRecord) -> list[str]:
 
 def describe_all(root: Path, stages: Sequence[str]) -> list[tuple[str, str]]:
     """(name, value) of a table's rows: how training ran, how long all stages took, what did not run as asked, what is wrong with the records."""
-    found = {stage: read_execution(root, stage) for stage in stages}
+    locked = read_locked_hashes(root)
+    found = {stage: read_execution(root, stage, locked) for stage in stages}
     sound = {stage: record for stage, (record, faults) in found.items() if record is not None and not faults}
     told = [("trained on", describe_run(sound["train"]))] if "train" in sound else []
     if sound:

@@ -246,7 +246,9 @@ def estimate_time(
     earlier, shape = project.earlier, workload.setup.shape
     of_plan = earlier.get("plan", {})
     same = (earlier.get("device"), earlier.get("layout"), of_plan.get("base_weights"), of_plan.get("load_in_4bit"))
-    if same == (name, project.params.layout, shape.linear + shape.other, project.params.load_in_4bit):
+    # what was resumed has taken some steps alone, maybe the last one with few rows: no measure of all
+    whole = not earlier.get("resumed_after_step")
+    if whole and same == (name, project.params.layout, shape.linear + shape.other, project.params.load_in_4bit):
         a_second, source = (
             float(earlier["tokens_per_second"]),
             "measured by the last training, which ran on the same kind of machine",

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from stages.core.execution import guard_notes, note_choice, note_ran
+from stages.core.execution import guard_notes, note_choice, note_ran, note_unknown
 from stages.training.observed_model import observe_model, one_of
 from stages.training.params import TrainParams
 from stages.training.work import Work
 
 FITS = 1e-6
 """By how much a schedule's factor may differ from a formula's."""
+RESUMED = "it went on from a checkpoint, and only the steps after it were seen"
 TRACKERS = {
     "TensorBoardCallback": "tensorboard",
     "WandbCallback": "wandb",
@@ -126,8 +127,11 @@ def note_steps(work: Work, params: TrainParams) -> None:
         stopped or ("train.steps says how long" if params.epochs is None else "steps are whole"),
     )
     seen = work.seen
-    if not seen.conversations:
-        return  # it went on from a checkpoint of its last step: no batch was seen
+    if work.step_log.started_at:
+        note_unknown(
+            RESUMED, *(f"train.{key}" for key in ("layout", "conversations_per_step", "tokens_per_step", "pack_length"))
+        )
+        return
     layouts = seen.tell_layouts()
     packed = layouts == ["packed"]
     note_ran({"train.layout": layouts[0] if len(layouts) == 1 else layouts})
@@ -162,7 +166,9 @@ def note_execution_keys(trainer: Any, work: Work, checkpointing: str, place: str
     note_choice(
         {"runtime.processes": work.group.size}, "one a GPU, one on the CPU; under torchrun as many as it started"
     )
-    if work.seen.largest:
+    if work.step_log.started_at:
+        note_unknown(RESUMED, "runtime.micro_batch")
+    elif work.seen.largest:
         why = (
             "the plan's: see figures.plan"
             if work.seen.largest == work.micro_batch

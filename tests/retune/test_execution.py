@@ -14,6 +14,7 @@ from retune.execution import (
 from stages.core.execution import VERSION
 from stages.core.files import read_json, write_json
 from tests.execution_records import put_execution
+from tests.locks import write_lock
 
 GIT = {
     "commit": "0123456789abcdef0123456789abcdef01234567",
@@ -167,3 +168,33 @@ def test_number_that_is_none_is_said(project: Path) -> None:
     path = put(project)
     path.write_text(path.read_text().replace('"wall_seconds": ', '"wall_seconds": NaN, "was": '))
     assert faults_of(project) == ["cut off"]
+
+
+def test_time_of_a_resumed_training_is_told_as_that_of_its_rest(project: Path) -> None:
+    put(project, figures={"resumed_after_step": 8}, wall_seconds=9.2)
+    assert "9.2 s after step 8, where it went on from a checkpoint" in describe_execution(project, "train")[0]
+    put(project, figures={"resumed_after_step": 0}, wall_seconds=9.2)
+    assert "checkpoint" not in describe_execution(project, "train")[0]
+
+
+def test_record_that_dvc_lock_names_otherwise_tells_nothing_of_the_run(project: Path) -> None:
+    put(project, source=GIT)
+    outs = ["data/records/train.json", "data/execution/train.json"]
+    write_lock(project, {"train": outs})
+    assert faults_of(project) == []
+    put(project, source={**GIT, "commit": "f" * 40})
+    assert faults_of(project) == ["edited"]
+    assert describe_execution(project, "train") == [
+        "data/execution/train.json is not what dvc.lock names: it was edited, or is of another run"
+    ]
+    assert "ffff" not in str(describe_all(project, ["train"]))
+    (project / "dvc.lock").unlink()
+    assert faults_of(project) == []
+
+
+def test_record_of_a_run_that_dvc_lock_does_not_know_is_told(project: Path) -> None:
+    put(project, source=GIT)
+    write_lock(project, {"train": ["data/records/train.json", "data/execution/train.json"]})
+    write_json(project / "data/records/train.json", {"stage": "train", "again": True})
+    put(project, source=GIT, wall_seconds=1.0)
+    assert faults_of(project) == []

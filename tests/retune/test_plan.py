@@ -180,8 +180,9 @@ def test_plan_takes_the_time_that_an_earlier_training_measured(retune: Run, proj
     found = asked(retune, project, **gpu)
     assert found["time"]["source"].startswith("measured")
     assert found["time"]["seconds"] == round(found["steps"]["tokens"] / 1000)
-    put_execution(project, "train", figures={**record, "layout": "padded"})
-    assert "estimate" in asked(retune, project, **gpu)["time"]["source"]
+    for other in ({"layout": "padded"}, {"resumed_after_step": 16}):
+        put_execution(project, "train", figures={**record, **other})
+        assert "estimate" in asked(retune, project, **gpu)["time"]["source"]
 
 
 def test_plan_before_the_tokens_are_made_takes_rows_as_long_as_they_may_be(retune: Run, project: Path) -> None:
