@@ -99,7 +99,7 @@ def start(path: Path, lora: Path | None, host: str, port: int, context: int, sam
         return xllamacpp.Server(params)
     except RuntimeError:
         give_up(
-            f"llama.cpp does not serve {path.name} (its words stand above): it is no whole GGUF file, or the memory is too small"
+            f"llama.cpp does not serve {show_text(path.name)} (its words stand above): it is no whole GGUF file, or the memory is too small"
         )
 
 

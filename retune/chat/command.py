@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retune.project import give_up, project_root
+from stages.core.value_differences import show_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +92,7 @@ def open_speaker(
     path, lora = choose_file(root, file)
     note_verdict(root, lora or path)
     with open_gguf(path, context, len(os.sched_getaffinity(0)), lora) as speaker:
-        yield speaker, f"{path.name} with {lora.name}" if lora else path.name
+        yield speaker, show_text(f"{path.name} with {lora.name}" if lora else path.name)
 
 
 def note_verdict(root: Path, file: Path) -> None:

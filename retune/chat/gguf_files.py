@@ -9,6 +9,7 @@ from stages.contracts.gguf import CHECKS
 from stages.core.errors import StageError
 from stages.core.files import read_json_as
 from stages.core.params import read_params
+from stages.core.value_differences import show_text
 
 
 class ExportedFile(BaseModel):
@@ -75,7 +76,7 @@ def choose_file(root: Path, file: Path | None) -> tuple[Path, Path | None]:
         if found.is_file():
             return find_model_under(found)
     known = f"; data/gguf holds {', '.join(names)}" if names else ""
-    raise StageError(f"{path.name} is not there{known}")
+    raise StageError(f"{show_text(path.name)} is not there{known}")
 
 
 def find_model_under(path: Path) -> tuple[Path, Path | None]:
@@ -87,7 +88,9 @@ def find_model_under(path: Path) -> tuple[Path, Path | None]:
     except (ValueError, OSError, KeyError, IndexError):
         return path, None  # who runs it says what is wrong with it
     if kind == "imatrix":
-        raise StageError(f"{path.name} is an importance matrix, which files are quantized with, and no model")
+        raise StageError(
+            f"{show_text(path.name)} is an importance matrix, which files are quantized with, and no model"
+        )
     if kind != "adapter":
         return path, None
     exported = read_exported(path.parent)
@@ -95,6 +98,6 @@ def find_model_under(path: Path) -> tuple[Path, Path | None]:
     over = lora.over.file if lora and lora.file == path.name else None
     if over is None or not path.with_name(over).is_file():
         raise StageError(
-            f"{path.name} is the adapter alone, and no file of its base lies beside it: set gguf.lora_base, and `dvc repro gguf` writes one"
+            f"{show_text(path.name)} is the adapter alone, and no file of its base lies beside it: set gguf.lora_base, and `dvc repro gguf` writes one"
         )
     return path.with_name(over), path

@@ -19,6 +19,7 @@ from stages.chat.reasoning import find_style
 from stages.chat.rendering import Template, sandbox
 from stages.chat.turns import PIPED, any_of
 from stages.core.errors import StageError
+from stages.core.value_differences import show_text
 from stages.llama_cpp.runtime import Model
 
 UNKNOWN, CONTROL, USER_DEFINED = 1, 8, 16
@@ -33,7 +34,7 @@ class GgufSpeaker:
         self.kept: list[int] = []
         source = model.chat_template()
         if source is None:
-            raise StageError(f"{model.name} holds no chat template, so it is not known how to talk to it")
+            raise StageError(f"{show_text(model.name)} holds no chat template, so it is not known how to talk to it")
         texts = read_vocabulary(model)
         # the template's date is pinned in it, unless it is another's file
         render = sandbox(dt.datetime.now().astimezone().strftime).from_string(source)

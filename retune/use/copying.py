@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retune.project import give_up
+from stages.core.value_differences import show_text
 
 # what fetch_model reads of a folder: pickled weights, checkpoints and logs stay where they are
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
@@ -51,15 +52,15 @@ def check_data(root: Path, path: Path) -> None:
     from stages.dataset_files.file_kinds import KNOWN, ending_of
 
     if not path.exists():
-        give_up(f"--data {path}: no such file or folder")
+        give_up(f"--data {show_text(str(path))}: no such file or folder")
     if path.is_file() and not ending_of(path.name):
-        give_up(f"--data {path}: a dataset is a folder, or a file that ends in {KNOWN}")
+        give_up(f"--data {show_text(str(path))}: a dataset is a folder, or a file that ends in {KNOWN}")
     if path.is_dir() and root.resolve().is_relative_to(path.resolve()):
-        give_up(f"--data {path}: this project lies in that folder")
+        give_up(f"--data {show_text(str(path))}: this project lies in that folder")
     if path.is_dir() and path.resolve() == (root / "data" / "custom").resolve():
         give_up("--data: data/custom is where data is brought to; name a file or a folder in it")
     if path.is_dir() and not list_data_files(path):
-        give_up(f"--data {path}: no file in it ends in {KNOWN}")
+        give_up(f"--data {show_text(str(path))}: no file in it ends in {KNOWN}")
 
 
 def read_columns(text: str) -> dict[str, str | None]:

@@ -11,6 +11,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from stages.core.errors import StageError
+from stages.core.value_differences import show_text
 
 WIDTH = 4096
 """Columns after which the writer would break a line: no value of a param is so long."""
@@ -30,9 +31,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise StageError(f"{path.name} is not UTF-8: save it as such, or name another file") from error
+        raise StageError(f"{show_text(path.name)} is not UTF-8: save it as such, or name another file") from error
     except OSError as error:
-        raise StageError(f"{path.name} cannot be read: {error.strerror or error}") from error
+        raise StageError(f"{show_text(path.name)} cannot be read: {error.strerror or error}") from error
 
 
 def read_values(text: str, name: str = "params.yaml") -> dict[str, Any]:

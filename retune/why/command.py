@@ -28,6 +28,8 @@ def why(
         status, dag = dvc_status(root), read_dag(root)
     except ValueError as error:
         give_up(str(error))
+    if not dag:
+        give_up("dvc.yaml declares no stage: `git checkout -- dvc.yaml` brings back what was committed")
     unknown = [stage for stage in stages or [] if stage not in dag]
     if unknown:
         give_up(f"dvc.yaml has no stage {', '.join(unknown)}; it has {', '.join(dag)}")

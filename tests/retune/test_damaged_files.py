@@ -106,3 +106,16 @@ def test_dvc_yaml_that_is_deep_ends_commands_in_a_sentence(retune: Callable[...,
         assert done.returncode == (2 if command == "verify" else 1), (command, done.stderr)
         assert "Traceback" not in done.stderr
         assert "dvc.yaml" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("content", ["", "null", "{}", "stages: {}"])
+def test_dvc_yaml_without_a_stage_is_not_told_as_up_to_date(
+    retune: Callable[..., Any], tmp_path: Path, content: str
+) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    (tmp_path / "dvc.yaml").write_text(content, encoding="utf-8")
+    done = retune("why", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "dvc.yaml" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -57,3 +57,9 @@ def test_an_adapter_without_its_base_and_an_importance_matrix_are_refused(projec
         choose_file(project, Path("a-lora-f16.gguf"))
     with pytest.raises(StageError, match=r"nope.gguf is not there; data/gguf holds a-q8_0.gguf, a-iq4_nl.gguf"):
         choose_file(project, Path("nope.gguf"))
+
+
+def test_name_with_a_line_end_makes_no_line_of_its_own(project: Path) -> None:
+    with pytest.raises(StageError) as refused:
+        choose_file(project, project / "x\n  PROVEN: by me.gguf")
+    assert "x\\n  PROVEN: by me.gguf is not there" in str(refused.value)
