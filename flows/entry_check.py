@@ -9,14 +9,14 @@ from pathlib import Path
 
 from stages.core.errors import StageError
 from stages.dvc_lock.lock import LOCK, LockedStage, read_locked_stages
-from stages.dvc_lock.records import FALSE_ENTRY, compare_record_file, find_record_path, parse_record
+from stages.dvc_lock.records import FALSE_ENTRY, compare_asked, compare_record_file, find_record_path, parse_record
 from stages.dvc_lock.run_cache import evict
 from stages.dvc_lock.window import find_window_edits
 from stages.reporting.lock_check import HASHED
 
 
 def forget_false_entry(root: Path, stage: str, *, ran: bool) -> str:
-    """Have DVC forget the stage's entry of dvc.lock, and those like it of the run cache, if its record says otherwise.
+    """Have DVC forget the stage's entry of dvc.lock, and those like it of the run cache, if its record says otherwise; of a stage without one, its execution record.
 
     Args:
         root: the project, or its snapshot, in which the stage is up to date.
@@ -24,13 +24,14 @@ def forget_false_entry(root: Path, stage: str, *, ran: bool) -> str:
         ran: it has just run: its inputs are looked at, too. Else the audit does that.
 
     Returns:
-        In what they differ; empty if the entry is true, or nothing can be said (a stage without a record, a broken file: the audit judges those).
+        In what they differ; empty if the entry is true, or nothing can be said (of a broken file: the audit judges those).
     """
     try:
         locked = read_locked_once(root, (root / LOCK).read_bytes())
         entry = locked.get(stage)
         path = find_record_path(entry) if entry else None
-        says = find_falsehoods(root, path, locked, ran=ran) if path else ""
+        asked = compare_asked(root, entry) if entry and not path else []
+        says = find_falsehoods(root, path, locked, ran=ran) if path else "; ".join(one.says for one in asked)
     except (StageError, OSError):
         return ""
     if says and entry:

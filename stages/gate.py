@@ -7,6 +7,7 @@ Writes data/gate.json: whether the model passed and why not, and the hashes of w
     python -m stages.gate --audit data/audit --report data/report --gate data/gate.json
 """
 
+from pathlib import Path
 from typing import Literal
 
 from stages.contracts.audit import VERDICT, AuditVerdict, GateVerdict, read_answer
@@ -15,6 +16,10 @@ from stages.core.execution import note_ran, note_unknown
 from stages.core.files import write_json
 from stages.core.params import Params
 from stages.core.runner import Input, Output, run
+from stages.reporting.lock_check import check_asked
+
+JUDGING = ("audit", "report")
+"""The stages before it that write no record, so that the audit holds nothing of theirs against dvc.lock."""
 
 
 class GateParams(Params):
@@ -26,7 +31,12 @@ class GateParams(Params):
 
 
 def gate(audit: Input, report: Input, gate: Output, params: GateParams) -> None:
-    """Write the verdict where promotion looks for it; refuse where it says no. Raises StageError for a verdict that cannot be read."""
+    """Write the verdict where promotion looks for it; refuse where it says no. Raises StageError for a verdict that cannot be read, or that dvc.lock notes
+    down as one by other floors.
+    """
+    judged = check_asked(Path.cwd(), JUDGING)
+    if judged.differences:
+        raise StageError(f"{judged.check['says']}. {judged.forget_false_entries(Path.cwd())}")
     try:
         verdict = read_answer(audit / VERDICT, AuditVerdict)
     except ValueError as error:

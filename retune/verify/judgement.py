@@ -9,6 +9,8 @@ from retune.verdict import AUDIT, GATE, StandingVerdict, find_others, is_of_verd
 from retune.verify.fields import name_differences, read_object
 from retune.verify.kinds import Difference, restore
 from stages.contracts.audit import PROVENANCE, Answer, AuditVerdict, GateVerdict, read_answer
+from stages.dvc_lock.lock import LockedStage
+from stages.dvc_lock.records import compare_asked
 
 CHAIN = AUDIT.parent / PROVENANCE
 REPORT = Path("data/report")
@@ -64,10 +66,14 @@ def differ(path: Path, says: str, field: str, stage: str) -> Difference:
     )
 
 
-def compare_executions(root: Path, stages: list[str]) -> Iterator[Difference]:
-    """The execution records that are there, against the records of the same runs."""
-    for stage in stages:
+def compare_executions(root: Path, locked: Mapping[str, LockedStage]) -> Iterator[Difference]:
+    """The execution records that are there, against the records of the same runs; of stages without a record, against dvc.lock's params."""
+    for stage, entry in locked.items():
         path = execution_path(stage).as_posix()
-        if (root / path).is_file():
-            for fault in read_execution(root, stage, {})[1]:  # dvc.lock's hashes are held against all outputs elsewhere
-                yield Difference("execution_contradicts", path, fault.says, stage=stage, remedy=restore(stage))
+        if not (root / path).is_file():
+            continue
+        for fault in read_execution(root, stage, {})[1]:  # dvc.lock's hashes are held against all outputs elsewhere
+            yield Difference("execution_contradicts", path, fault.says, stage=stage, remedy=restore(stage))
+        for one in compare_asked(root, entry):
+            remedy = f"`dvc repro --force --single-item {stage}`"
+            yield Difference("record_params", path, one.says, one.field, stage, remedy)

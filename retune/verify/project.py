@@ -69,7 +69,7 @@ def verify_project(root: Path, store: Path, *, deep: bool = False, remote: Any =
     found += compare_records(seen.records, locked, digests)
     found += compare_code(root, seen.records, locked)
     found += compare_judgement(root, seen.records)
-    found += compare_executions(root, list(locked))
+    found += compare_executions(root, locked)
     uncached = read_uncached(declared)
     if deep:
         found += compare_cache(seen, uncached)

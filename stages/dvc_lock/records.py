@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from stages.core.asked_and_ran import list_keys
 from stages.core.errors import StageError
-from stages.core.value_differences import ABSENT, compare_values, show_text, show_value
-from stages.dvc_lock.hashes import digest_file
+from stages.core.value_differences import ABSENT, compare_values, is_same, show_text, show_value
+from stages.dvc_lock.hashes import digest_file, digest_path
 from stages.dvc_lock.lock import LOCK, LockedStage, parse_stage, read_locked_stages, show_names
 
 Kind = Literal["params", "command", "inputs", "code", "record", "not in lock"]
@@ -159,6 +160,29 @@ def compare_entry(record: Mapping[str, Any], entry: LockedStage) -> Iterator[Loc
                     f"{field.name}: the record says {show_value(field.first)}, {LOCK} says {show_value(field.second)}",
                 )
     yield from compare_command(record, entry)
+
+
+def compare_asked(root: Path, entry: LockedStage) -> list[LockDifference]:
+    """In which params an entry is of another run, of a stage without a record: by its execution record, which has what the run was asked.
+
+    Nothing where it is not the one that the entry names, or cannot be read: `retune verify` says that.
+    """
+    path = read_flags(entry.cmd).get("execution")
+    if path is None or find_record_path(entry) or entry.outs.get(path, "-") != digest_path(root, path):
+        return []
+    try:
+        told = json.loads((root / path).read_bytes())["asked_and_ran"]
+        asked = {key: one["asked"] for key, one in told.items() if key.startswith(f"{entry.name}.")}
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return []
+    noted = dict(list_keys(entry.name, entry.params.get(entry.name, {})))
+    found = []
+    for key, first in asked.items():  # one that came in since is `retune accept`'s, as in compare_entry
+        second = noted.get(key, ABSENT)
+        if not is_same(first, second):
+            says = f"{show_text(key)}: {entry.name} was asked {show_value(first)}, {LOCK} says {show_value(second)}"
+            found.append(LockDifference(entry.name, "params", key, says))
+    return found
 
 
 def find_added_params(record: Mapping[str, Any], entry: LockedStage) -> list[str]:

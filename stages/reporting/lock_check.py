@@ -8,7 +8,7 @@ from typing import Any
 from stages.contracts.audit import make_check
 from stages.core.errors import StageError
 from stages.dvc_lock.lock import LOCK, LockedStage, read_locked_stages
-from stages.dvc_lock.records import FALSE_ENTRY, LockDifference, compare_records, parse_record
+from stages.dvc_lock.records import FALSE_ENTRY, LockDifference, compare_asked, compare_records, parse_record
 from stages.dvc_lock.run_cache import evict
 from stages.dvc_lock.window import find_window_edits
 
@@ -72,6 +72,20 @@ def check_lock(root: Path, records: Path) -> LockCheck:
     says = "; ".join(difference.says for difference in found) or (
         f"by {LOCK}, each stage had the params, the inputs and the code that its record has"
     )
+    return LockCheck(make_check("lock", len(found), 0, passed=not found, says=says), found, locked)
+
+
+def check_asked(root: Path, stages: Sequence[str]) -> LockCheck:
+    """Hold dvc.lock's entries of stages that write no record against what their execution records say that they were asked."""
+    locked: Mapping[str, LockedStage] = {}
+    found: list[LockDifference] = []
+    if (root / LOCK).is_file():
+        try:
+            locked = read_locked_stages(root)
+        except StageError:
+            locked = {}  # the audit has said so
+        found = [one for stage in stages if stage in locked for one in compare_asked(root, locked[stage])]
+    says = "; ".join(difference.says for difference in found)
     return LockCheck(make_check("lock", len(found), 0, passed=not found, says=says), found, locked)
 
 

@@ -149,7 +149,7 @@ def run_command(stage: str) -> None:
     sys.argv = shlex.split(STAGES[stage]["cmd"])[2:]
     try:
         module = importlib.import_module(f"stages.{stage}")
-        carry_out(getattr(module, stage), time.time(), getattr(module, "uses", None))
+        carry_out(getattr(module, stage), time.time(), getattr(module, "uses", None), ())
     finally:
         sys.argv = argv
 

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from stages.core.project_code import md5
-from stages.dvc_lock.lock import parse_lock, parse_stage
-from stages.dvc_lock.records import compare_entry, compare_records, parse_run, read_records
+from stages.dvc_lock.lock import parse_lock, parse_stage, read_locked_stages
+from stages.dvc_lock.records import compare_asked, compare_entry, compare_records, parse_run, read_records
+from stages.reporting.lock_check import check_asked
+from tests.execution_records import put_execution
 
 COMMAND = "python -m stages.train --base data/base --adapter data/adapter --environment e.txt --record data/records/train.json"
 RECORD: dict[str, Any] = {
@@ -146,3 +148,54 @@ def test_parse_run_knows_the_stage_by_its_command() -> None:
 def test_read_records_gives_all_by_stage(project: Path) -> None:
     assert read_records(project / "data/records") == {"train": RECORD}
     assert parse_lock({"schema": "2.0"}) == {}
+
+
+FLOORS = {"min_loss_gain": 0.1, "languages": None, "gguf": {"q8_0": {"max_kl_divergence": 0.1}}}
+ASKED = {"audit.min_loss_gain": 0.1, "audit.languages": None, "audit.gguf.q8_0.max_kl_divergence": 0.1}
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """The execution record of a stage without a record, and a dvc.lock that names it."""
+    told = {key: {"asked": value, "ran": value, "state": "equal", "why": ""} for key, value in ASKED.items()}
+    put_execution(tmp_path, "audit", asked_and_ran={**told, "runtime.log_level": {"asked": "info"}})
+    lock_floors(tmp_path, FLOORS)
+    return tmp_path
+
+
+def lock_floors(root: Path, floors: dict[str, Any], digest: str = "") -> None:
+    path = "data/execution/audit.json"
+    outs = [{"path": path, "md5": digest or md5((root / path).read_bytes())}]
+    cmd = f"python -m stages.audit --audit data/audit --execution {path}"
+    stage = {"cmd": cmd, "params": {"params.yaml": {"audit": floors, "train": {"steps": 3}}}, "outs": outs}
+    (root / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"audit": stage}}))
+
+
+def told_of_floors(root: Path) -> list[str]:
+    return [one.says for one in compare_asked(root, read_locked_stages(root)["audit"])]
+
+
+def test_compare_asked_names_what_dvc_lock_has_otherwise_than_the_run_was_asked(judged: Path) -> None:
+    assert told_of_floors(judged) == []
+    lock_floors(judged, {**FLOORS, "min_loss_gain": 0.5})
+    assert told_of_floors(judged) == ["audit.min_loss_gain: audit was asked 0.1, dvc.lock says 0.5"]
+    lock_floors(judged, {**FLOORS, "gguf": {}})
+    assert told_of_floors(judged) == ["audit.gguf.q8_0.max_kl_divergence: audit was asked 0.1, dvc.lock says nothing"]
+
+
+def test_compare_asked_says_nothing_by_a_record_of_another_run(judged: Path) -> None:
+    lock_floors(judged, {**FLOORS, "min_loss_gain": 0.5}, digest="0" * 32)
+    assert told_of_floors(judged) == []
+    lock_floors(judged, {**FLOORS, "max_seen_answers": None})  # new since then: `retune accept`'s
+    assert told_of_floors(judged) == []
+    (judged / "data/execution/audit.json").write_text("{")
+    lock_floors(judged, {**FLOORS, "min_loss_gain": 0.5})
+    assert told_of_floors(judged) == []
+
+
+def test_the_gate_refuses_a_verdict_that_dvc_lock_notes_down_by_other_floors(judged: Path) -> None:
+    assert check_asked(judged, ("audit", "report")).check["passed"]
+    lock_floors(judged, {**FLOORS, "min_loss_gain": 0.5})
+    found = check_asked(judged, ("audit", "report"))
+    assert not found.check["passed"]
+    assert [one.field for one in found.differences] == ["audit.min_loss_gain"]
